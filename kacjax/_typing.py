@@ -1,0 +1,19 @@
+"""Array aliases that the signatures share."""
+
+from typing import TypeAlias
+
+import numpy as np
+from jaxtyping import Array, Float, Num, PRNGKeyArray
+
+Scalar: TypeAlias = float | int | Num[Array, ""] | np.generic
+"""A number: Python, NumPy, or an array of rank zero."""
+
+ArrayLike: TypeAlias = float | int | Num[Array, "..."] | np.ndarray | np.generic
+"""Anything that broadcasts as an array of numbers."""
+
+Key: TypeAlias = PRNGKeyArray
+"""A `jax.random.key`."""
+
+Shape: TypeAlias = tuple[int, ...]
+
+__all__ = ["Array", "ArrayLike", "Float", "Key", "Scalar", "Shape"]

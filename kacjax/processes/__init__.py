@@ -1,0 +1,7 @@
+"""One-dimensional noising processes, applied to each component of the data."""
+
+from kacjax.processes.base import Process
+from kacjax.processes.kac import KacProcess
+from kacjax.processes.wiener import WienerProcess
+
+__all__ = ["KacProcess", "Process", "WienerProcess"]

@@ -1,0 +1,161 @@
+r"""One-dimensional noising processes, as monotone maps of one Gaussian.
+
+A process gives every time `s >= 0` a distribution of displacements `y`. Any such family without
+a preferred direction is a monotone map of a standard normal variable, $Y_s = X(s, N)$, and
+everything follows from the map:
+
+- a **sample** is $X(s, N)$ with $N \sim \mathcal N(0, 1)$;
+- its **velocity** is $\partial_s X(s, N)$ at fixed $N$, because quantiles move with the flow: the
+  law then satisfies the continuity equation $\partial_s p + \partial_y (v p) = 0$;
+- the **distribution function** is $F(s, y) = \Phi(X^{-1}(s, y))$, the density its derivative.
+
+Processes act on each component of an array independently. A subclass has to define `transport`
+only; where it knows better formulas it overrides the rest.
+"""
+
+import abc
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.scipy.special import ndtr
+from jax.scipy.stats import norm
+
+from kacjax._typing import Array, ArrayLike, Float, Key, Shape
+from kacjax._validation import check_nonnegative, is_concrete
+
+# |N| beyond this has probability below the smallest positive float64 normal.
+_MAX_NORMAL = 38.0
+
+
+def align(*values: ArrayLike, shape: Shape | None = None) -> tuple[Array, ...]:
+    """Converts to floating arrays of one dtype and one rank, without broadcasting them.
+
+    Args:
+        values: Numbers or arrays that broadcast together, NumPy fashion.
+        shape: If given, the rank and the broadcast target that the values must fit.
+
+    Returns:
+        The values as arrays, padded with leading axes of size one. The computation stays valid
+        under `jax.numpy_rank_promotion("raise")`, and small arrays stay small.
+
+    Raises:
+        ValueError: If the values do not broadcast against each other, or against `shape`.
+    """
+    dtype = jnp.result_type(*values)
+    if not jnp.issubdtype(dtype, jnp.floating):
+        dtype = jnp.result_type(float)
+    shapes = [jnp.shape(value) for value in values]
+    try:
+        together = jnp.broadcast_shapes(*shapes)
+        fits = shape is None or jnp.broadcast_shapes(together, shape) == tuple(shape)
+    except ValueError:
+        fits = False
+    if not fits:
+        target = "each other" if shape is None else f"shape {tuple(shape)}"
+        raise ValueError(f"arguments of shapes {shapes} do not broadcast against {target}.")
+    rank = max(map(len, shapes)) if shape is None else len(shape)
+    return tuple(
+        jnp.asarray(value, dtype).reshape((1,) * (rank - len(own)) + own)
+        for value, own in zip(values, shapes, strict=True)
+    )
+
+
+class Process(eqx.Module):
+    """A noising process of one component: a monotone map of a standard normal variable."""
+
+    @abc.abstractmethod
+    def transport(self, s: ArrayLike, n: ArrayLike) -> Float[Array, "..."]:
+        """The map `y = X(s, n)`: odd and nondecreasing in `n`, a quantile where `n` is one.
+
+        Args:
+            s: Process time, `s >= 0`.
+            n: Standard normal variables.
+
+        Returns:
+            Displacements, of the shape that the arguments broadcast to.
+        """
+
+    def sample_with_velocity(
+        self, key: Key, s: ArrayLike, shape: Shape
+    ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+        r"""Draws displacements together with the velocity $\partial_s X(s, N)$ at each.
+
+        Args:
+            key: Random key. Processes given the same key are coupled through the same normals.
+            s: Process time, `s >= 0`, broadcast against `shape`.
+            shape: Shape of the result.
+
+        Returns:
+            `(displacement, velocity)`, both of `shape`.
+
+        Raises:
+            ValueError: If a concrete `s` is negative or does not broadcast against `shape`.
+        """
+        s = self._time(s, shape)
+        n = jax.random.normal(key, shape, s.dtype)
+        return jax.jvp(lambda time: self.transport(time, n), (s,), (jnp.ones_like(s),))
+
+    def sample(self, key: Key, s: ArrayLike, shape: Shape) -> Float[Array, "..."]:
+        """Draws displacements at time `s`; see `sample_with_velocity`."""
+        s = self._time(s, shape)
+        return self.transport(s, jax.random.normal(key, shape, s.dtype))
+
+    def normal_score(self, s: ArrayLike, y: ArrayLike) -> Float[Array, "..."]:
+        """The inverse of `transport` in `n`, found by bisection unless a subclass knows it."""
+        s, y = align(s, y)
+        low = jnp.full(jnp.broadcast_shapes(s.shape, y.shape), -_MAX_NORMAL, y.dtype)
+
+        def halve(_, interval):
+            low, high = interval
+            middle = (low + high) / 2
+            below = self.transport(s, middle) < y
+            return jnp.where(below, middle, low), jnp.where(below, high, middle)
+
+        steps = 6 + jnp.finfo(y.dtype).nmant
+        low, high = jax.lax.fori_loop(0, steps, halve, (low, -low))
+        # The bisection finds the point; one Newton step gives it the exact derivatives.
+        n = jax.lax.stop_gradient((low + high) / 2)
+        value, slope = jax.jvp(lambda n: self.transport(s, n), (n,), (jnp.ones_like(n),))
+        return n + (y - value) / slope
+
+    def velocity(self, s: ArrayLike, y: ArrayLike) -> Float[Array, "..."]:
+        r"""The velocity field of the law, $v(s, y) = \partial_s X(s, n)$ where $X(s, n) = y$."""
+        s, y = align(s, y)
+        n = self.normal_score(s, y)
+        s = jnp.broadcast_to(s, n.shape)
+        return jax.jvp(lambda time: self.transport(time, n), (s,), (jnp.ones_like(s),))[1]
+
+    def log_density(self, s: ArrayLike, y: ArrayLike) -> Float[Array, "..."]:
+        r"""Logarithm of the density of the continuous part, $\phi(n) / \partial_n X(s, n)$."""
+        s, y = align(s, y)
+        n = self.normal_score(s, y)
+        slope = jax.jvp(lambda n: self.transport(s, n), (n,), (jnp.ones_like(n),))[1]
+        return norm.logpdf(n) - jnp.log(slope)
+
+    def density(self, s: ArrayLike, y: ArrayLike) -> Float[Array, "..."]:
+        """Density of the continuous part of the law; see `log_density`."""
+        return jnp.exp(self.log_density(s, y))
+
+    def cdf(self, s: ArrayLike, y: ArrayLike) -> Float[Array, "..."]:
+        """Distribution function, in the middle of its step at an atom."""
+        return ndtr(self.normal_score(s, y))
+
+    def quantile(self, s: ArrayLike, u: ArrayLike) -> Float[Array, "..."]:
+        """Quantile function: the displacement whose distribution function is `u` in (0, 1)."""
+        s, u = align(s, u)
+        return self.transport(s, jax.scipy.special.ndtri(u))
+
+    def atom_mass(self, s: ArrayLike) -> Float[Array, "..."]:
+        """Total probability of the atoms: zero unless the process has some."""
+        return jnp.zeros_like(align(s)[0])
+
+    @abc.abstractmethod
+    def variance(self, s: ArrayLike) -> Float[Array, "..."]:
+        """Variance of the displacement at time `s`."""
+
+    def _time(self, s: ArrayLike, shape: Shape) -> Float[Array, "..."]:
+        """Validates a process time and gives it the rank of `shape`."""
+        if is_concrete(s):
+            check_nonnegative("s", s)
+        return align(s, shape=shape)[0]

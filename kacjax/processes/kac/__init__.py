@@ -1,0 +1,5 @@
+"""The Kac (telegraph) process: its law, samplers and paths."""
+
+from kacjax.processes.kac.process import KacProcess
+
+__all__ = ["KacProcess"]
