@@ -12,6 +12,7 @@ $$ h'(q) = \frac{2 h (1 - h) + q / 2}{2 q}, \qquad \ell'(q) = \frac{1}{4 h}, $$
 from $I_0' = I_1$ and $I_1' = I_0 - I_1 / x$, so that gradients of any order are finite.
 """
 
+from collections.abc import Sequence
 from fractions import Fraction
 
 import jax
@@ -47,12 +48,12 @@ _SERIES = _power_series(14)
 _ASYMPTOTIC = _asymptotic_series(10)
 
 
-def polynomial(coefficients: list[float], x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """Horner's rule, lowest coefficient first."""
-    value = jnp.full_like(x, coefficients[-1])
+def polynomial(coefficients: Sequence[float | Array], x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Horner's rule, lowest coefficient first; coefficients broadcast against `x`."""
+    value = coefficients[-1]
     for coefficient in reversed(coefficients[:-1]):
         value = value * x + coefficient
-    return value
+    return jnp.asarray(value)
 
 
 @jax.custom_jvp

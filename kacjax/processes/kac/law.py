@@ -8,8 +8,12 @@ $$ \tfrac12 \lambda e^{-\lambda} \Bigl[ I_0(\lambda\rho) + \frac{I_1(\lambda\rho
    = \tfrac12 \lambda \, e^{G(\lambda, z)} \Bigl[ 1 + \frac{\lambda}{2 h(q)} \Bigr], \qquad
    G = \log I_0(\lambda\rho) - \lambda, $$
 
-and the velocity in units of $c$ is $w = \lambda z / (\lambda + 2 h(q))$ with the Bessel quotient $h$
-of `kacjax.special`. On the cone, $|z| = 1$, sit two atoms of mass $e^{-\lambda}/2$ with $w = \pm 1$.
+and the velocity in units of $c$ is $w = \lambda z / (\lambda + 2 h(q))$, with the Bessel quotient
+$h$ of `kacjax.special`. On the cone, $|z| = 1$, sit two atoms of mass $e^{-\lambda}/2$ that move
+with $w = \pm 1$; from inside, $w$ tends to $\lambda / (\lambda + 2)$ only.
+
+Everything is a function of `room = 1 - z**2`, which the caller computes without cancellation, so
+that gradients stay finite on the cone, where $\rho$ has none.
 
 Source: Goldstein (1951), Kac (1974); arXiv 2506.20641 for the velocity.
 """
@@ -19,45 +23,49 @@ import jax.numpy as jnp
 from jax.scipy.special import i0e
 from jaxtyping import Array, Float
 
-from kacjax.special import bessel_quotient
+from kacjax.special import bessel_quotient, polynomial
+
+# Coefficients of (e^-x - 1 + x) / (x^2 / 2) = sum_k 2 (-x)^k / (k + 2)!, to float64 for x <= 1.
+_VARIANCE_SERIES = [1.0]
+for _k in range(1, 17):
+    _VARIANCE_SERIES.append(-_VARIANCE_SERIES[-1] / (_k + 2))
 
 
 def cone_coordinates(
     c: Float[Array, "..."], s: Float[Array, "..."], y: Float[Array, "..."]
 ) -> tuple[Float[Array, "..."], Float[Array, "..."], Float[Array, "..."]]:
-    """The place in the cone `z = y / (c s)`, `1 - z**2` without cancellation, and insideness.
+    """The place in the light cone, without cancellation.
 
     Returns:
-        `(z, room, inside)`: `z` clipped to `[-1, 1]`; `room = 1 - z**2`, from the product
-        `(c s - y) (c s + y)` and clipped at 0; and whether `|y| < c s`. At `s = 0` nothing is
-        inside.
+        `(z, room, inside)`: `z = y / (c s)`, which is `sign(y)` on and outside the cone;
+        `room = 1 - z**2`, from the product `(c s - y) (c s + y)`; and 1 where `|y| < c s`, else 0.
     """
     cs = c * s
-    left, right = _product_minus(c, s, cs, y), _product_minus(c, s, cs, -y)
+    error = jax.lax.stop_gradient(_rounding_error(c, s, cs))
+    left, right = (cs - y) + error, (cs + y) + error
     inside = (left > 0) & (right > 0)
     safe = jnp.where(inside, cs, 1)
-    z = jnp.where(inside, y / safe, jnp.sign(y))
+    z = jnp.where(inside, jnp.clip(y / safe, -1, 1), jnp.sign(y))
     room = jnp.where(inside, (left / safe) * (right / safe), 0)
-    return z, room, inside
+    return z, room, inside.astype(z.dtype)
 
 
-def _product_minus(c: Array, s: Array, cs: Array, y: Array) -> Array:
-    """`c * s - y`, with the rounding error of the product added back: it matters at the cone."""
-    info = jnp.finfo(cs.dtype)
-    # Halves of the significand multiply exactly, which recovers the product's rounding error.
+def _rounding_error(c: Array, s: Array, product: Array) -> Array:
+    """What rounding took from `c * s`; it decides how far from the cone a point is."""
+    info = jnp.finfo(product.dtype)
+    # Halves of a significand multiply exactly.
     c_high = jax.lax.reduce_precision(c, info.nexp, info.nmant // 2)
     s_high = jax.lax.reduce_precision(s, info.nexp, info.nmant // 2)
     c_low, s_low = c - c_high, s - s_high
-    error = ((c_high * s_high - cs) + c_high * s_low + c_low * s_high) + c_low * s_low
-    return (cs - y) + jax.lax.stop_gradient(error)
+    return ((c_high * s_high - product) + c_high * s_low + c_low * s_high) + c_low * s_low
 
 
-def log_density(
+def log_density_over_lam(
     lam: Float[Array, "..."], z: Float[Array, "..."], room: Float[Array, "..."]
 ) -> Float[Array, "..."]:
-    """Log-density in `z` of the continuous part, for `|z| <= 1` and `room = 1 - z**2`."""
+    """Log-density in `z` of the continuous part, less `log(lam)`; finite at `lam = 0`."""
     h = bessel_quotient(lam * lam * room)
-    return jnp.log(lam / 2) + _log_i0_minus_lam(lam, z, room) + jnp.log1p(lam / (2 * h))
+    return _log_i0_minus_lam(lam, z, room) + jnp.log1p(lam / (2 * h)) - jnp.log(2.0)
 
 
 @jax.custom_jvp
@@ -73,13 +81,20 @@ def _log_i0_minus_lam_jvp(primals, tangents):
     lam_dot, _, room_dot = tangents
     # d log I0 / dq = 1 / (4 h): no square root to differentiate at the cone.
     h = bessel_quotient(lam * lam * room)
-    value = _log_i0_minus_lam(lam, z, room)
     slope = lam * (lam * room_dot + 2 * room * lam_dot) / (4 * h) - lam_dot
-    return value, slope
+    return _log_i0_minus_lam(lam, z, room), slope
 
 
 def velocity(
     lam: Float[Array, "..."], z: Float[Array, "..."], room: Float[Array, "..."]
 ) -> Float[Array, "..."]:
-    """Velocity inside the cone in units of `c`, for `|z| <= 1` and `room = 1 - z**2`."""
+    """Velocity inside the cone in units of `c`."""
     return lam * z / (lam + 2 * bessel_quotient(lam * lam * room))
+
+
+def scaled_variance(lam: Float[Array, "..."]) -> Float[Array, "..."]:
+    r"""Variance of `z`: $[\lambda - (1 - e^{-2\lambda})/2] / \lambda^2$, which is 1 at 0."""
+    small = lam < 0.5
+    series = polynomial(_VARIANCE_SERIES, jnp.where(small, 2 * lam, 0))
+    large = jnp.where(small, 1, lam)
+    return jnp.where(small, series, (large + jnp.expm1(-2 * large) / 2) / large / large)
