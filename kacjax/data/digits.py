@@ -35,8 +35,8 @@ def load_digits() -> Digits:
     """Loads the digits: 1,437 for training and 360 held out, with equal shares of each class."""
     pixels, labels = sklearn.datasets.load_digits(return_X_y=True)
     # Pixels count 0 to 16 dark points of a 4 by 4 block.
-    scaled = (np.asarray(pixels) / 8 - 1).astype(np.float32)
-    train, held_out, train_labels, held_out_labels = train_test_split(
-        scaled, np.asarray(labels), test_size=HELD_OUT, random_state=0, stratify=labels
+    scaled, labels = (np.asarray(pixels) / 8 - 1).astype(np.float32), np.asarray(labels)
+    train, held_out = train_test_split(
+        np.arange(len(labels)), test_size=HELD_OUT, random_state=0, stratify=labels
     )
-    return Digits(train, train_labels, held_out, held_out_labels)
+    return Digits(scaled[train], labels[train], scaled[held_out], labels[held_out])

@@ -47,7 +47,8 @@ class ClassJudge:
     def __init__(self, train: Points, labels: Labels, seed: int = 0):
         if len(train) != len(labels):
             raise ValueError(f"train and labels differ in number: {len(train)} and {len(labels)}.")
-        self._svm = SVC(probability=True, random_state=seed)
+        # scikit-learn's own annotation of `probability` leaves out bool.
+        self._svm = SVC(probability=True, random_state=seed)  # pyright: ignore[reportArgumentType]
         with warnings.catch_warnings():
             # Deprecated in favour of one-against-rest calibration, which hardly sees noise.
             warnings.filterwarnings("ignore", message=".*probability", category=FutureWarning)

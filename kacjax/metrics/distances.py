@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from kacjax._validation import is_concrete
+
 Points: TypeAlias = Float[Array, "_ _"] | Float[np.ndarray, "_ _"]
 """Points as rows, in JAX or NumPy."""
 
@@ -22,7 +24,7 @@ def as_points(name: str, x: Points) -> Float[Array, "num dim"]:
     """
     if not x.size:
         raise ValueError(f"{name} must hold at least one point, got shape {x.shape}.")
-    if not isinstance(x, jax.core.Tracer) and not np.all(np.isfinite(x)):
+    if is_concrete(x) and not np.all(np.isfinite(x)):
         raise ValueError(f"{name} must be finite, got NaN or infinite values.")
     return jnp.asarray(x, jnp.result_type(float))
 
