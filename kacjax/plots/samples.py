@@ -109,7 +109,7 @@ def images_figure(sets: Mapping[str, Points], side: int, rows: int = 8) -> Figur
         side: Height and width of an image in pixels.
         rows: Images along each side of a grid.
     """
-    figure, axes = panels(len(sets), 3.6 * len(sets), 3.9)
+    figure, axes = panels(len(sets), 3.6 * len(sets), 3.85)
     for ax, (title, images) in zip(axes, sets.items(), strict=True):
         ax.imshow(_mosaic(np.asarray(images), side, rows), cmap="gray", vmin=-1, vmax=1)
         ax.set_title(title)

@@ -1,0 +1,75 @@
+"""Figures hold what they should show, and leave matplotlib's global state alone."""
+
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from kacjax import KacProcess, WienerProcess, data, plots
+
+KEY = jax.random.key(0)
+POINTS = data.grid2d(KEY, 200)
+KAC = KacProcess(a=9.0, c=3.0)
+
+
+def _paths():
+    times = jnp.linspace(0, 1, 21)
+    return plots.paths_figure(KAC, times, KAC.sample_path(KEY, times, (5,)))
+
+
+DRAWINGS = {
+    "points": lambda: plots.points_figure({"data": POINTS, "kac": POINTS}),
+    "zoom": lambda: plots.zoom_figure({"data": POINTS, "kac": POINTS}, (1.0, 0.0), 0.02, 0.01),
+    "trajectories": lambda: plots.trajectories_figure(
+        jnp.linspace(2, 1, 5)[:, None, None] * POINTS[:30][None], POINTS
+    ),
+    "images": lambda: plots.images_figure({"data": -jnp.ones((3, 64))}, side=8),
+    "paths": _paths,
+    "density": lambda: plots.density_figure(KAC, (0.1, 1.0)),
+    "velocity": lambda: plots.velocity_figure(KAC, WienerProcess(1.0)),
+}
+
+
+@pytest.mark.parametrize("name", DRAWINGS)
+def test_figures_draw_and_save(name, tmp_path):
+    before = dict(matplotlib.rcParams)
+    figure = DRAWINGS[name]()
+    assert isinstance(figure, Figure)
+    figure.savefig(tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size > 2000
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_images_lie_in_reading_order():
+    vectors = np.stack([np.full(4, -0.5), np.full(4, 0.5), np.full(4, 1.0)]).astype(np.float32)
+    figure = plots.images_figure({"data": vectors}, side=2, rows=2)
+    canvas = figure.axes[0].images[0].get_array()
+    assert canvas is not None
+    assert canvas.shape == (8, 8)
+    assert (canvas[1, 1], canvas[1, 5], canvas[5, 1], canvas[5, 5]) == (-0.5, 0.5, 1.0, -1.0)
+
+
+def test_density_figure_states_the_atoms():
+    figure = plots.density_figure(KAC, (0.1,))
+    stems = figure.axes[1]
+    (tips,) = stems.lines
+    np.testing.assert_allclose(tips.get_xdata(), [-0.3, 0.3], rtol=1e-6)
+    np.testing.assert_allclose(tips.get_ydata(), np.exp(-0.9) / 2, rtol=1e-5)
+
+
+def test_velocity_figure_shows_a_bound_and_an_explosion():
+    axes = plots.velocity_figure(KAC, WienerProcess(1.0), earliest=1e-5).axes[0]
+    curves = {line.get_color(): np.asarray(line.get_ydata(), float) for line in axes.lines[1:]}
+    assert curves[plots.COLOURS["kac"]].max() <= 3.0 * (1 + 1e-6)
+    # At n = 2 and s = 1e-5: 2 / (2 sqrt(s)) = 316.
+    np.testing.assert_allclose(curves[plots.COLOURS["diffusion"]].max(), 316.2, rtol=1e-3)
+
+
+def test_plots_do_not_load_pyplot():
+    code = "import sys, kacjax.plots; sys.exit('matplotlib.pyplot' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
