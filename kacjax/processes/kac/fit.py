@@ -1,7 +1,8 @@
-"""Makes the table of `squash.py` from quadrature in float64: `python -m kacjax.processes.kac.fit`.
+"""Makes the constants of `squash.py` and `special.py`: `python -m kacjax.processes.kac.fit`.
 
-Takes a minute. At Chebyshev nodes of every panel the exact map is interpolated in `2 x**2 - 1`,
-truncated in the Chebyshev basis, and the coefficients are interpolated over the panel.
+Takes two minutes, in float64, from quadrature. At Chebyshev nodes of every panel the exact map is interpolated in `2 x**2 - 1`,
+truncated in the Chebyshev basis, and the coefficients are interpolated over the panel. The table is
+written beside `squash.py`; the Bessel quotient's coefficients are printed, to be pasted.
 """
 
 import pathlib
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.polynomial import chebyshev
 
+from kacjax import special
 from kacjax.processes.kac import law, squash, tails
 
 
@@ -51,6 +53,16 @@ def make_table() -> np.ndarray:
     return np.stack(panels, axis=1)
 
 
+def quotient_polynomials() -> tuple[list[float], list[float]]:
+    """Coefficients of `h * u` and `h' / u` in powers of `2 u - 1`, for `special.py`."""
+    t = chebyshev.chebpts1(200)
+    u = (1 + t) / 2
+    q = jnp.asarray(special.UNIT * (1 / u**2 - 1))
+    values = special.bessel_quotient(q) * u, special.bessel_quotient_slope(q) / u
+    series = [chebyshev.chebfit(t, np.asarray(value), 199) for value in values]
+    return tuple(_powers(c[:d], d - 1).tolist() for c, d in zip(series, (12, 14), strict=True))
+
+
 def _powers(series: np.ndarray, degree: int) -> np.ndarray:
     """A Chebyshev series as powers, padded to a degree."""
     powers = chebyshev.cheb2poly(series)
@@ -59,6 +71,7 @@ def _powers(series: np.ndarray, degree: int) -> np.ndarray:
 
 if __name__ == "__main__":
     with jax.enable_x64(True):
+        print("QUOTIENT = {}\nQUOTIENT_SLOPE = {}".format(*quotient_polynomials()))
         table = make_table().astype(np.float32)
     target = pathlib.Path(squash.__file__).with_name("squash.npy")
     np.save(target, table)

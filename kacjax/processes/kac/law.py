@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jax.scipy.special import i0e
 from jaxtyping import Array, Float
 
-from kacjax.special import bessel_quotient, polynomial
+from kacjax.special import bessel_quotient, bessel_quotient_slope, polynomial
 
 # Coefficients of (e^-x - 1 + x) / (x^2 / 2) = sum_k 2 (-x)^k / (k + 2)!, to float64 for x <= 1.
 _VARIANCE_SERIES = [1.0]
@@ -90,6 +90,20 @@ def velocity(
 ) -> Float[Array, "..."]:
     """Velocity inside the cone in units of `c`."""
     return lam * z / (lam + 2 * bessel_quotient(lam * lam * room))
+
+
+def acceleration(
+    lam: Float[Array, "..."], z: Float[Array, "..."], room: Float[Array, "..."]
+) -> Float[Array, "..."]:
+    r"""Derivative of the velocity `w` in `lam` along the flow, $-4 w^2 (1 - z w) h'(q) / z$.
+
+    It follows from $\partial_\lambda z = (w - z) / \lambda$, hence $dq/d\lambda = 2\lambda(1 - zw)$;
+    all other terms cancel.
+    """
+    q = lam * lam * room
+    ratio = lam / (lam + 2 * bessel_quotient(q))
+    w = ratio * z
+    return -4 * ratio * w * (1 - z * w) * bessel_quotient_slope(q)
 
 
 def scaled_variance(lam: Float[Array, "..."]) -> Float[Array, "..."]:

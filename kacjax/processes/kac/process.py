@@ -254,17 +254,14 @@ def _poisson_beta(key: Key, lam: Array, shape: Shape) -> tuple[Array, Array]:
 @partial(jax.custom_jvp, nondiff_argnums=(4,))
 def _displace(s: Array, a: Array, c: Array, n: Array, refined: bool) -> tuple[Array, Array]:
     """Displacement and velocity of the normal variables `n`."""
-    return _displace_with_atoms(s, a, c, n, refined)[:2]
+    z, w, _ = _place(a * s, n, refined)
+    return (c * s) * z, c * w
 
 
-def _displace_with_atoms(
-    s: Array, a: Array, c: Array, n: Array, refined: bool
-) -> tuple[Array, Array, Array]:
-    lam = a * s
+def _place(lam: Array, n: Array, refined: bool) -> tuple[Array, Array, Array]:
+    """Place and velocity in units of the cone, and which samples are atoms."""
     z, w, atom = squash(lam, n)
-    if refined:
-        z, w, atom = _refine(lam, n, z, w)
-    return (c * s) * z, c * w, atom
+    return _refine(lam, n, z, w) if refined else (z, w, atom)
 
 
 def _refine(lam: Array, n: Array, z: Array, w: Array) -> tuple[Array, Array, Array]:
@@ -284,29 +281,28 @@ def _refine(lam: Array, n: Array, z: Array, w: Array) -> tuple[Array, Array, Arr
 @partial(_displace.defjvp, symbolic_zeros=True)
 def _displace_jvp(refined, primals, tangents):
     s, a, c, n = primals
-    s_dot, a_dot, c_dot, n_dot = (
-        None if isinstance(tangent, SymbolicZero) else tangent for tangent in tangents
-    )
-    y, v, atom = _displace_with_atoms(s, a, c, n, refined)
+    lam = a * s
+    z, w, atom = _place(lam, n, refined)
+    y, v, room = (c * s) * z, c * w, (1 - z) * (1 + z)
+    # Along the flow (n fixed) y has the slopes (v, (s v - y) / a, y / c) in (s, a, c), and
+    # v = c w(lam, n) those of w.
+    force = c * jnp.where(atom, 0, law.acceleration(lam, z, room))
+    rows = [(v, a * force), ((s * v - y) / a, s * force), (y / c, v / c)]
+    terms = [
+        (y_slope * tangent, v_slope * tangent)
+        for (y_slope, v_slope), tangent in zip(rows, tangents[:3], strict=True)
+        if not isinstance(tangent, SymbolicZero)
+    ]
+    if not isinstance(tangents[3], SymbolicZero):
+        density = (a / c) * jnp.exp(law.log_density_over_lam(lam, z, room))
+        spread = jnp.where(atom, 0, norm.pdf(n) / density)
+        slope = jax.grad(lambda y: jnp.sum(_field(s, a, c, y)))(y)
+        terms.append((spread * tangents[3], slope * spread * tangents[3]))
+    zeros = (jnp.zeros_like(y), jnp.zeros_like(v))
+    return (y, v), jax.tree.map(lambda *parts: sum(parts), zeros, *terms)
 
-    def total(*terms):
-        terms = [factor * tangent for factor, tangent in terms if tangent is not None]
-        return sum(terms[1:], terms[0]) if terms else jnp.zeros_like(y)
 
-    slopes = [(v, s_dot), (y / c, c_dot), ((s * v - y) / a, a_dot)]
-    if n_dot is not None:
-        z, room, _ = law.cone_coordinates(c, s, y)
-        density = (a / c) * jnp.exp(law.log_density_over_lam(a * s, z, room))
-        slopes.append((jnp.where(atom, 0, norm.pdf(n) / density), n_dot))
-    y_dot = total(*slopes)
-
-    def field(s, a, c, y):
-        q = jnp.square(a / c) * jnp.maximum((c * s - y) * (c * s + y), 0)
-        return a * y / (a * s + 2 * bessel_quotient(q))
-
-    zero = jnp.zeros_like
-    moving = (s_dot, a_dot, c_dot)
-    given = [zero(x) if dot is None else dot for x, dot in zip((s, a, c), moving, strict=True)]
-    _, inner = jax.jvp(field, (s, a, c, y), (*given, y_dot))
-    v_dot = jnp.where(atom, jnp.sign(n) * given[2], inner)
-    return (y, v), (y_dot, v_dot)
+def _field(s: Array, a: Array, c: Array, y: Array) -> Array:
+    """The velocity field inside the cone, and its smooth continuation where it is zero there."""
+    q = jnp.square(a / c) * jnp.maximum((c * s - y) * (c * s + y), 0)
+    return a * y / (a * s + 2 * bessel_quotient(q))

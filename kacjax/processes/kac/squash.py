@@ -53,7 +53,7 @@ def squash(
 
     Args:
         lam: Mean number of jumps; of fewer elements than `n` where components share it.
-        n: Standard normal variables; beyond `CUT` the result is that at `CUT`.
+        n: Standard normal variables, no larger than `CUT` unless they are atoms.
 
     Returns:
         `(z, w, atom)`: place in `[-1, 1]`, velocity in `[-1, 1]`, and whether the sample has
@@ -63,13 +63,11 @@ def squash(
     position = [rows[..., k] for k in range(POSITION_DEGREE + 1)]
     velocity = [rows[..., k] for k in range(POSITION_DEGREE + 1, rows.shape[-1] - 1)]
     sigma, kappa = prefactors(lam)
-    inverse = 1 / jnp.maximum(rows[..., -1] * zeta, jnp.finfo(n.dtype).tiny)
-    x = n * inverse
-    atom = (jnp.abs(x) >= 1) & (lam < KINK)
-    x = jnp.clip(x, -1, 1)
+    x = n * (1 / jnp.maximum(rows[..., -1] * zeta, jnp.finfo(n.dtype).tiny))
     t = 2 * (x * x) - 1
-    z = jnp.clip((sigma * x) * polynomial(position, t), -1, 1)
+    z = (sigma * x) * polynomial(position, t)
     w = (sigma * kappa * x) * polynomial(velocity, t)
+    atom = jnp.abs(x) >= jnp.where(lam < KINK, 1, jnp.inf)
     sign = jnp.sign(n)
     return jnp.where(atom, sign, z), jnp.where(atom, sign, w), atom
 
