@@ -1,5 +1,8 @@
 """kacjax: generative models whose noise is the Kac process, in JAX."""
 
+from kacjax import models
+from kacjax.generation import generate, trajectory
+from kacjax.losses import flow_matching_loss
 from kacjax.paths import (
     PathSample,
     ProbabilityPath,
@@ -9,17 +12,26 @@ from kacjax.paths import (
 )
 from kacjax.processes import KacProcess, Process, WienerProcess
 from kacjax.schedules import time_grid
+from kacjax.training import FitResult, TrainState, fit, train_step
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "FitResult",
     "KacProcess",
     "PathSample",
     "ProbabilityPath",
     "Process",
+    "TrainState",
     "WienerProcess",
     "diffusion_path",
+    "fit",
+    "flow_matching_loss",
     "flow_matching_path",
+    "generate",
     "kac_path",
+    "models",
     "time_grid",
+    "train_step",
+    "trajectory",
 ]

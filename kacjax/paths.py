@@ -128,6 +128,30 @@ class ProbabilityPath(eqx.Module):
             raise ValueError(f"x0 must have the shape {tuple(shape)}, got {x0.shape}.")
         return self.signal(T) * x0 + noise
 
+    def velocity_from_data(
+        self,
+        t: Float[Array, " batch"],
+        x: Float[Array, "batch *event"],
+        x0: Float[Array, "batch *event"],
+    ) -> Float[Array, "batch *event"]:
+        r"""The velocity that a prediction `x0` of the data stands for.
+
+        $$ f' x_0 + g' \beta(g) (x - f x_0), \qquad \beta(s) = \tfrac12 \partial_s \log \operatorname{Var}(s), $$
+
+        with the noise's velocity replaced by its best linear predictor. For every path it is an
+        affine change of variables, so that a network that outputs the data in place of the
+        velocity can represent the same fields; for Brownian motion the best prediction is exactly
+        $\mathbb E[x_0 \mid x_t]$. Sharp modes are constant functions of `x` in it.
+        """
+        _check_times(t, x0.shape)
+        f, f_prime, g, g_prime = self._schedules(t, x0.ndim)
+        return f_prime * x0 + g_prime * self.process.linear_velocity(g) * (x - f * x0)
+
+    def data_gain(self, t: Float[Array, " batch"]) -> Float[Array, " batch"]:
+        r"""How far the velocity moves with the predicted data, $f' - g' \beta(g) f$; negative."""
+        f, f_prime, g, g_prime = self._schedules(t, 1)
+        return f_prime - g_prime * self.process.linear_velocity(g) * f
+
     def _schedules(self, t: Array, ndim: int) -> tuple[Array, Array, Array, Array]:
         """`f`, `f'`, `g`, `g'` at `t`, shaped to broadcast against `(batch, *event)`."""
         t = jnp.maximum(t, _EARLIEST * jnp.asarray(self.T, t.dtype))

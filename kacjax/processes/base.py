@@ -154,6 +154,17 @@ class Process(eqx.Module):
     def variance(self, s: ArrayLike) -> Float[Array, "..."]:
         """Variance of the displacement at time `s`."""
 
+    def linear_velocity(self, s: ArrayLike) -> Float[Array, "..."]:
+        r"""The best linear predictor of the velocity, $\beta(s)$ in $v \approx \beta(s) y$.
+
+        Since $\partial_s \mathbb E[Y^2] = 2 \mathbb E[v Y]$, it is half the logarithmic derivative of
+        the variance: $1/(2s)$ for Brownian motion, where it is exact, and for the Kac process
+        $1/s$ as long as the path has hardly turned.
+        """
+        (s,) = align(s)
+        variance, slope = jax.jvp(self.variance, (s,), (jnp.ones_like(s),))
+        return slope / (2 * variance)
+
     def _time(self, s: ArrayLike, shape: Shape) -> Float[Array, "..."]:
         """Validates a process time and gives it the rank of `shape`."""
         if is_concrete(s):

@@ -1,0 +1,5 @@
+"""Networks in Flax NNX; each is a function `model(t, x)`."""
+
+from kacjax.models.mlp import MLP
+
+__all__ = ["MLP"]
