@@ -66,7 +66,7 @@ def zoom_figure(
             color=GREY,
             fontsize=8,
         )
-        ax.set_title(title)
+        ax.set_title(f"{title}: {len(offset):,} points")
         _square(ax, width)
     figure.supxlabel(f"offset from the mode ({centre[0]:g}, {centre[1]:g})", fontsize=10)
     return figure

@@ -1,0 +1,1 @@
+"""Experiments as commands: train, generate, and the figures of the process."""

@@ -1,0 +1,77 @@
+"""What the commands share: reading flags, and errors as one line."""
+
+import contextlib
+import io
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+import tyro
+
+T = TypeVar("T")
+
+# Flags carry no group's prefix, and switches have no --no- twin.
+MARKERS = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
+
+
+class UserError(Exception):
+    """Something that the user can set right; its text is one line for the terminal."""
+
+
+@contextlib.contextmanager
+def user_errors(*kinds: type[Exception], saying: str = "") -> Iterator[None]:
+    """Turns errors of these kinds, which the user can cause here, into a `UserError`."""
+    try:
+        yield
+    except kinds as error:
+        raise UserError(saying + one_line(error)) from error
+
+
+def one_line(error: Exception) -> str:
+    """The message of an error without line breaks; for a system error also the path."""
+    if isinstance(error, OSError) and error.strerror:
+        where = f": {error.filename}" if error.filename else ""
+        return f"{error.strerror}{where}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def run(body: Callable[[], None]) -> int:
+    """Runs a command: 0 on success, 2 after printing a user's error as one line."""
+    try:
+        body()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted: nothing was written.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def parse(read: Callable[[], T]) -> T:
+    """Calls tyro, and raises what it has to say about wrong flags as a `UserError`."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return read()
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        raise UserError(_flatten(said.getvalue())) from None
+
+
+def parse_flags(kind: type[T], argv: Sequence[str] | None, prog: str, description: str) -> T:
+    """Reads a dataclass from the command line."""
+    return parse(
+        lambda: tyro.cli(kind, args=argv, prog=prog, description=description, config=MARKERS)
+    )
+
+
+def _flatten(box: str) -> str:
+    """The sentences of tyro's framed message in one line, without its pointers to the help."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", box)
+    rows = [row.strip("│ ") for row in text.splitlines() if not row.startswith(("╭", "╰"))]
+    sections = re.split(r"─{4,}", " ".join(rows))
+    kept = [part.strip() for part in sections if not re.match(r"\s*(For full|Argument help)", part)]
+    return " ".join(re.sub(r"^Error parsing ", "", part) for part in kept if part)

@@ -1,0 +1,191 @@
+"""The configuration of a training run: typed dataclasses that are also the command line."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+import kacjax
+from kacjax._validation import check_count, check_positive
+
+# Beyond this, `jax.random.key` would need 64-bit integers.
+MAX_SEED = 2**31 - 1
+MAY_BE_ZERO = ("fourier", "warmup")
+
+ModelName = Literal["kac", "diffusion", "flow-matching"]
+Solver = Literal["euler", "heun", "tsit5"]
+Grid = Literal["uniform", "power"]
+
+
+@dataclasses.dataclass(frozen=True)
+class PathConfig:
+    """The path from data to noise: which of the three models is trained."""
+
+    path: ModelName = "kac"
+    """Model; flow-matching fixes T, signal and clock."""
+    a: float = 9.0
+    """Kac: rate of jumps."""
+    c: float = 3.0
+    """Kac: speed."""
+    sigma: float = 1.0
+    """Diffusion: volatility."""
+    T: float = 1.0
+    """Final time."""
+    signal: Literal["linear", "cosine", "exponential", "constant"] = "linear"
+    """How the data fade; to generate, to zero."""
+    clock: Literal["t", "t2"] = "t"
+    """How the noise enters: as t, or t^2 / T."""
+
+    def make(self) -> kacjax.ProbabilityPath:
+        """The path.
+
+        Raises:
+            ValueError: If a number is not positive and finite, or the signal does not vanish at
+                `T`: generation would have to start from data.
+        """
+        if self.path == "flow-matching":
+            return kacjax.flow_matching_path()
+        if self.path == "kac":
+            path = kacjax.kac_path(self.a, self.c, self.T, self.signal, self.clock)
+        else:
+            path = kacjax.diffusion_path(self.sigma, self.T, self.signal, self.clock)
+        if not path.signal.vanishes:
+            raise ValueError(
+                f"signal {self.signal!r} does not vanish at T, so that generation from noise alone "
+                "is not possible; use 'linear' or 'cosine'."
+            )
+        return path
+
+    def unused(self, defaults: "PathConfig") -> list[str]:
+        """Flags that differ from the defaults though this model does not read them."""
+        reads = {
+            "kac": {"a", "c", "T", "signal", "clock"},
+            "diffusion": {"sigma", "T", "signal", "clock"},
+            "flow-matching": set(),
+        }[self.path]
+        names = [field.name for field in dataclasses.fields(self) if field.name != "path"]
+        return [
+            flag(name)
+            for name in names
+            if name not in reads and getattr(self, name) != getattr(defaults, name)
+        ]
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkConfig:
+    """The network."""
+
+    width: int = 256
+    """Units of a hidden layer."""
+    depth: int = 3
+    """Residual blocks."""
+    fourier: int = 0
+    """Random Fourier features of the input."""
+    parameterisation: Literal["data", "velocity"] = "data"
+    """What the network predicts."""
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimiserConfig:
+    """Training."""
+
+    steps: int = 20_000
+    """Optimiser steps."""
+    batch_size: int = 256
+    """Data in one step."""
+    learning_rate: float = 1e-3
+    """Peak of the learning rate."""
+    warmup: int = 500
+    """Steps until then."""
+    ema_decay: float = 0.999
+    """Decay of the averaged weights."""
+    time_power: float = 1.0
+    """Times are T u^power: 1 even, 2 near the data."""
+    seed: int = 0
+    """Seed of everything random."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingConfig:
+    """Generation and judgement after training."""
+
+    num_samples: int = 5000
+    """Samples to generate and judge."""
+    solver: Solver = "euler"
+    """Solver of the ODE."""
+    solver_steps: int = 50
+    """Its steps; one evaluation each with euler."""
+    grid: Grid = "power"
+    """Its times: even, or crowded near the data."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """A training run."""
+
+    data: Annotated[str, tyro.conf.Suppress]
+    model: PathConfig = PathConfig()
+    network: NetworkConfig = NetworkConfig()
+    training: OptimiserConfig = OptimiserConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    out: Annotated[
+        Path | None,
+        tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: runs/DATA-PATH)"),
+    ] = None
+    """Folder of the run."""
+    overwrite: bool = False
+    """Replace an earlier run in that folder."""
+
+    def check(self) -> None:
+        """Checks what the dataclasses' types do not say.
+
+        Raises:
+            ValueError: If a count is below one, or a rate is out of its range.
+        """
+        for group in (self.network, self.training, self.sampling):
+            for field in dataclasses.fields(group):
+                value = getattr(group, field.name)
+                if isinstance(value, int) and field.name != "seed":
+                    check_count(flag(field.name), value, field.name not in MAY_BE_ZERO)
+        check_positive("--learning-rate", self.training.learning_rate)
+        check_positive("--time-power", self.training.time_power)
+        if not 0 <= self.training.ema_decay < 1:
+            raise ValueError(f"--ema-decay must lie in [0, 1), got {self.training.ema_decay}.")
+        check_seed(self.training.seed)
+
+    def folder(self) -> Path:
+        """Where the run goes."""
+        return self.out or Path("runs", f"{self.data}-{self.model.path}")
+
+
+def check_seed(seed: int) -> None:
+    """Raises a `ValueError` unless `jax.random.key` takes the seed."""
+    if not 0 <= seed <= MAX_SEED:
+        raise ValueError(f"--seed must lie between 0 and {MAX_SEED}, got {seed}.")
+
+
+def flag(name: str) -> str:
+    """The command line's spelling of a field."""
+    return "--" + name.replace("_", "-")
+
+
+def to_dict(config: TrainConfig) -> dict[str, Any]:
+    """What config.json holds: everything that decides the result, and not where it lies."""
+    values = dataclasses.asdict(config)
+    return {name: value for name, value in values.items() if name not in ("out", "overwrite")}
+
+
+def from_dict(values: dict[str, Any]) -> TrainConfig:
+    """The inverse of `to_dict`.
+
+    Raises:
+        KeyError, TypeError: If a field is missing or unknown.
+    """
+    return TrainConfig(
+        data=values["data"],
+        model=PathConfig(**values["model"]),
+        network=NetworkConfig(**values["network"]),
+        training=OptimiserConfig(**values["training"]),
+        sampling=SamplingConfig(**values["sampling"]),
+    )

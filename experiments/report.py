@@ -1,0 +1,59 @@
+"""What a run says of itself: the surroundings it was made in, and a table at its end."""
+
+import importlib.metadata
+import os
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+_PACKAGES = ("kacjax", "jax", "jaxlib", "flax", "optax", "diffrax", "numpy", "scikit-learn")
+
+
+def surroundings() -> dict[str, Any]:
+    """Versions and device."""
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    device = jax.devices()[0]
+    return {
+        "versions": versions,
+        "device": {
+            "platform": device.platform,
+            "kind": device.device_kind,
+            "count": jax.device_count(),
+            "cpu_cores": os.cpu_count(),
+        },
+    }
+
+
+def table(title: str, rows: Mapping[str, float | int]) -> str:
+    """Figures under a title, names at the left and numbers at the right; below 80 columns."""
+    names = {name: name.replace("_", " ") for name in rows}
+    width = max(map(len, names.values())) + 2
+    values = {name: _number(value) for name, value in rows.items()}
+    right = max(map(len, values.values()))
+    rule = "─" * max(width + right, len(title))
+    lines = [f"{names[name]:<{width}}{values[name]:>{right}}" for name in rows]
+    return "\n".join([title, rule, *lines, rule])
+
+
+def files(folder: Path) -> str:
+    """Where a run lies and what is in it."""
+    names = sorted(
+        entry.name + "/" * entry.is_dir()
+        for entry in folder.iterdir()
+        if not entry.name.startswith(".")
+    )
+    return f"{folder}/\n  " + "  ".join(names)
+
+
+def _number(value: float | int) -> str:
+    if isinstance(value, int) or abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.4g}"

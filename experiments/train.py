@@ -1,0 +1,105 @@
+"""Trains one model on one data set, generates from it, and judges the samples.
+
+python -m experiments.train digits
+python -m experiments.train grid2d --path diffusion --seed 1 --out runs/first
+"""
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import tyro
+
+import kacjax
+from experiments import report, runs
+from experiments.command import MARKERS, parse, run, user_errors
+from experiments.config import TrainConfig
+from experiments.datasets import make_dataset
+from experiments.defaults import DEFAULTS
+from experiments.sampling import draw_samples, draw_trajectory, make_model, save_velocity
+
+
+def train(config: TrainConfig) -> Path:
+    """Runs an experiment and returns its folder.
+
+    Raises:
+        UserError: If the configuration does not make sense, the folder holds something that would
+            be lost, or it cannot be written. Nothing on disk has changed then.
+    """
+    with user_errors(ValueError):
+        config.check()
+        path = config.model.make()
+    dataset = make_dataset(config.data)
+    data_key, training_key, sampling_key = jax.random.split(jax.random.key(config.training.seed), 3)
+    with runs.new_run(config.folder(), config) as folder:
+        with user_errors(FloatingPointError):
+            result = kacjax.fit(
+                make_model(config, dataset.dim),
+                path,
+                dataset.training(data_key),
+                training_key,
+                steps=config.training.steps,
+                batch_size=config.training.batch_size,
+                learning_rate=config.training.learning_rate,
+                warmup=config.training.warmup,
+                ema_decay=config.training.ema_decay,
+                time_power=config.training.time_power,
+                parameterisation=config.network.parameterisation,
+            )
+        save_velocity(folder, result.velocity)
+
+        start = time.perf_counter()
+        samples, nfe = draw_samples(result.velocity, dataset, sampling_key, config.sampling)
+        seconds = time.perf_counter() - start
+        runs.write_array(folder / runs.SAMPLES, samples)
+        figures = dataset.figures(
+            {config.model.path: samples},
+            lambda num: draw_trajectory(
+                result.velocity, dataset.dim, sampling_key, config.sampling, num
+            ),
+        )
+        for name, figure in figures.items():
+            runs.write_figure(folder / name, figure)
+        rows = {
+            "loss": float(result.losses[-1000:].mean()),
+            "steps_per_second": result.steps_per_second,
+            "compile_seconds": result.compile_seconds,
+            "nfe": nfe,
+            "generation_seconds_with_compile": seconds,
+        }
+        quality = dataset.quality(samples)
+        runs.write_json(
+            folder / runs.METRICS, {**rows, "quality": quality, **report.surroundings()}
+        )
+
+    title = f"{config.data}, {config.model.path}, {config.training.steps:,} steps"
+    print(report.table(title, {**rows, **quality}))
+    print(report.files(config.folder()))
+    return config.folder()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns its exit status."""
+
+    def body() -> None:
+        config = parse(
+            lambda: tyro.extras.overridable_config_cli(
+                DEFAULTS,
+                args=argv,
+                prog="python -m experiments.train",
+                description="Trains one model on one data set, generates, and judges the samples.",
+                config=MARKERS,
+            )
+        )
+        unused = config.model.unused(DEFAULTS[config.data][1].model)
+        if unused:
+            print(f"note: {config.model.path} does not use {', '.join(unused)}.", file=sys.stderr)
+        train(config)
+
+    return run(body)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,276 @@
+"""The commands: what they write, what they print, and how they refuse."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from experiments import generate, process, train
+from kacjax import data
+
+QUICK = [
+    *("--steps", "20", "--batch-size", "32", "--width", "16", "--depth", "1"),
+    *("--num-samples", "120", "--solver-steps", "5"),
+]
+RUN_FILES = {"config.json", "metrics.json", "checkpoint", "samples.npy", "samples.png"}
+
+
+def fails(capsys, command, argv, *words):
+    """The command exits with 2 and one line on stderr that holds these words."""
+    capsys.readouterr()
+    assert command.main([str(argument) for argument in argv]) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith("error: ")
+    assert printed.err.count("\n") == 1
+    assert "Traceback" not in printed.err
+    for word in words:
+        assert word in printed.err
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """A short run, trained in another process."""
+    folder = tmp_path_factory.mktemp("runs") / "deep" / "grid2d-kac"
+    command = [sys.executable, "-m", "experiments.train", "grid2d", *QUICK, "--out", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
+
+
+@pytest.fixture
+def untouched(finished):
+    """The short run, which must be the same after the test as before."""
+    folder, _ = finished
+
+    def state():
+        return {p.relative_to(folder): p.stat().st_mtime_ns for p in sorted(folder.rglob("*"))}
+
+    before = state()
+    yield folder
+    assert state() == before
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+
+
+def test_train_fills_the_folder_and_reports(finished):
+    folder, printed = finished
+    assert {p.name for p in folder.iterdir()} == RUN_FILES | {"zoom.png", "trajectories.png"}
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["nfe"] == 5
+    assert metrics["loss"] > 0
+    assert metrics["steps_per_second"] > 0
+    assert 0 <= metrics["quality"]["mode_total_variation"] <= 1
+    assert metrics["versions"]["jax"]
+    config = json.loads((folder / "config.json").read_text())
+    assert config["training"]["steps"] == 20
+    assert config["model"] == {
+        **{"path": "kac", "a": 9.0, "c": 3.0, "sigma": 1.0, "T": 1.0},
+        **{"signal": config["model"]["signal"], "clock": config["model"]["clock"]},
+    }
+    samples = np.load(folder / "samples.npy")
+    assert samples.shape == (120, 2)
+    assert samples.dtype == np.float32
+    assert "median distance to mode" in printed
+    assert str(folder) in printed
+    assert max(map(len, printed.replace(str(folder), "").splitlines())) <= 80
+
+
+@pytest.mark.parametrize("model", ["diffusion", "flow-matching"])
+def test_digits_train_with_every_model(model, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert train.main(["digits", "--path", model, *QUICK]) == 0
+    folder = tmp_path / "runs" / f"digits-{model}"
+    assert {p.name for p in folder.iterdir()} == RUN_FILES
+    samples = np.load(folder / "samples.npy")
+    assert samples.shape == (120, 64)
+    assert np.abs(samples).max() <= 1
+    quality = json.loads((folder / "metrics.json").read_text())["quality"]
+    assert quality["confidence_of_held_out"] > 0.9
+    assert f"runs/digits-{model}" in capsys.readouterr().out
+
+
+def test_generate_is_reproducible_and_follows_its_flags(untouched, tmp_path):
+    def samples(*flags):
+        out = tmp_path / "new" / "samples.npy"
+        assert (
+            generate.main(["--run", str(untouched), "--num", "7", "--out", str(out), *flags]) == 0
+        )
+        return np.load(out)
+
+    first = samples("--steps", "4", "--seed", "3")
+    assert first.shape == (7, 2)
+    np.testing.assert_array_equal(samples("--steps", "4", "--seed", "3"), first)
+    assert not np.array_equal(samples("--steps", "4", "--seed", "4"), first)
+    assert not np.array_equal(samples("--steps", "4", "--seed", "3", "--solver", "heun"), first)
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["samples.npy"]
+
+
+def test_process_draws(tmp_path, capsys):
+    assert process.main(["--a", "4", "--c", "2", "--T", "0.5", "--out", str(tmp_path)]) == 0
+    names = {"paths.png", "density.png", "velocity.png"}
+    assert {path.name for path in tmp_path.iterdir()} == names
+    assert all(name in capsys.readouterr().out for name in names)
+
+
+@pytest.mark.parametrize("command", [train, generate, process])
+def test_help_fits_the_terminal(command, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    pages = [["--help"]] if command is not train else [["--help"], ["digits", "--help"]]
+    for page in pages:
+        with pytest.raises(SystemExit) as stop:
+            command.main(page)
+        assert stop.value.code == 0
+        printed = capsys.readouterr().out
+        boxes = [line for line in printed.splitlines() if line.startswith("│")]
+        assert boxes
+        assert max(map(len, boxes)) <= 80
+    if command is train:
+        for flag in ("--path", "--a ", "--T ", "--steps", "--ema-decay", "--solver", "--overwrite"):
+            assert flag in printed
+        assert "default: runs/DATA-PATH" in printed
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["digits", "--a", "-1"], ["a must be positive and finite, got -1.0"]),
+        (["digits", "--c", "nan"], ["c must be positive and finite"]),
+        (["digits", "--T", "inf"], ["T must be positive and finite"]),
+        (["digits", "--path", "diffusion", "--sigma", "0"], ["sigma must be positive"]),
+        (["digits", "--steps", "0"], ["--steps must be an integer of at least 1"]),
+        (["digits", "--batch-size", "-4"], ["--batch-size"]),
+        (["digits", "--learning-rate", "nan"], ["--learning-rate"]),
+        (["digits", "--ema-decay", "1"], ["--ema-decay"]),
+        (["digits", "--seed", "-1"], ["--seed"]),
+        (["digits", "--steps", "many"], ["--steps", "many"]),
+        (["digits", "--signal", "exponential"], ["does not vanish at T", "'linear'"]),
+        (["digits", "--path", "wave"], ["'wave'", "kac", "diffusion", "flow-matching"]),
+        (["digits", "--signal", "sine"], ["'sine'", "linear", "cosine"]),
+        (["digits", "--clock", "t3"], ["'t3'", "'t2'"]),
+        (["digits", "--solver", "rk"], ["'rk'", "euler", "heun", "tsit5"]),
+        (["faces"], ["faces", "digits", "grid2d", "moons", "checkerboard", "spirals", "funnel"]),
+        ([], ["digits", "funnel"]),
+        (["digits", "--stps", "3"], ["--stps"]),
+    ],
+)
+def test_wrong_flags_of_train(argv, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    fails(capsys, train, argv, *words)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unused_flags_are_noted(capsys, tmp_path):
+    out = tmp_path / "notes"
+    out.write_text("mine")
+    assert train.main(["moons", "--sigma", "2", *QUICK, "--out", str(out)]) == 2
+    assert "kac does not use --sigma" in capsys.readouterr().err
+
+
+def test_train_refuses_what_would_be_lost(untouched, tmp_path, capsys):
+    fails(capsys, train, ["moons", *QUICK, "--out", untouched], "another run", "--overwrite")
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "thesis.tex").write_text("years of work")
+    arguments = ["moons", *QUICK, "--out", foreign, "--overwrite"]
+    fails(capsys, train, arguments, "not a run")
+    fails(capsys, train, [*arguments[:-2], foreign / "thesis.tex"], "is a file")
+    fails(capsys, train, [*arguments[:-2], foreign / "thesis.tex" / "run"], "Not a directory")
+    assert (foreign / "thesis.tex").read_text() == "years of work"
+    assert [path.name for path in tmp_path.iterdir()] == ["foreign"]
+
+
+def test_overwrite_replaces_a_run_and_keeps_other_files(tmp_path):
+    out = tmp_path / "run"
+    arguments = ["moons", *QUICK, "--out", str(out)]
+    out.mkdir()
+    assert train.main(arguments) == 0
+    (out / "notes.txt").write_text("mine")
+    assert train.main([*arguments, "--path", "diffusion", "--overwrite"]) == 0
+    assert json.loads((out / "config.json").read_text())["model"]["path"] == "diffusion"
+    assert (out / "notes.txt").read_text() == "mine"
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_run_that_fails_leaves_the_old_one(untouched, monkeypatch, capsys):
+    def fail(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("kacjax.fit", fail)
+    assert train.main(["grid2d", *QUICK, "--out", str(untouched), "--overwrite"]) == 130
+    assert "nothing was written" in capsys.readouterr().err
+
+
+def test_wrong_flags_of_generate(untouched, tmp_path, capsys):
+    out = tmp_path / "x.npy"
+    fails(capsys, generate, ["--run", untouched], "--out")
+    fails(capsys, generate, ["--run", tmp_path / "none", "--out", out], "no run folder")
+    fails(capsys, generate, ["--run", tmp_path, "--out", out], "not a run")
+    fails(capsys, generate, ["--run", untouched, "--out", out, "--num", "0"], "--num")
+    fails(capsys, generate, ["--run", untouched, "--out", out, "--steps", "-2"], "--steps")
+    fails(capsys, generate, ["--run", untouched, "--out", out, "--solver", "x"], "euler")
+    fails(capsys, generate, ["--run", untouched, "--out", tmp_path / "x.txt"], ".npy")
+    fails(capsys, generate, ["--run", untouched, "--out", "/proc/none/x.npy"], "cannot write")
+    assert list(tmp_path.iterdir()) == []
+
+
+def _truncate(folder):
+    (folder / "config.json").write_text('{"format": "kacjax')
+
+
+def _misspell(folder):
+    values = json.loads((folder / "config.json").read_text())
+    values["model"]["speed"] = values["model"].pop("c")
+    (folder / "config.json").write_text(json.dumps(values))
+
+
+def _resize(folder):
+    values = json.loads((folder / "config.json").read_text())
+    values["network"]["width"] *= 2
+    (folder / "config.json").write_text(json.dumps(values))
+
+
+def _empty_checkpoint(folder):
+    for path in (folder / "checkpoint").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"")
+
+
+def _no_checkpoint(folder):
+    (folder / "checkpoint").rename(folder / "lost")
+
+
+@pytest.mark.parametrize(
+    "damage", [_truncate, _misspell, _resize, _empty_checkpoint, _no_checkpoint]
+)
+def test_damaged_runs_are_named(damage, finished, tmp_path, capsys):
+    import shutil
+
+    folder = tmp_path / "run"
+    shutil.copytree(finished[0], folder)
+    damage(folder)
+    fails(capsys, generate, ["--run", folder, "--out", tmp_path / "x.npy"], str(folder))
+
+
+@pytest.mark.parametrize(
+    "argv", [["--a", "-1"], ["--c", "inf"], ["--T", "0"], ["--num-paths", "0"]]
+)
+def test_wrong_flags_of_process(argv, tmp_path, capsys):
+    fails(
+        capsys, process, [*argv, "--out", tmp_path / "new"], argv[0].lstrip("-").replace("-", "_")
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_errors_reach_the_shell(tmp_path):
+    command = [sys.executable, "-m", "experiments.process", "--a", "-1", "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: a must be positive and finite, got -1.0.\n"
+
+
+def test_every_target_has_defaults():
+    from experiments.defaults import DEFAULTS
+
+    assert set(DEFAULTS) == {"digits", *data.TARGETS}
+    assert all(config.data == name for name, (_, config) in DEFAULTS.items())
