@@ -70,8 +70,15 @@ def parse_flags(kind: type[T], argv: Sequence[str] | None, prog: str, descriptio
 
 def _flatten(box: str) -> str:
     """The sentences of tyro's framed message in one line, without its pointers to the help."""
-    text = re.sub(r"\x1b\[[0-9;]*m", "", box)
-    rows = [row.strip("│ ") for row in text.splitlines() if not row.startswith(("╭", "╰"))]
-    sections = re.split(r"─{4,}", " ".join(rows))
-    kept = [part.strip() for part in sections if not re.match(r"\s*(For full|Argument help)", part)]
-    return " ".join(re.sub(r"^Error parsing ", "", part) for part in kept if part)
+    rows = re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines()
+    # The title is in the frame, or where the terminal knows no frames a section of its own.
+    framed = [row.strip("│ ") for row in rows if not row.startswith(("╭", "╰"))]
+    sections = re.split(r"[─-]{4,}", " ".join(framed))[len(framed) == len(rows) :]
+    sentences = []
+    for section in map(str.strip, sections):
+        guess = re.match(r"Perhaps you meant: (--\S+)", section)
+        if guess:
+            sentences.append(f"Perhaps you meant {guess[1]}?")
+        elif section and not section.startswith(("For full", "Argument help")):
+            sentences.append(section.removeprefix("Error parsing ").rstrip(".") + ".")
+    return " ".join(sentences)

@@ -147,7 +147,7 @@ class TrainConfig:
             for field in dataclasses.fields(group):
                 value = getattr(group, field.name)
                 if isinstance(value, int) and field.name != "seed":
-                    check_count(flag(field.name), value, field.name not in MAY_BE_ZERO)
+                    check_count(flag(field.name), value, int(field.name not in MAY_BE_ZERO))
         check_positive("--learning-rate", self.training.learning_rate)
         check_positive("--time-power", self.training.time_power)
         if not 0 <= self.training.ema_decay < 1:

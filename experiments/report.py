@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import platform
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -38,19 +39,23 @@ def table(title: str, rows: Mapping[str, float | int]) -> str:
     width = max(map(len, names.values())) + 2
     values = {name: _number(value) for name, value in rows.items()}
     right = max(map(len, values.values()))
-    rule = "─" * max(width + right, len(title))
+    rule = "-" * max(width + right, len(title))
     lines = [f"{names[name]:<{width}}{values[name]:>{right}}" for name in rows]
     return "\n".join([title, rule, *lines, rule])
 
 
 def files(folder: Path) -> str:
-    """Where a run lies and what is in it."""
+    """Where a run lies and what is in it, below 80 columns."""
     names = sorted(
         entry.name + "/" * entry.is_dir()
         for entry in folder.iterdir()
         if not entry.name.startswith(".")
     )
-    return f"{folder}/\n  " + "  ".join(names)
+    indent = "  "
+    listing = textwrap.fill(
+        " ".join(names), 78, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False
+    )
+    return f"{folder}/\n{listing}"
 
 
 def _number(value: float | int) -> str:
