@@ -79,6 +79,8 @@ def _flatten(box: str) -> str:
         guess = re.match(r"Perhaps you meant: (--\S+)", section)
         if guess:
             sentences.append(f"Perhaps you meant {guess[1]}?")
+        elif section.startswith("Missing from"):
+            sentences.append(f"missing {', '.join(re.findall(r'--[a-z-]+', section))}.")
         elif section and not section.startswith(("For full", "Argument help")):
             sentences.append(section.removeprefix("Error parsing ").rstrip(".") + ".")
     return " ".join(sentences)

@@ -14,9 +14,11 @@ import jax.numpy as jnp
 import tyro
 
 import kacjax
-from experiments.command import UserError, parse_flags, run, user_errors
+from experiments.command import parse_flags, run, user_errors
+from experiments.config import check_seed
 from experiments.runs import write_figure
 from kacjax import plots
+from kacjax._validation import check_count, check_positive
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,10 +46,11 @@ def draw(config: ProcessConfig) -> None:
         UserError: If a number does not make sense or the folder cannot be written.
     """
     with user_errors(ValueError):
-        path = kacjax.kac_path(config.a, config.c, config.T)
-    if config.num_paths < 1:
-        raise UserError(f"num_paths must be at least 1, got {config.num_paths}.")
-    process, T = path.process, config.T
+        process = kacjax.KacProcess(a=config.a, c=config.c)
+        check_positive("T", config.T)
+        check_count("--num-paths", config.num_paths)
+        check_seed(config.seed)
+    T = config.T
     # Brownian motion of the same growth of variance at late times.
     brownian = kacjax.WienerProcess(sigma=config.c / config.a**0.5)
     times = jnp.linspace(0, T, 1001)

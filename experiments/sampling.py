@@ -1,7 +1,9 @@
 """The network of a run, trained or loaded, and generation with it."""
 
 from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
@@ -24,14 +26,14 @@ def make_model(config: TrainConfig, dim: int) -> kacjax.models.MLP:
         width=config.network.width,
         depth=config.network.depth,
         fourier=config.network.fourier,
-        T=config.model.make().T,
+        T=float(config.model.make().T),
     )
 
 
 def save_velocity(folder: Path, velocity: NetworkVelocity) -> None:
     """Writes the parameters of a trained velocity; the run's configuration has the rest."""
     with user_errors(ValueError, OSError):
-        save_checkpoint(folder / runs.CHECKPOINT, velocity.parameters, {"holds": "EMA parameters"})
+        save_checkpoint(folder / runs.CHECKPOINT, _filled(velocity.parameters), {"holds": "EMA"})
 
 
 def load_velocity(folder: Path, config: TrainConfig, dim: int) -> NetworkVelocity:
@@ -42,9 +44,15 @@ def load_velocity(folder: Path, config: TrainConfig, dim: int) -> NetworkVelocit
     """
     graphdef, parameters = nnx.split(make_model(config, dim))
     with user_errors(ValueError):
-        loaded = load_checkpoint(folder / runs.CHECKPOINT, parameters)
+        loaded = iter(load_checkpoint(folder / runs.CHECKPOINT, _filled(parameters)))
+    parameters = jax.tree.map(lambda leaf: next(loaded) if leaf.size else leaf, parameters)
     path = config.model.make()
-    return NetworkVelocity(loaded, path, graphdef, config.network.parameterisation)
+    return NetworkVelocity(parameters, path, graphdef, config.network.parameterisation)
+
+
+def _filled(parameters: Any) -> list[Array]:
+    """The arrays that hold something: Orbax refuses an empty one, such as no Fourier features."""
+    return [leaf for leaf in jax.tree.leaves(parameters) if leaf.size]
 
 
 def draw_samples(
@@ -82,7 +90,7 @@ def draw_trajectory(
         velocity.path,
         key,
         shape=(num, dim),
-        times=kacjax.time_grid(sampling.grid, velocity.path.T, sampling.solver_steps),
+        times=kacjax.time_grid(sampling.grid, float(velocity.path.T), sampling.solver_steps),
         steps=sampling.solver_steps,
         solver=sampling.solver,
         grid=sampling.grid,

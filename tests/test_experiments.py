@@ -17,7 +17,7 @@ from experiments.defaults import DEFAULTS
 from kacjax import data
 
 QUICK = [
-    *("--steps", "20", "--batch-size", "32", "--width", "16", "--depth", "1", "--fourier", "4"),
+    *("--steps", "20", "--batch-size", "32", "--width", "16", "--depth", "1"),
     *("--num-samples", "120", "--solver-steps", "5"),
 ]
 RUN_FILES = {"config.json", "metrics.json", "checkpoint", "samples.npy", "samples.png"}
@@ -286,9 +286,7 @@ def test_damaged_runs_are_named(damage, finished, tmp_path, capsys):
     "argv", [["--a", "-1"], ["--c", "inf"], ["--T", "0"], ["--num-paths", "0"]]
 )
 def test_wrong_flags_of_process(argv, tmp_path, capsys):
-    fails(
-        capsys, process, [*argv, "--out", tmp_path / "new"], argv[0].lstrip("-").replace("-", "_")
-    )
+    fails(capsys, process, [*argv, "--out", tmp_path / "new"], argv[0].lstrip("-"))
     assert list(tmp_path.iterdir()) == []
 
 
