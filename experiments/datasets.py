@@ -33,8 +33,13 @@ class Dataset(abc.ABC):
         """Figures by which samples are judged."""
 
     @abc.abstractmethod
-    def figures(self, samples: Mapping[str, Samples], trajectory: Trajectory) -> dict[str, Figure]:
+    def figures(self, samples: Mapping[str, Samples]) -> dict[str, Figure]:
         """Figures by file name, of samples by model name beside real data."""
+
+    def trajectory_figure(self, trajectory: Trajectory) -> Figure | None:
+        """The paths of generation, where they can be drawn."""
+        del trajectory
+        return None
 
     def finish(self, samples: Float[Array, "num dim"]) -> Samples:
         """Brings samples into the range that the data have by definition."""
@@ -61,13 +66,14 @@ class Plane(Dataset):
             "energy_distance_of_data": float(metrics.energy_distance(second, first)),
         }
 
-    def figures(self, samples: Mapping[str, Samples], trajectory: Trajectory) -> dict[str, Figure]:
-        """Scatter and density beside data, and paths of generation."""
+    def figures(self, samples: Mapping[str, Samples]) -> dict[str, Figure]:
+        """Scatter and density beside data."""
         real = self._fresh(1, max(map(len, samples.values())))
-        return {
-            "samples.png": plots.points_figure({"data": real, **samples}),
-            "trajectories.png": plots.trajectories_figure(trajectory(150), real[:1000]),
-        }
+        return {"samples.png": plots.points_figure({"data": real, **samples})}
+
+    def trajectory_figure(self, trajectory: Trajectory) -> Figure:
+        """Paths of generation over the data."""
+        return plots.trajectories_figure(trajectory(150), self._fresh(1, 1000))
 
     def _fresh(self, seed: int, num: int) -> Samples:
         return np.asarray(self._sample(jax.random.key(seed), num))
@@ -90,13 +96,13 @@ class Grid2d(Plane):
             "mode_total_variation": float(statistics.total_variation),
         }
 
-    def figures(self, samples: Mapping[str, Samples], trajectory: Trajectory) -> dict[str, Figure]:
+    def figures(self, samples: Mapping[str, Samples]) -> dict[str, Figure]:
         """Those of any target, and a zoom on one mode."""
         real = self._fresh(1, max(map(len, samples.values())))
         zoom = plots.zoom_figure(
             {"data": real, **samples}, (1.0, 0.0), 1.5 * self.radius, self.radius
         )
-        return {**super().figures(samples, trajectory), "zoom.png": zoom}
+        return {**super().figures(samples), "zoom.png": zoom}
 
 
 class DigitImages(Dataset):
@@ -140,7 +146,7 @@ class DigitImages(Dataset):
             )
         )
 
-    def figures(self, samples: Mapping[str, Samples], trajectory: Trajectory) -> dict[str, Figure]:
+    def figures(self, samples: Mapping[str, Samples]) -> dict[str, Figure]:
         """Generated digits beside digits that no model has seen."""
         sets = {"held-out real digits": self._digits.held_out, **samples}
         return {"samples.png": plots.images_figure(sets, data.DIGITS_SIDE)}

@@ -44,6 +44,16 @@ def table(title: str, rows: Mapping[str, float | int]) -> str:
     return "\n".join([title, rule, *lines, rule])
 
 
+def markdown(columns: Mapping[str, Mapping[str, float | int]]) -> str:
+    """Figures of several runs as a table in Markdown, one run a column."""
+    names = list(dict.fromkeys(name for column in columns.values() for name in column))
+    rows = [["", *columns], ["---"] + ["---:"] * len(columns)]
+    for name in names:
+        cells = [_number(column[name]) if name in column else "" for column in columns.values()]
+        rows.append([name.replace("_", " "), *cells])
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
 def files(folder: Path) -> str:
     """Where a run lies and what is in it, below 80 columns."""
     names = sorted(

@@ -93,8 +93,13 @@ def load_config(folder: Path) -> TrainConfig:
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
     """Writes readable JSON, atomically."""
+    write_text(path, json.dumps(values, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file, atomically."""
     with atomic(path) as temporary:
-        temporary.write_text(json.dumps(values, indent=2) + "\n")
+        temporary.write_text(text)
 
 
 def write_array(path: Path, array: np.ndarray) -> None:

@@ -54,14 +54,15 @@ def train(config: TrainConfig) -> Path:
         samples, nfe = draw_samples(result.velocity, dataset, sampling_key, config.sampling)
         seconds = time.perf_counter() - start
         runs.write_array(folder / runs.SAMPLES, samples)
-        figures = dataset.figures(
-            {config.model.path: samples},
+        for name, figure in dataset.figures({config.model.path: samples}).items():
+            runs.write_figure(folder / name, figure)
+        trajectories = dataset.trajectory_figure(
             lambda num: draw_trajectory(
                 result.velocity, dataset.dim, sampling_key, config.sampling, num
-            ),
+            )
         )
-        for name, figure in figures.items():
-            runs.write_figure(folder / name, figure)
+        if trajectories is not None:
+            runs.write_figure(folder / "trajectories.png", trajectories)
         rows = {
             "loss": float(result.losses[-1000:].mean()),
             "steps_per_second": result.steps_per_second,

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import generate, process, runs, train
+from experiments import gallery, generate, process, runs, train
 from experiments.config import PathConfig, from_dict, to_dict
 from experiments.datasets import make_dataset
 from experiments.defaults import DEFAULTS
@@ -118,6 +118,24 @@ def test_generate_is_reproducible_and_follows_its_flags(untouched, tmp_path):
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["samples.npy"]
 
 
+def test_gallery_sets_runs_side_by_side(untouched, tmp_path, capsys):
+    other, out = tmp_path / "other", tmp_path / "gallery"
+    shutil.copytree(untouched, other)
+    values = json.loads((other / "config.json").read_text())
+    values["model"]["path"] = "diffusion"
+    (other / "config.json").write_text(json.dumps(values))
+    assert gallery.main(["--runs", str(untouched), str(other), "--out", str(out)]) == 0
+    assert {path.name for path in out.iterdir()} == {"samples.png", "zoom.png", "table.md"}
+    table = (out / "table.md").read_text()
+    assert table.startswith("|  | Kac flow | diffusion |\n| --- | ---: | ---: |\n| nfe | 5 | 5 |")
+    assert table in capsys.readouterr().out
+
+    fails(capsys, gallery, ["--runs", untouched, untouched], "different models")
+    fails(capsys, gallery, ["--runs", tmp_path / "none"], "no run folder")
+    (other / "metrics.json").write_text("{")
+    fails(capsys, gallery, ["--runs", other, "--out", out], "damaged")
+
+
 def test_process_draws(tmp_path, capsys):
     assert process.main(["--a", "4", "--c", "2", "--T", "0.5", "--out", str(tmp_path)]) == 0
     names = {"paths.png", "density.png", "velocity.png"}
@@ -126,7 +144,7 @@ def test_process_draws(tmp_path, capsys):
     assert all(name in printed for name in names)
 
 
-@pytest.mark.parametrize("command", [train, generate, process])
+@pytest.mark.parametrize("command", [train, generate, process, gallery])
 def test_help_fits_the_terminal(command, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     pages = [["--help"]] if command is not train else [["--help"], ["digits", "--help"]]

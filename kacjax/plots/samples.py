@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 from scipy.ndimage import gaussian_filter
 
-from kacjax.plots.style import BLUE, COLOURS, GREY, INK, VERMILION, Points, panels, styled
+from kacjax.plots.style import BLUE, COLOURS, GREY, INK, LABELS, VERMILION, Points, panels, styled
 
 _SHOWN = 5000
 _BINS = 160
@@ -21,7 +21,7 @@ def points_figure(sets: Mapping[str, Points], limit: float = 1.9) -> Figure:
     """Point sets side by side: a scatter above its density.
 
     Args:
-        sets: Points in the plane by title, data first. A title that names a model has its colour.
+        sets: Points in the plane by title, data first; the three models have their colours.
         limit: Half the width of the square that is shown.
     """
     figure, axes = panels(len(sets), 2.7 * len(sets) + 0.3, 5.6, rows=2)
@@ -31,7 +31,7 @@ def points_figure(sets: Mapping[str, Points], limit: float = 1.9) -> Figure:
         points = np.asarray(points)
         colour = COLOURS.get(title, BLUE)
         scatter.scatter(*points[:_SHOWN].T, s=3, color=colour, alpha=0.35, linewidths=0)
-        scatter.set_title(title)
+        scatter.set_title(LABELS.get(title, title))
         _draw_density(density, points, limit, colour)
         for ax in (scatter, density):
             _square(ax, limit)
@@ -66,7 +66,7 @@ def zoom_figure(
             color=GREY,
             fontsize=8,
         )
-        ax.set_title(f"{title}: {len(offset):,} points")
+        ax.set_title(f"{LABELS.get(title, title)}: {len(offset):,} points")
         _square(ax, width)
     figure.supxlabel(f"offset from the mode ({centre[0]:g}, {centre[1]:g})", fontsize=10)
     return figure
@@ -112,7 +112,7 @@ def images_figure(sets: Mapping[str, Points], side: int, rows: int = 8) -> Figur
     figure, axes = panels(len(sets), 3.6 * len(sets), 3.85)
     for ax, (title, images) in zip(axes, sets.items(), strict=True):
         ax.imshow(_mosaic(np.asarray(images), side, rows), cmap="gray", vmin=-1, vmax=1)
-        ax.set_title(title)
+        ax.set_title(LABELS.get(title, title))
         ax.axis("off")
     return figure
 

@@ -20,6 +20,9 @@ INK, GREY, PALE = "#222222", "#777777", "#CCCCCC"
 COLOURS = {"data": GREY, "kac": BLUE, "diffusion": VERMILION, "flow-matching": GREEN}
 """One colour for each model, the same in every figure."""
 
+LABELS = {"kac": "Kac flow", "diffusion": "diffusion", "flow-matching": "flow matching"}
+"""What titles call the models."""
+
 _STYLE: dict[Any, Any] = {
     "figure.dpi": 160,
     "font.size": 10,
