@@ -65,10 +65,12 @@ def density_figure(process: KacProcess, times: tuple[float, ...]) -> Figure:
         stems.vlines([-c * s, c * s], 0, mass, color=VERMILION, linewidth=2.2)
         stems.plot([-c * s, c * s], [mass, mass], "o", color=VERMILION, markersize=5)
         stems.set_ylim(0, 0.55)
-        stems.spines["right"].set(visible=True, color=VERMILION)
-        stems.tick_params(axis="y", color=VERMILION, labelcolor=VERMILION)
-        stems.set_yticks([0, 0.25, 0.5], [] if i < len(times) - 1 else ["0", "¼", "½"])
-        if i == len(times) - 1:
+        # One axis of masses, at the right, serves all panels.
+        last = i == len(times) - 1
+        stems.spines["right"].set(visible=last, color=VERMILION)
+        stems.tick_params(axis="y", color=VERMILION, labelcolor=VERMILION, right=last)
+        stems.set_yticks([0, 0.25, 0.5], ["0", "¼", "½"] if last else [])
+        if last:
             stems.set_ylabel("mass of an atom", color=VERMILION)
     axes[0].set_ylabel("density")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
