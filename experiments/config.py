@@ -2,15 +2,17 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import tyro
 
 import kacjax
-from kacjax._validation import check_count, check_positive
+from kacjax._validation import check_choice, check_count, check_positive
+from kacjax.data import TARGETS
 
 # Beyond this, `jax.random.key` would need 64-bit integers.
 MAX_SEED = 2**31 - 1
+DATA = ("digits", *TARGETS)
 MAY_BE_ZERO = ("fourier", "warmup")
 
 ModelName = Literal["kac", "diffusion", "flow-matching"]
@@ -76,7 +78,7 @@ class PathConfig:
 class NetworkConfig:
     """The network."""
 
-    width: int = 256
+    width: int = 128
     """Units of a hidden layer."""
     depth: int = 3
     """Residual blocks."""
@@ -100,7 +102,7 @@ class OptimiserConfig:
     """Steps until then."""
     ema_decay: float = 0.999
     """Decay of the averaged weights."""
-    time_power: float = 1.0
+    time_power: float = 2.0
     """Times are T u^power: 1 even, 2 near the data."""
     seed: int = 0
     """Seed of everything random."""
@@ -138,11 +140,16 @@ class TrainConfig:
     """Replace an earlier run in that folder."""
 
     def check(self) -> None:
-        """Checks what the dataclasses' types do not say.
+        """Checks every value; those of a file may have any type.
 
         Raises:
-            ValueError: If a count is below one, or a rate is out of its range.
+            TypeError, ValueError: If a value has another type than its field, is an unknown name,
+                a count below one, or a rate out of its range.
         """
+        check_choice("data", self.data, DATA)
+        for group in (self.model, self.network, self.training, self.sampling):
+            for name, kind in get_type_hints(type(group)).items():
+                _check_type(name, getattr(group, name), kind)
         for group in (self.network, self.training, self.sampling):
             for field in dataclasses.fields(group):
                 value = getattr(group, field.name)
@@ -165,6 +172,13 @@ def check_seed(seed: int) -> None:
         raise ValueError(f"--seed must lie between 0 and {MAX_SEED}, got {seed}.")
 
 
+def _check_type(name: str, value: Any, kind: Any) -> None:
+    if get_origin(kind) is Literal:
+        check_choice(flag(name), value, get_args(kind))
+    elif not isinstance(value, int | float if kind is float else kind) or isinstance(value, bool):
+        raise TypeError(f"{flag(name)} must be of type {kind.__name__}, got {value!r}.")
+
+
 def flag(name: str) -> str:
     """The command line's spelling of a field."""
     return "--" + name.replace("_", "-")
@@ -180,12 +194,15 @@ def from_dict(values: dict[str, Any]) -> TrainConfig:
     """The inverse of `to_dict`.
 
     Raises:
-        KeyError, TypeError: If a field is missing or unknown.
+        KeyError, TypeError, ValueError: If a field is missing, unknown or wrong.
     """
-    return TrainConfig(
+    config = TrainConfig(
         data=values["data"],
         model=PathConfig(**values["model"]),
         network=NetworkConfig(**values["network"]),
         training=OptimiserConfig(**values["training"]),
         sampling=SamplingConfig(**values["sampling"]),
     )
+    config.check()
+    config.model.make()
+    return config

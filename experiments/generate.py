@@ -55,9 +55,7 @@ def generate(config: GenerateConfig) -> None:
     if config.out.suffix != ".npy" or config.out.is_dir():
         raise UserError(f"--out must name a .npy file, got {config.out}.")
     trained = runs.load_config(config.run)
-    with user_errors(ValueError, TypeError, saying=f"{config.run / runs.CONFIG} is damaged: "):
-        dataset = make_dataset(trained.data)
-        trained.check()
+    dataset = make_dataset(trained.data)
     velocity = load_velocity(config.run, trained, dataset.dim)
     sampling = SamplingConfig(config.num, config.solver, config.steps, config.grid)
     start = time.perf_counter()

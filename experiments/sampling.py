@@ -14,7 +14,7 @@ from experiments.command import UserError, user_errors
 from experiments.config import SamplingConfig, TrainConfig
 from experiments.datasets import Dataset
 from kacjax._typing import Key
-from kacjax.checkpoints import load_checkpoint, save_checkpoint
+from kacjax.checkpoints import load_checkpoint, load_description, save_checkpoint
 from kacjax.training import NetworkVelocity
 
 
@@ -32,8 +32,9 @@ def make_model(config: TrainConfig, dim: int) -> kacjax.models.MLP:
 
 def save_velocity(folder: Path, velocity: NetworkVelocity) -> None:
     """Writes the parameters of a trained velocity; the run's configuration has the rest."""
+    arrays = _filled(velocity.parameters)
     with user_errors(ValueError, OSError):
-        save_checkpoint(folder / runs.CHECKPOINT, _filled(velocity.parameters), {"holds": "EMA"})
+        save_checkpoint(folder / runs.CHECKPOINT, arrays, {"shapes": _shapes(arrays)})
 
 
 def load_velocity(folder: Path, config: TrainConfig, dim: int) -> NetworkVelocity:
@@ -43,8 +44,12 @@ def load_velocity(folder: Path, config: TrainConfig, dim: int) -> NetworkVelocit
         UserError: If its checkpoint is missing or damaged, or does not fit the configuration.
     """
     graphdef, parameters = nnx.split(make_model(config, dim))
+    arrays = _filled(parameters)
     with user_errors(ValueError):
-        loaded = iter(load_checkpoint(folder / runs.CHECKPOINT, _filled(parameters)))
+        # Asked first: Orbax reports another shape from many threads at once.
+        if load_description(folder / runs.CHECKPOINT).get("shapes") != _shapes(arrays):
+            raise UserError(f"{folder} is damaged: its checkpoint is of another network.")
+        loaded = iter(load_checkpoint(folder / runs.CHECKPOINT, arrays))
     parameters = jax.tree.map(lambda leaf: next(loaded) if leaf.size else leaf, parameters)
     path = config.model.make()
     return NetworkVelocity(parameters, path, graphdef, config.network.parameterisation)
@@ -53,6 +58,10 @@ def load_velocity(folder: Path, config: TrainConfig, dim: int) -> NetworkVelocit
 def _filled(parameters: Any) -> list[Array]:
     """The arrays that hold something: Orbax refuses an empty one, such as no Fourier features."""
     return [leaf for leaf in jax.tree.leaves(parameters) if leaf.size]
+
+
+def _shapes(arrays: list[Array]) -> list[list[int]]:
+    return [list(array.shape) for array in arrays]
 
 
 def draw_samples(
