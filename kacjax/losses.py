@@ -29,7 +29,7 @@ def sample_times(
     r"""Draws one time in `(0, T]` from each of `batch` strata: $t = T u^p$.
 
     Stratified, so that every batch covers all times: the loss keeps its mean and has less
-    variance than with independent times.
+    variance than with independent times. In random order, for the data may come in one.
 
     Args:
         key: Random key.
@@ -42,8 +42,9 @@ def sample_times(
     """
     check_positive("power", power)
     dtype = jnp.result_type(float)
-    strata = jnp.arange(1, batch + 1, dtype=dtype)
-    u = (strata - jax.random.uniform(key, (batch,), dtype)) / batch
+    order_key, place_key = jax.random.split(key)
+    strata = jax.random.permutation(order_key, jnp.arange(1, batch + 1, dtype=dtype))
+    u = (strata - jax.random.uniform(place_key, (batch,), dtype)) / batch
     return jnp.asarray(path.T, dtype) * u**power
 
 

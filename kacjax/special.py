@@ -30,6 +30,7 @@ _SMALL = 0.5
 # Above: the derivative's asymptotic series; its closed form cancels like x * epsilon.
 _LARGE = 2500.0
 
+
 def _power_series(terms: int) -> list[float]:
     """Coefficients of `h` in `q`, from `4 q h' = 4 h (1 - h) + q` and `h(0) = 1`."""
     h = [Fraction(1)]
@@ -87,7 +88,9 @@ QUOTIENT_SLOPE = [
 ]
 
 
-def polynomial(coefficients: Sequence[float | Array], x: Float[Array, "..."]) -> Float[Array, "..."]:
+def polynomial(
+    coefficients: Sequence[float | Array], x: Float[Array, "..."]
+) -> Float[Array, "..."]:
     """Horner's rule, lowest coefficient first; coefficients broadcast against `x`."""
     value = coefficients[-1]
     for coefficient in reversed(coefficients[:-1]):

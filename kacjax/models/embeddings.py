@@ -8,14 +8,15 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-# log(t / T) below this is one and the same to the network: nothing is resolved there.
-_SMALLEST = 1e-7
+# Times below this fraction of T look alike to the network: too few of them are ever drawn for
+# it to learn a difference, and to extrapolate one would blur the samples.
+_SMALLEST = 1e-3
+# Sinusoids of the logarithm; few, because the velocity changes smoothly with it.
+_LOG_SINUSOIDS = 4
 
 
-def time_features(
-    t: Float[Array, " batch"], T: float, dim: int
-) -> Float[Array, "batch features"]:
-    r"""Sinusoids of $1000 \, t / T$ and of $\log(t / T)$, and that logarithm itself.
+def time_features(t: Float[Array, " batch"], T: float, dim: int) -> Float[Array, "batch features"]:
+    r"""Sinusoids of $1000 \, t / T$, and of $\log(t / T)$ with that logarithm itself.
 
     Without the factor 1000 most sinusoids would be constant on [0, 1]; without the logarithm,
     times near the data, where the velocity changes scale, would look alike.
@@ -23,19 +24,24 @@ def time_features(
     Args:
         t: Times in `[0, T]`.
         T: Final time.
-        dim: Number of sinusoids of either kind, even.
+        dim: Number of sinusoids of the time itself, even.
 
     Returns:
-        Features of shape `(batch, 2 * dim + 1)`.
+        Features of shape `(batch, time_feature_count(dim))`.
     """
     half = dim // 2
     frequencies = jnp.asarray(np.exp(-math.log(10_000) * np.arange(half) / half), t.dtype)
-    relative = t / T
-    log = jnp.log(jnp.maximum(relative, _SMALLEST)) / -math.log(_SMALLEST)
-    scales = jnp.asarray(np.pi * np.arange(1, half + 1), t.dtype)
-    angles = [1000 * relative[:, None] * frequencies[None], log[:, None] * scales[None]]
+    relative = jnp.maximum(t / T, _SMALLEST)
+    log = jnp.log(relative) / -math.log(_SMALLEST)
+    scales = jnp.asarray(np.pi * np.arange(1, _LOG_SINUSOIDS + 1), t.dtype)
+    angles = 1000 * relative[:, None] * frequencies[None], log[:, None] * scales[None]
     parts = [function(angle) for angle in angles for function in (jnp.sin, jnp.cos)]
     return jnp.concatenate([*parts, log[:, None]], axis=-1)
+
+
+def time_feature_count(dim: int) -> int:
+    """Number of features that `time_features` makes of `dim` sinusoids."""
+    return dim + 2 * _LOG_SINUSOIDS + 1
 
 
 class FourierFeatures(nnx.Module):

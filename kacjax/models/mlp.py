@@ -6,7 +6,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from kacjax._validation import check_count, check_nonnegative, check_positive
-from kacjax.models.embeddings import FourierFeatures, time_features
+from kacjax.models.embeddings import FourierFeatures, time_feature_count, time_features
 
 
 class ResidualBlock(nnx.Module):
@@ -49,7 +49,7 @@ class MLP(nnx.Module):
         dim: int,
         *,
         rngs: nnx.Rngs,
-        width: int = 256,
+        width: int = 128,
         depth: int = 3,
         fourier: int = 0,
         highest_frequency: float = 30.0,
@@ -63,12 +63,15 @@ class MLP(nnx.Module):
         self.T = float(T)
         self.time_dim = 32
         self.embedding = FourierFeatures(dim, fourier, 0.5, highest_frequency, rngs=rngs)
-        self.time_in = nnx.Linear(2 * self.time_dim + 1, width, rngs=rngs)
+        self.time_in = nnx.Linear(time_feature_count(self.time_dim), width, rngs=rngs)
         self.time_out = nnx.Linear(width, width, rngs=rngs)
         self.first = nnx.Linear(self.embedding.features, width, rngs=rngs)
         self.blocks = nnx.List([ResidualBlock(width, rngs=rngs) for _ in range(depth)])
         self.norm = nnx.LayerNorm(width, rngs=rngs)
-        self.last = nnx.Linear(width, dim, kernel_init=nnx.initializers.zeros_init(), rngs=rngs)
+        zeros = nnx.initializers.zeros_init()
+        self.last = nnx.Linear(width, dim, kernel_init=zeros, rngs=rngs)
+        # Near the data the output is almost the input, which no narrow network can copy.
+        self.skip = nnx.Linear(width, dim, kernel_init=zeros, rngs=rngs)
 
     def __call__(
         self, t: Float[Array, " batch"], x: Float[Array, "batch dim"]
@@ -79,4 +82,4 @@ class MLP(nnx.Module):
         h = self.first(self.embedding(x))
         for block in self.blocks:
             h = block(h, time)
-        return self.last(jax.nn.silu(self.norm(h)))
+        return self.last(jax.nn.silu(self.norm(h))) + self.skip(time) * x

@@ -3,6 +3,7 @@ r"""Brownian motion, $Y_s = \sigma \sqrt{s} N$: the noise of diffusion models.
 Its velocity $v = y / (2 s)$ is unbounded as $s \to 0$: the explosion that the Kac process avoids.
 """
 
+import jax
 import jax.numpy as jnp
 from jax.scipy.special import ndtr
 from jax.scipy.stats import norm
@@ -10,8 +11,6 @@ from jax.scipy.stats import norm
 from kacjax._typing import Array, ArrayLike, Float, Key, Shape
 from kacjax._validation import check_positive
 from kacjax.processes.base import Process, align
-
-import jax
 
 
 class WienerProcess(Process):
@@ -62,6 +61,11 @@ class WienerProcess(Process):
     def cdf(self, s: ArrayLike, y: ArrayLike) -> Float[Array, "..."]:
         """Distribution function."""
         return ndtr(self.normal_score(s, y))
+
+    def linear_velocity(self, s: ArrayLike) -> Float[Array, "..."]:
+        r"""The velocity's factor $1 / (2 s)$, exact."""
+        s, sigma = align(s, self.sigma)
+        return 1 / (2 * s) + jnp.zeros_like(sigma)
 
     def variance(self, s: ArrayLike) -> Float[Array, "..."]:
         r"""Variance $\sigma^2 s$."""

@@ -33,7 +33,9 @@ def test_oracle(dtype):
             value = getattr(process, name)(s, y)
             assert value.dtype == dtype
             np.testing.assert_allclose(value, COLUMN[name], rtol=relative)
-        np.testing.assert_allclose(process.log_density(s, y), np.log(COLUMN["density"]), atol=relative)
+        np.testing.assert_allclose(
+            process.log_density(s, y), np.log(COLUMN["density"]), atol=relative
+        )
         np.testing.assert_allclose(process.cdf(s, y), COLUMN["cdf"], atol=absolute)
         np.testing.assert_allclose(process.variance(s), COLUMN["variance"], rtol=1e-6)
         # exp(-a s) has the condition number a s, for the rounding of a s alone.
@@ -65,7 +67,10 @@ def test_lower_tail_is_accurate_in_relative_terms(lam, x64):
             bessel = mpmath.besseli(0, lam * r) + mpmath.besseli(1, lam * r) / r
             return lam / 2 * mpmath.exp(-lam) * bessel
 
-        expected = [float(mpmath.quad(density, mpmath.linspace(-1, v, 40)) + mpmath.exp(-lam) / 2) for v in z]
+        expected = [
+            float(mpmath.quad(density, mpmath.linspace(-1, v, 40)) + mpmath.exp(-lam) / 2)
+            for v in z
+        ]
     np.testing.assert_allclose(process.cdf(1.0, jnp.asarray(z)), expected, rtol=1e-8)
 
 
@@ -87,7 +92,9 @@ def test_law_in_float64(a, c, s, z):
         np.testing.assert_allclose(process.velocity(s, -y), -v, rtol=1e-13)
         np.testing.assert_allclose(process.cdf(s, -y) + process.cdf(s, y), 1, rtol=1e-12)
         stretched = KacProcess(a / 2, c / 3)
-        np.testing.assert_allclose(stretched.velocity(2 * s, y * 2 / 3), v / 3, rtol=1e-9, atol=1e-300)
+        np.testing.assert_allclose(
+            stretched.velocity(2 * s, y * 2 / 3), v / 3, rtol=1e-9, atol=1e-300
+        )
 
 
 def test_continuity_equation_by_finite_differences(x64):
@@ -102,7 +109,9 @@ def test_continuity_equation_by_finite_differences(x64):
         h = jnp.zeros(2).at[index].set(step)
         at = lambda p: KacProcess(p[0], p[1]).cdf(0.7, y)  # noqa: E731
         difference = (at(given_ + h) - at(given_ - h)) / (2 * step)
-        np.testing.assert_allclose(jax.jacfwd(at)(given_)[:, index], difference, atol=1e-8, err_msg=name)
+        np.testing.assert_allclose(
+            jax.jacfwd(at)(given_)[:, index], difference, atol=1e-8, err_msg=name
+        )
 
 
 def test_telegraph_equation(x64):
@@ -148,7 +157,9 @@ def test_everything_is_finite_everywhere(dtype):
             inside = jnp.abs(z) < 1
             assert not jnp.any(jnp.isnan(out)), name
             assert jnp.all(jnp.isfinite(out) | ~inside), name
-            slopes = jax.vmap(lambda a, y: jax.grad(value, (1, 2, 3, 4))(name, a, one, one, y))(lam, z)
+            slopes = jax.vmap(lambda a, y: jax.grad(value, (1, 2, 3, 4))(name, a, one, one, y))(
+                lam, z
+            )
             for slope in slopes:
                 assert jnp.all(jnp.isfinite(slope)), name
 

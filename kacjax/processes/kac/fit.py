@@ -34,7 +34,10 @@ def exact_polynomials(zeta: float, nodes: int = 48) -> np.ndarray:
     root_end = min(float(np.sqrt(2 * lam)), end)
     z, w = exact_squash(lam, end * x, root_end * x)
     sigma, kappa = squash.prefactors(lam)
-    series = [chebyshev.chebfit(t, values, nodes - 1) for values in (z / x / sigma, w / x / (sigma * kappa))]
+    series = [
+        chebyshev.chebfit(t, values, nodes - 1)
+        for values in (z / x / sigma, w / x / (sigma * kappa))
+    ]
     degrees = (squash.POSITION_DEGREE, squash.VELOCITY_DEGREE)
     powers = [_powers(c[: d + 1], d) for c, d in zip(series, degrees, strict=True)]
     return np.concatenate([*powers, [end / zeta]])

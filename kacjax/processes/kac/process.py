@@ -162,6 +162,14 @@ class KacProcess(Process):
         s, a, c = align(s, self.a, self.c)
         return jnp.square(c * s) * law.scaled_variance(a * s)
 
+    def linear_velocity(self, s: ArrayLike) -> Float[Array, "..."]:
+        r"""The best linear predictor of the velocity, from $1/s$ at first to $1/(2s)$ in the end."""
+        s, a, c = align(s, self.a, self.c)
+        lam = a * s
+        # Of the variance (c s)^2 kappa(lam) only kappa is differentiated: c s may underflow.
+        kappa, slope = jax.jvp(law.scaled_variance, (lam,), (jnp.ones_like(lam),))
+        return (1 + lam * slope / (2 * kappa)) / s + jnp.zeros_like(c)
+
     def sample_jump_times(
         self, key: Key, horizon: ArrayLike, shape: Shape = (), max_jumps: int | None = None
     ) -> tuple[Float[Array, "..."], Int[Array, "..."]]:

@@ -66,7 +66,9 @@ def masses(
         return total + weight * jnp.exp(-offset * (start + offset / 2)) * _factor(lam, u), None
 
     grid = (jnp.asarray((nodes + 1) / 2, dtype), jnp.asarray(weights / 2, dtype))
-    integral, _ = jax.lax.scan(add, jnp.zeros(jnp.broadcast_shapes(lam.shape, m.shape), dtype), grid)
+    integral, _ = jax.lax.scan(
+        add, jnp.zeros(jnp.broadcast_shapes(lam.shape, m.shape), dtype), grid
+    )
     body = length * integral
     tail = jnp.exp(-lam) + body * jnp.exp(-start * start / 2)
     return jnp.where(central, body, 1 - tail), jnp.where(central, 1 - body, tail)

@@ -1,0 +1,295 @@
+"""Samples of the Kac process: their law, their atoms, their derivatives."""
+
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.scipy.special import ndtr
+
+from kacjax import KacProcess, WienerProcess
+from kacjax.processes.kac import squash, tails
+from kacjax.processes.kac.process import METHODS, _displace
+from tests.statistics import frequency_bound, ks_bound, ks_distance
+
+LAMBDAS = np.concatenate([np.logspace(-4, 4, 41), np.linspace(15.5, 19, 8)])
+# (a, c, s): little and much time, the kink of the table, the paper's setting, the diffusion limit.
+SETTINGS = [
+    (9.0, 3.0, 1.0),
+    (9.0, 3.0, 0.05),
+    (1e-3, 1.0, 1.0),
+    (0.7, 10.0, 1.0),
+    (17.0, 1.0, 1.0),
+    (17.2, 0.1, 1.0),
+    (60.0, 2.0, 0.5),
+    (1e4, 100.0, 1.0),
+]
+
+
+def randomised_uniforms(process, s, y, key):
+    """The distribution function, spread evenly over the atoms' steps: uniform if y has the law."""
+    atom = process.atom_mass(s) / 2
+    cone = process.c * s
+    spread = atom * jax.random.uniform(key, y.shape, y.dtype)
+    u = process.cdf(s, jnp.where(jnp.abs(y) < cone, y, 0))
+    return jnp.where(y >= cone, 1 - spread, jnp.where(y <= -cone, spread, u))
+
+
+def check_law(process, s, size, method="squash", block=500_000):
+    uniforms = []
+    for seed in range(-(-size // block)):
+        key, spread_key = jax.random.split(jax.random.key(seed))
+        num = min(block, size - seed * block)
+        y = process.sample(key, s, (num,), method=method)
+        uniforms.append(jax.jit(randomised_uniforms)(process, s, y, spread_key))
+    uniforms = np.concatenate([np.asarray(u) for u in uniforms])
+    assert ks_distance(uniforms) < ks_bound(size)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("a", "c", "s"), SETTINGS[:5])
+def test_law_of_samples(a, c, s, method):
+    """20,000 samples; false-alarm rate 1e-7 a comparison."""
+    check_law(KacProcess(a, c), s, 20_000, method)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("a", "c", "s"), SETTINGS)
+def test_law_of_ten_million_samples(a, c, s):
+    """False-alarm rate 1e-7: the distance must be below 9.2e-4."""
+    check_law(KacProcess(a, c), s, 10_000_000)
+
+
+@pytest.mark.slow
+def test_law_at_random_settings():
+    """Ten random settings of a million samples each; false-alarm rate 1e-7 each."""
+    generator = np.random.default_rng(0)
+    for _ in range(10):
+        a, c, s = np.exp(generator.uniform(np.log([0.05, 0.1, 0.05]), np.log([200, 50, 5])))
+        check_law(KacProcess(float(a), float(c)), float(s), 1_000_000)
+
+
+def test_atoms_and_their_velocities():
+    """In 200,000 samples, exactly those on the cone move at speed c, and as many as should."""
+    process, s = KacProcess(3.0, 2.0), 0.5
+    for method in METHODS:
+        y, v = process.sample_with_velocity(jax.random.key(1), s, (200_000,), method=method)
+        atom = jnp.abs(v) == 2.0
+        mass = float(process.atom_mass(s))
+        assert abs(float(jnp.mean(atom)) - mass) < frequency_bound(mass, atom.size)
+        np.testing.assert_allclose(jnp.abs(y[atom]), 1.0, rtol=1e-6)
+        np.testing.assert_array_equal(jnp.sign(v), jnp.sign(y))
+        # From inside, the velocity stays below c * lam / (lam + 2).
+        assert jnp.max(jnp.abs(v[~atom])) <= 2.0 * 1.5 / 3.5 * (1 + 1e-5)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_velocity_is_the_field(method, x64):
+    process, s = KacProcess(6.0, 1.5), jnp.array([[0.01], [0.3], [4.0]])
+    y, v = process.sample_with_velocity(jax.random.key(0), s, (3, 2000), method=method)
+    atom = jnp.abs(v) == 1.5
+    np.testing.assert_allclose(v[~atom], process.velocity(s, y)[~atom], rtol=1e-6)
+
+
+def test_float32_squash_against_float64():
+    """The polynomials against Newton's method, for lam from 1e-4 to 1e4 and across the kink."""
+    x = np.concatenate([np.linspace(0.02, 0.98, 25), [0.999]])
+    single = jnp.asarray(LAMBDAS, jnp.float32)[:, None]
+    with jax.enable_x64(True):
+        lam = jnp.asarray(single, jnp.float64)
+        n = (x * np.minimum(tails.atom_score(lam), 5.4)).astype(np.float32)
+        exact = _displace(
+            lam, jnp.ones_like(lam), jnp.ones_like(lam), jnp.asarray(n, jnp.float64), True
+        )
+        exact = [np.asarray(value) / scale for value, scale in zip(exact, (lam, 1), strict=True)]
+    z, w, atom = squash.squash(single, jnp.asarray(n))
+    assert not jnp.any(atom)
+    np.testing.assert_allclose(z, exact[0], rtol=1e-6)
+    np.testing.assert_allclose(w, exact[1], rtol=2e-6)
+
+
+def test_table_is_small_and_made_by_the_script(x64):
+    from kacjax.processes.kac.fit import exact_polynomials
+
+    file = pathlib.Path(squash.__file__).with_name("squash.npy")
+    table = np.load(file)
+    assert file.stat().st_size <= 64 * 1024
+    assert np.abs(table).max() < 20
+    for panel, local in ((0, -0.3), (21, 0.9), (22, -0.9), (30, 0.5)):
+        made = exact_polynomials((panel + (local + 1) / 2) / squash.PANELS)
+        stored = np.polynomial.polynomial.polyval(local, table[:, panel])
+        np.testing.assert_allclose(stored, made, atol=2e-6 * np.abs(made).max())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_quantile_round_trip(dtype):
+    """|cdf(quantile(u)) - u|, and its relative size in the lower tail down to 1e-6."""
+    with jax.enable_x64(dtype == "float64"):
+        process = KacProcess(jnp.asarray(LAMBDAS, dtype)[:, None], 1.0)
+        u = jnp.asarray(
+            np.concatenate([np.logspace(-6, -2, 17), np.linspace(0.02, 0.98, 49)]), dtype
+        )
+        y = jax.jit(lambda u: process.quantile(1.0, u[None]))(u)
+        value = jax.jit(lambda y: process.cdf(1.0, y))(y)
+        inside = np.broadcast_to(u, y.shape) > np.asarray(process.atom_mass(1.0)) / 2 * (1 + 1e-4)
+        inside &= np.asarray(jnp.abs(y)) < 1
+        error = np.abs(np.asarray(value, np.float64) - np.asarray(u, np.float64))[inside]
+        level = np.broadcast_to(np.minimum(u, 1 - u), y.shape)[inside]
+        assert error.max() <= (2e-6 if dtype == "float32" else 1e-13)
+        relative = (error / level)[level <= 0.01]
+        assert relative.max() <= (1e-4 if dtype == "float32" else 1e-9)
+
+
+def test_far_tails_in_float32(x64):
+    """Quantiles down to the smallest normal float32, against float64."""
+    u = np.logspace(np.log10(1.2e-38), -9, 20)
+    for lam in (1.0, 20.0, 60.0, 86.0, 90.0, 300.0, 1e4):
+        exact = KacProcess(lam, 1.0).quantile(1.0, jnp.asarray(u))
+        single = KacProcess(np.float32(lam), np.float32(1)).quantile(
+            np.float32(1), u.astype(np.float32)
+        )
+        assert single.dtype == jnp.float32
+        np.testing.assert_allclose(single, exact, rtol=3e-6)
+
+
+def test_quantile_has_the_atoms():
+    process = KacProcess(1.0, 2.0)
+    atom = np.exp(-1.0) / 2
+    u = jnp.array([1e-6, atom * 0.999, atom * 1.001, 0.5, 1 - atom * 1.001, 1 - atom * 0.999])
+    y = process.quantile(1.0, u)
+    np.testing.assert_array_equal(jnp.abs(y) == 2, [True, True, False, False, False, True])
+    assert jnp.all(jnp.diff(y) >= 0)
+    np.testing.assert_allclose(jnp.abs(y[2]), 2, rtol=2e-3)
+
+
+def test_transport_is_monotone_and_continuous_across_every_seam():
+    """Dense grids of n around the atoms and 5.5, and of lam around every panel boundary."""
+    for lam in (1e-3, 1.0, 12.0, 17.0, 17.2, 40.0):
+        n = jnp.linspace(-8.0, 8.0, 4001)
+        y = KacProcess(lam, 1.0).transport(1.0, n)
+        assert jnp.min(jnp.diff(y)) >= -4e-7
+        np.testing.assert_allclose(y, -y[::-1], atol=1e-7)
+    zeta = np.arange(1, squash.PANELS) / squash.PANELS
+    lam = squash.HALFWAY * zeta / (1 - zeta)
+    n = jnp.linspace(0.01, 5.4, 50)[None]
+    low, high = (
+        squash.squash(jnp.asarray(lam * factor, jnp.float32)[:, None], n)[:2]
+        for factor in (1 - 1e-6, 1 + 1e-6)
+    )
+    for below, above in zip(low, high, strict=True):
+        smooth = np.asarray(jnp.abs(below) < 0.999)
+        assert np.max(np.abs(below - above)[smooth]) < 5e-6
+
+
+@pytest.mark.parametrize("lam", [0.01, 0.5, 4.0, 17.0, 30.0, 1e3])
+def test_derivatives_against_differences_of_the_quantile(lam, x64):
+    """dy = v ds + (y/c) dc + (s v - y)/a da, and the acceleration, to 1e-6; on the atoms too."""
+    n = jax.random.normal(jax.random.key(1), (500,))
+    n = jnp.concatenate([n, jnp.array([9.0, -9.0])])
+    point = (0.5, lam / 0.5, 2.0)
+    full = [jnp.full(n.shape, value) for value in point]
+    score = float(tails.atom_score(jnp.asarray(lam)))
+    away = np.asarray(jnp.abs(jnp.abs(n) - score) > 1e-3)
+
+    def both(s, a, c, n):
+        return jnp.stack(_displace(s, a, c, n, True))
+
+    for index in range(4):
+        arguments = [*full, n]
+        step = 1e-5 * (point[index] if index < 3 else 1.0)
+        up, down = list(arguments), list(arguments)
+        up[index], down[index] = up[index] + step, down[index] - step
+        difference = (both(*up) - both(*down)) / (2 * step)
+        tangents = [jnp.zeros_like(n)] * 4
+        tangents[index] = jnp.ones_like(n)
+        _, exact = jax.jvp(both, tuple(arguments), tuple(tangents))
+        scale = 1 + np.max(np.abs(exact), axis=1, keepdims=True)
+        np.testing.assert_allclose(
+            (exact / scale)[:, away], (difference / scale)[:, away], atol=1e-6
+        )
+    on_atoms = jax.jvp(
+        both, (*full, n), (*[jnp.zeros_like(n)] * 2, jnp.ones_like(n), jnp.zeros_like(n))
+    )[1]
+    np.testing.assert_allclose(on_atoms[:, -2:], [[0.5, -0.5], [1, -1]])
+
+
+def test_gradient_of_the_variance_by_samples():
+    """E[y^2] differentiated through 400,000 samples is the derivative of the variance, to 3%."""
+
+    def by_samples(a, c, s):
+        y = KacProcess(a, c).sample(jax.random.key(0), s, (400_000,))
+        return jnp.mean(y**2)
+
+    point = (4.0, 2.0, 0.6)
+    expected = jax.grad(lambda a, c, s: KacProcess(a, c).variance(s), (0, 1, 2))(*point)
+    np.testing.assert_allclose(jax.grad(by_samples, (0, 1, 2))(*point), expected, rtol=0.03)
+
+
+def test_the_same_key_couples_kac_and_wiener():
+    """Root mean square distance of coupled samples falls like 1/a in the diffusion limit."""
+    key, distances = jax.random.key(0), []
+    for a in (1e2, 1e3):
+        kac = KacProcess(a, a**0.5).sample(key, 1.0, (20_000,))
+        distances.append(float(jnp.std(kac - WienerProcess().sample(key, 1.0, (20_000,)))))
+    assert distances[0] < 0.01
+    np.testing.assert_allclose(distances[0] / distances[1], 10, rtol=0.3)
+
+
+def test_vectors_of_processes():
+    """Rates and speeds per component and per sample, by broadcasting and by vmap."""
+    key = jax.random.key(0)
+    c = jnp.array([[0.5, 1.0, 4.0]])
+    y = KacProcess(jnp.array([[1.0, 9.0, 40.0]]), c).sample(key, jnp.ones((50_000, 1)), (50_000, 3))
+    expected = KacProcess(jnp.array([1.0, 9.0, 40.0]), c[0]).variance(1.0)
+    np.testing.assert_allclose(jnp.var(y, axis=0), expected, rtol=0.05)
+    processes = KacProcess(jnp.array([1.0, 9.0]), jnp.array([2.0, 3.0]))
+    mapped = jax.vmap(lambda p: p.sample(key, 0.3, (5,)))(processes)
+    for row, a, c in zip(mapped, (1.0, 9.0), (2.0, 3.0), strict=True):
+        np.testing.assert_allclose(row, KacProcess(a, c).sample(key, 0.3, (5,)), rtol=1e-5)
+
+
+def test_no_transcendental_and_no_gather_per_component():
+    """The compiled sample adds to the normal variables only work that is per sample."""
+
+    def count(process, names, columns):
+        run = jax.jit(lambda key, s: process.sample_with_velocity(key, s, (64, columns)))
+        text = run.lower(jax.random.key(0), jnp.ones((64, 1))).as_text()
+        wide = [line for line in text.splitlines() if f"64x{columns}x" in line]
+        return {
+            name: sum(f"stablehlo.{name}" in line or f"chlo.{name}" in line for line in wide)
+            for name in names
+        }
+
+    names = ("gather", "exponential", "log", "power", "sine", "bessel_i1e", "while")
+    assert count(KacProcess(), names, 300) == count(WienerProcess(), names, 300)
+
+
+def test_extreme_times_are_finite():
+    for s in (0.0, 1e-30, 1e10):
+        y, v = KacProcess().sample_with_velocity(jax.random.key(0), s, (100,))
+        assert jnp.all(jnp.isfinite(y))
+        assert jnp.all(jnp.abs(v) <= 3)
+    assert jnp.all(KacProcess().sample(jax.random.key(0), 0.0, (100,)) == 0)
+
+
+def test_normal_score_inverts_transport(x64):
+    n = jnp.linspace(-1.2, 1.2, 11)
+    process = KacProcess(2.0, 1.0)
+    np.testing.assert_allclose(
+        process.normal_score(1.0, process.transport(1.0, n)), n, rtol=1e-9, atol=1e-12
+    )
+    np.testing.assert_allclose(process.cdf(1.0, process.transport(1.0, n)), ndtr(n), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda p: p.sample(jax.random.key(0), -1.0, (2,)), "s must not be negative"),
+        (lambda p: p.sample(jax.random.key(0), jnp.ones(3), (2,)), "do not broadcast"),
+        (lambda p: p.sample(jax.random.key(0), 1.0, (2,), method="table"), "method must be one of"),
+    ],
+)
+def test_bad_arguments(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(KacProcess())

@@ -1,0 +1,76 @@
+"""Networks for vectors and their embeddings."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from kacjax.models import MLP
+from kacjax.models.embeddings import FourierFeatures, time_feature_count, time_features
+
+
+def test_zero_at_initialisation_and_right_shape():
+    model = MLP(3, rngs=nnx.Rngs(0), width=32, depth=2, fourier=8)
+    x = jax.random.normal(jax.random.key(0), (5, 3))
+    np.testing.assert_array_equal(model(jnp.linspace(0, 1, 5), x), jnp.zeros((5, 3)))
+
+
+def test_smooth_in_space_and_time_after_a_change_of_the_last_layer():
+    model = MLP(2, rngs=nnx.Rngs(0), width=32, depth=2, fourier=8)
+    model.last.kernel[...] = jnp.ones((32, 2))
+    evaluate = lambda t, x: jnp.sum(model(t[None], x[None]))  # noqa: E731
+    point = (jnp.array(0.3), jnp.array([0.1, -0.4]))
+    for order in (jax.grad(evaluate, (0, 1)), jax.hessian(evaluate, (0, 1))):
+        assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(order(*point)))
+
+
+def test_time_features_tell_times_apart_on_every_scale():
+    """Neighbours of a logarithmic grid differ, and so do those of a uniform one."""
+    for t in (jnp.geomspace(1e-3, 1.0, 30), jnp.linspace(0.01, 1.0, 100)):
+        features = time_features(t, 1.0, 32)
+        assert features.shape == (t.size, time_feature_count(32))
+        assert jnp.min(jnp.linalg.norm(jnp.diff(features, axis=0), axis=1)) > 0.05
+    assert jnp.all(jnp.isfinite(time_features(jnp.zeros(1), 1.0, 32)))
+
+
+def test_time_is_measured_in_units_of_T():
+    np.testing.assert_allclose(
+        time_features(jnp.array([0.3]), 1.0, 16),
+        time_features(jnp.array([0.9]), 3.0, 16),
+        atol=1e-4,
+    )
+
+
+def test_fourier_features_are_fixed():
+    model = MLP(2, rngs=nnx.Rngs(0), width=16, depth=1, fourier=4)
+    model.last.kernel[...] = jnp.ones((16, 2))
+    graphdef, state = nnx.split(model)
+    loss = lambda s: jnp.sum(nnx.merge(graphdef, s)(jnp.ones(3), jnp.ones((3, 2))))  # noqa: E731
+    gradient = nnx.to_pure_dict(jax.grad(loss)(state))
+    np.testing.assert_array_equal(gradient["embedding"]["frequencies"], 0)
+    assert jnp.any(gradient["first"]["kernel"] != 0)
+
+
+def test_fourier_features_at_a_point():
+    module = FourierFeatures(2, 6, 0.5, 20.0, rngs=nnx.Rngs(0))
+    lengths = jnp.linalg.norm(module.frequencies[...], axis=0)
+    np.testing.assert_allclose(lengths, np.geomspace(0.5, 20, 6), rtol=1e-5)
+    x = jnp.array([[0.2, -0.1]])
+    out = module(x)
+    assert out.shape == (1, module.features)
+    np.testing.assert_allclose(out[:, 2:8] ** 2 + out[:, 8:] ** 2, 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"dim": 0}, "dim must be an integer of at least 1, got 0"),
+        ({"dim": 2, "width": -3}, "width must be an integer"),
+        ({"dim": 2, "depth": 0}, "depth must be an integer"),
+        ({"dim": 2, "T": -1.0}, "T must be positive"),
+    ],
+)
+def test_bad_sizes(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        MLP(rngs=nnx.Rngs(0), **arguments)

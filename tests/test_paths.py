@@ -1,0 +1,156 @@
+"""Paths: their three settings, their targets, their prior."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kacjax import KacProcess, ProbabilityPath, diffusion_path, flow_matching_path, kac_path
+from kacjax.schedules import CLOCKS, SIGNALS
+
+PATHS = {
+    "kac": kac_path(9.0, 3.0, clock="t2"),
+    "diffusion": diffusion_path(0.8, T=2.0, signal="cosine"),
+    "flow-matching": flow_matching_path(),
+}
+
+
+def test_flow_matching_is_exactly_noise_minus_data():
+    path, key = flow_matching_path(), jax.random.key(0)
+    t = jnp.linspace(0, 1, 64)
+    x0 = jax.random.normal(jax.random.key(1), (64, 5))
+    noise = jax.random.normal(key, (64, 5))
+    point = path.sample(key, t, x0)
+    np.testing.assert_allclose(point.velocity, noise - x0, rtol=1e-6, atol=5e-7)
+    expected = (1 - t[:, None]) * x0 + t[:, None] * noise
+    np.testing.assert_allclose(point.x_t, expected, rtol=1e-6, atol=5e-7)
+
+
+@pytest.mark.parametrize("signal", SIGNALS)
+@pytest.mark.parametrize("clock", CLOCKS)
+@pytest.mark.parametrize(
+    "maker", [lambda **k: kac_path(5.0, 2.0, **k), lambda **k: diffusion_path(**k)]
+)
+def test_target_is_the_derivative_of_the_path(maker, signal, clock, x64):
+    """At fixed noise, d x_t / dt by autodiff is the velocity that the path returns."""
+    path = maker(T=1.5, signal=signal, clock=clock)
+    key, t = jax.random.key(0), jnp.linspace(0.1, 1.4, 40)
+    x0 = jax.random.normal(jax.random.key(1), (40, 3))
+    derivative = jax.jvp(lambda t: path.sample(key, t, x0).x_t, (t,), (jnp.ones_like(t),))[1]
+    point = path.sample(key, t, x0)
+    np.testing.assert_allclose(point.velocity, derivative, rtol=1e-9, atol=1e-12)
+    inside = (
+        jnp.abs(point.x_t - path.signal(t)[:, None] * x0) < 0.999999 * 2 * path.clock(t)[:, None]
+    )
+    conditional = path.conditional_velocity(t, point.x_t, x0)
+    keep = inside if isinstance(path.process, KacProcess) else jnp.ones_like(inside)
+    np.testing.assert_allclose(conditional[keep], point.velocity[keep], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_velocity_from_data_is_right_on_average(name):
+    """E[velocity | x0] from the true datum, over 100,000 draws of noise: error below 5 sigma."""
+    path = PATHS[name]
+    t = jnp.full(100_000, 0.3)
+    x0 = jnp.broadcast_to(jnp.array([[0.7, -0.2]]), (100_000, 2))
+    point = path.sample(jax.random.key(0), t, x0)
+    error = path.velocity_from_data(t, point.x_t, x0) - point.velocity
+    bound = 5 * jnp.std(error, axis=0) / 100_000**0.5 + 1e-5
+    assert jnp.all(jnp.abs(jnp.mean(error, axis=0)) < bound)
+    y = point.x_t - path.signal(t[:1]) * x0
+    # The remainder is uncorrelated with the noise: the predictor is the best linear one.
+    correlation = jnp.mean(error * y, axis=0) / (jnp.std(error, axis=0) * jnp.std(y, axis=0) + 1e-5)
+    assert jnp.all(jnp.abs(correlation) < 0.02)
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_data_gain_is_the_derivative(name):
+    path, t = PATHS[name], jnp.array([0.01, 0.5, 0.9])
+    x = jnp.ones((3, 1))
+    slope = jax.grad(lambda x0: jnp.sum(path.velocity_from_data(t, x, x0)))(x)
+    np.testing.assert_allclose(path.data_gain(t), slope[:, 0], rtol=1e-5)
+    assert jnp.all(path.data_gain(t) < 0)
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_under_jit_vmap_and_grad(name):
+    path, key = PATHS[name], jax.random.key(0)
+    t, x0 = jnp.array([0.2, 0.7]), jnp.ones((2, 3))
+    eager = path.sample(key, t, x0)
+    for a, b in zip(
+        eager, jax.jit(lambda p, k, t, x: p.sample(k, t, x))(path, key, t, x0), strict=True
+    ):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    keys = jax.random.split(key, 4)
+    assert jax.vmap(lambda k: path.sample(k, t, x0).velocity)(keys).shape == (4, 2, 3)
+    grads = jax.grad(lambda t: jnp.sum(path.sample(key, t, x0).x_t))(t)
+    assert jnp.all(jnp.isfinite(grads))
+    assert path.sample_prior(key, (4, 3)).shape == (4, 3)
+
+
+def test_targets_are_finite_at_both_ends():
+    for path in PATHS.values():
+        t = jnp.array([0.0, path.T])
+        point = path.sample(jax.random.key(0), t, jnp.ones((2, 4)))
+        assert all(bool(jnp.all(jnp.isfinite(part))) for part in point)
+        np.testing.assert_allclose(point.x_t[0], 1.0, atol=1e-5)
+
+
+def test_kac_velocity_is_bounded_and_diffusion_is_not():
+    x0, t = jnp.zeros((4096, 2)), jnp.full(4096, 1e-6)
+    kac = kac_path(9.0, 3.0).sample(jax.random.key(0), t, x0).velocity
+    diffusion = diffusion_path().sample(jax.random.key(0), t, x0).velocity
+    assert jnp.max(jnp.abs(kac)) <= 3
+    assert jnp.max(jnp.abs(diffusion)) > 1000
+
+
+@pytest.mark.parametrize("signal", ["exponential", "constant"])
+def test_prior_of_a_signal_that_does_not_vanish_needs_data(signal):
+    path, key = kac_path(signal=signal), jax.random.key(0)
+    with pytest.raises(ValueError, match="does not vanish at T.*pass x0"):
+        path.sample_prior(key, (5, 2))
+    x0 = jnp.ones((5, 2))
+    expected = (
+        path.signal(1.0) * x0 + path.process.sample(key, 1.0, (5, 2))
+        if signal != "constant"
+        else None
+    )
+    prior = path.sample_prior(key, (5, 2), x0)
+    assert prior.shape == (5, 2)
+    if expected is not None:
+        np.testing.assert_allclose(prior, expected, rtol=1e-6)
+    with pytest.raises(ValueError, match="x0 must have the shape"):
+        path.sample_prior(key, (5, 2), jnp.ones((4, 2)))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: kac_path(T=-1.0), "T must be positive and finite, got -1.0"),
+        (lambda: kac_path(a=float("nan")), "a must be positive and finite, got nan"),
+        (lambda: diffusion_path(sigma=0.0), "sigma must be positive and finite, got 0.0"),
+        (lambda: kac_path(signal="sine"), "signal must be one of constant, cosine"),
+        (lambda: kac_path(clock="t3"), "clock must be one of t, t2; got 't3'"),
+        (
+            lambda: kac_path().sample(jax.random.key(0), jnp.ones(3), jnp.ones((2, 2))),
+            "one time per datum",
+        ),
+        (
+            lambda: kac_path().sample(jax.random.key(0), -jnp.ones(2), jnp.ones((2, 2))),
+            "t must not be negative",
+        ),
+    ],
+)
+def test_bad_arguments(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_path_is_a_pytree_whose_parameters_are_traced():
+    def variance(path: ProbabilityPath):
+        return path.process.variance(path.clock(jnp.asarray(path.T)))
+
+    gradient = jax.grad(variance)(kac_path(9.0, 3.0))
+    np.testing.assert_allclose(
+        gradient.process.c, 2 * KacProcess(9.0, 3.0).variance(1.0) / 3, rtol=1e-5
+    )
