@@ -31,6 +31,15 @@ def promotion_as_users_have_it():
         yield
 
 
+@pytest.fixture(autouse=True, scope="module")
+def compile_quickly():
+    """Compiling takes most of the time of so short runs."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
 def fails(capsys, command, argv, *words):
     """The command exits with 2 and one line on stderr that holds these words."""
     capsys.readouterr()
@@ -48,8 +57,7 @@ def finished(tmp_path_factory):
     """A short run, trained in another process."""
     folder = tmp_path_factory.mktemp("runs") / "deep" / "grid2d-kac"
     command = [sys.executable, "-m", "experiments.train", "grid2d", *QUICK, "--out", str(folder)]
-    # Compiling takes most of the time of so short a run.
-    quick = {**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    quick = {**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=quick)
     assert done.returncode == 0, done.stderr
     return folder, done.stdout
