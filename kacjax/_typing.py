@@ -5,10 +5,10 @@ from typing import TypeAlias
 import numpy as np
 from jaxtyping import Array, Float, Int, Num, PRNGKeyArray
 
-Scalar: TypeAlias = float | int | Num[Array, ""] | np.generic
+Scalar: TypeAlias = float | int | Num[Array, ""]
 """A number: Python, NumPy, or an array of rank zero."""
 
-ArrayLike: TypeAlias = float | int | Num[Array, "..."] | np.ndarray | np.generic
+ArrayLike: TypeAlias = float | int | Num[Array, "..."] | np.ndarray
 """Anything that broadcasts as an array of numbers."""
 
 Key: TypeAlias = PRNGKeyArray

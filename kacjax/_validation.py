@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
 import jax
+import jax.core
 import numpy as np
 
 T = TypeVar("T")

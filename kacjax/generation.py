@@ -9,7 +9,6 @@ from typing import Literal, overload
 
 import diffrax
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -204,4 +203,5 @@ def _solve(
         max_steps=max_steps,
     )
     nfe = evaluations * solution.stats["num_steps"] + int(solver in ADAPTIVE)
+    assert solution.ys is not None  # Something was saved, or diffeqsolve would have raised.
     return solution.ys, jnp.asarray(nfe)

@@ -45,7 +45,7 @@ def sample_times(
     order_key, place_key = jax.random.split(key)
     strata = jax.random.permutation(order_key, jnp.arange(1, batch + 1, dtype=dtype))
     u = (strata - jax.random.uniform(place_key, (batch,), dtype)) / batch
-    return jnp.asarray(path.T, dtype) * u**power
+    return jnp.asarray(path.T, dtype) * jnp.power(u, power)
 
 
 def flow_matching_loss(

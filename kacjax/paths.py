@@ -136,7 +136,8 @@ class ProbabilityPath(eqx.Module):
     ) -> Float[Array, "batch *event"]:
         r"""The velocity that a prediction `x0` of the data stands for.
 
-        $$ f' x_0 + g' \beta(g) (x - f x_0), \qquad \beta(s) = \tfrac12 \partial_s \log \operatorname{Var}(s), $$
+        $$ f' x_0 + g' \beta(g) (x - f x_0), \qquad
+           \beta(s) = \tfrac12 \partial_s \log \operatorname{Var}(s), $$
 
         with the noise's velocity replaced by its best linear predictor. For every path it is an
         affine change of variables, so that a network that outputs the data in place of the

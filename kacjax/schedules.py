@@ -138,7 +138,7 @@ GRIDS = {"uniform": 1.0, "power": 2.0}
 
 
 def time_grid(
-    name: str, T: Scalar, steps: int, power: Scalar | None = None
+    name: str, T: ArrayLike, steps: int, power: Scalar | None = None
 ) -> Float[Array, " steps_plus_one"]:
     r"""The times at which a fixed-step solver stops, falling from `T` to 0.
 
@@ -160,4 +160,4 @@ def time_grid(
     check_count("steps", steps)
     exponent = choose("grid", name, GRIDS) if power is None else power
     check_positive("power", exponent)
-    return T * (jnp.arange(steps, -1, -1) / steps) ** exponent
+    return T * jnp.power(jnp.arange(steps, -1, -1) / steps, exponent)

@@ -144,7 +144,7 @@ def train_step(
     path = velocity.path
     weight = None
     if velocity.parameterisation == "data":
-        weight = partial(_data_weight, path)
+        weight = lambda t: _data_weight(path, t)  # noqa: E731
 
     def loss_of(parameters):
         function = eqx.tree_at(lambda v: v.parameters, velocity, parameters)

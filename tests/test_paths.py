@@ -107,7 +107,7 @@ def test_kac_velocity_is_bounded_and_diffusion_is_not():
 @pytest.mark.parametrize("signal", ["exponential", "constant"])
 def test_prior_of_a_signal_that_does_not_vanish_needs_data(signal):
     path, key = kac_path(signal=signal), jax.random.key(0)
-    with pytest.raises(ValueError, match="does not vanish at T.*pass x0"):
+    with pytest.raises(ValueError, match=r"does not vanish at T.*pass x0"):
         path.sample_prior(key, (5, 2))
     x0 = jnp.ones((5, 2))
     expected = (

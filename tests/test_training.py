@@ -144,5 +144,5 @@ def test_bad_arguments(options, message):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run():
-    with pytest.raises(FloatingPointError, match="loss became .* at step"):
+    with pytest.raises(FloatingPointError, match=r"loss became .* at step"):
         quick(learning_rate=1e38, warmup=0, clip=1e30)

@@ -146,8 +146,8 @@ def test_far_tails_in_float32(x64):
     u = np.logspace(np.log10(1.2e-38), -9, 20)
     for lam in (1.0, 20.0, 60.0, 86.0, 90.0, 300.0, 1e4):
         exact = KacProcess(lam, 1.0).quantile(1.0, jnp.asarray(u))
-        single = KacProcess(np.float32(lam), np.float32(1)).quantile(
-            np.float32(1), u.astype(np.float32)
+        single = KacProcess(jnp.float32(lam), jnp.float32(1)).quantile(
+            jnp.float32(1), jnp.asarray(u, jnp.float32)
         )
         assert single.dtype == jnp.float32
         np.testing.assert_allclose(single, exact, rtol=3e-6)
@@ -184,7 +184,7 @@ def test_transport_is_monotone_and_continuous_across_every_seam():
 
 @pytest.mark.parametrize("lam", [0.01, 0.5, 4.0, 17.0, 30.0, 1e3])
 def test_derivatives_against_differences_of_the_quantile(lam, x64):
-    """dy = v ds + (y/c) dc + (s v - y)/a da, and the acceleration, to 1e-6; on the atoms too."""
+    """Slopes of position and velocity along the flow, to 1e-6; on the atoms too."""
     n = jax.random.normal(jax.random.key(1), (500,))
     n = jnp.concatenate([n, jnp.array([9.0, -9.0])])
     point = (0.5, lam / 0.5, 2.0)

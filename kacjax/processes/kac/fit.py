@@ -1,8 +1,9 @@
 """Makes the constants of `squash.py` and `special.py`: `python -m kacjax.processes.kac.fit`.
 
-Takes two minutes, in float64, from quadrature. At Chebyshev nodes of every panel the exact map is interpolated in `2 x**2 - 1`,
-truncated in the Chebyshev basis, and the coefficients are interpolated over the panel. The table is
-written beside `squash.py`; the Bessel quotient's coefficients are printed, to be pasted.
+Takes two minutes, in float64, from quadrature. At Chebyshev nodes of every panel the exact map is
+interpolated in `2 x**2 - 1`, truncated in the Chebyshev basis, and the coefficients are
+interpolated over the panel. The table is written beside `squash.py`; the coefficients of the Bessel
+quotient are printed, to be pasted.
 """
 
 import pathlib
@@ -20,9 +21,9 @@ def exact_squash(
     lam: np.ndarray, n: np.ndarray, guess: np.ndarray, steps: int = 40
 ) -> tuple[np.ndarray, np.ndarray]:
     """The map and its velocity by Newton's method in float64, from a guess of the coordinate."""
-    lam, n, guess = (jnp.asarray(value) for value in (lam, n, guess))
-    z, room = tails.from_root(lam, tails.refine(lam, guess, n, steps))
-    return np.asarray(z), np.asarray(law.velocity(lam, z, room))
+    mean, target, first = (jnp.asarray(value) for value in (lam, n, guess))
+    z, room = tails.from_root(mean, tails.refine(mean, first, target, steps))
+    return np.asarray(z), np.asarray(law.velocity(mean, z, room))
 
 
 def exact_polynomials(zeta: float, nodes: int = 48) -> np.ndarray:

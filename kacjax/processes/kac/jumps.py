@@ -23,32 +23,34 @@ TAIL = 1e-9
 _BLOCK = 2**21
 
 
-def jump_bound(lam: ArrayLike, components: int) -> int:
-    """The number of gaps that `components` paths with `lam` mean jumps need.
+def jump_bound(a: ArrayLike, horizon: ArrayLike, components: int) -> int:
+    """The number of gaps that paths need up to a horizon.
 
     Args:
-        lam: Mean number of jumps up to the horizon; the largest counts.
+        a: Jump rate; the largest counts.
+        horizon: Last time; the largest counts.
         components: Number of independent paths.
 
     Returns:
-        The smallest `M` with `components * P(Poisson(lam) >= M) <= TAIL`.
+        The smallest `M` with `components * P(Poisson(a * horizon) >= M) <= TAIL`.
 
     Raises:
-        ValueError: If `lam` is traced, since the bound is the size of an array.
+        ValueError: If `a` or `horizon` is traced, since the bound is the size of an array.
     """
-    if not is_concrete(lam):
+    if not (is_concrete(a) and is_concrete(horizon)):
         raise ValueError(
             "max_jumps must be given where a or the horizon is traced: the number of jump times "
             "is the size of an array. kacjax.processes.kac.jump_bound computes it."
         )
-    largest = float(np.max(np.asarray(lam)))
-    return int(poisson.isf(TAIL / max(components, 1), largest)) + 1
+    # In NumPy: inside a jitted function even constants would become tracers.
+    lam = float(np.max(np.asarray(a))) * float(np.max(np.asarray(horizon)))
+    return int(poisson.isf(TAIL / max(components, 1), lam)) + 1
 
 
-def resolve_bound(max_jumps: int | None, lam: ArrayLike, components: int) -> int:
+def resolve_bound(max_jumps: int | None, a: ArrayLike, horizon: ArrayLike, components: int) -> int:
     """The caller's `max_jumps`, checked, or the one from the Poisson tail."""
     if max_jumps is None:
-        return jump_bound(lam, components)
+        return jump_bound(a, horizon, components)
     check_count("max_jumps", max_jumps)
     return max_jumps
 
@@ -98,8 +100,9 @@ def position(
     stops = jnp.minimum(jump_times, times[..., None])
     ends = jnp.concatenate([stops, times[..., None]], axis=-1)
     lengths = jnp.diff(ends, axis=-1, prepend=jnp.zeros_like(ends[..., :1]))
-    signs = 1 - 2 * (jnp.arange(ends.shape[-1]) % 2)
-    return direction * jnp.sum(lengths * signs.astype(lengths.dtype), axis=-1)
+    # Segments alternate in sign, the first one positive.
+    forth, back = lengths[..., ::2], lengths[..., 1::2]
+    return direction * (jnp.sum(forth, axis=-1) - jnp.sum(back, axis=-1))
 
 
 def sample_positions(

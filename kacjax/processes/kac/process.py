@@ -9,6 +9,7 @@ Source: R. Duong, J. Chemseddine, P. K. Friz, G. Steidl, *Telegrapher's Generati
 Flows*, arXiv 2506.20641.
 """
 
+import math
 from functools import partial
 
 import jax
@@ -81,6 +82,7 @@ class KacProcess(Process):
                 method is unknown, or it is `path` and `a` or `s` is traced.
         """
         check_choice("method", method, METHODS)
+        given = s
         s, a, c = align(self._time(s, shape), self.a, self.c, shape=shape)
         if method == "squash":
             n = jax.random.normal(key, shape, s.dtype)
@@ -88,7 +90,7 @@ class KacProcess(Process):
         if method == "poisson-beta":
             z, w = _poisson_beta(key, a * s, shape)
             return c * s * z, c * w
-        max_jumps = jumps.jump_bound(a * s, max(1, jnp.broadcast_to(s, shape).size))
+        max_jumps = jumps.jump_bound(self.a, given, math.prod(shape))
         flat_s, flat_a = (jnp.broadcast_to(value, shape).reshape(-1) for value in (s, a))
         y, counts = jumps.sample_positions(key, flat_a, flat_s[:, None], max_jumps)
         y, moved = y.reshape(shape), (counts > 0).reshape(shape)
@@ -192,10 +194,9 @@ class KacProcess(Process):
             ValueError: If a concrete horizon is negative, or the bound cannot be computed.
             RuntimeError: When run, if a path jumps more often than there is room for.
         """
+        bound = jumps.resolve_bound(max_jumps, self.a, horizon, math.prod(shape))
         horizon, a, _ = align(self._time(horizon, shape), self.a, self.c, shape=shape)
-        lam = a * horizon
         horizon, a = jnp.broadcast_to(horizon, shape), jnp.broadcast_to(a, shape)
-        bound = jumps.resolve_bound(max_jumps, lam, a.size)
         return jumps.sample_jumps(key, a, horizon, bound)
 
     def position_at(
@@ -237,9 +238,9 @@ class KacProcess(Process):
         check_nonnegative("times", times)
         if jnp.ndim(times) != 1:
             raise ValueError(f"times must be a vector, got shape {jnp.shape(times)}.")
+        bound = jumps.resolve_bound(max_jumps, self.a, times, math.prod(shape))
         (times,) = align(times)
         (a,) = align(self.a, shape=shape)
-        bound = jumps.resolve_bound(max_jumps, a * jnp.max(times), a.size)
         a = jnp.broadcast_to(a, shape).reshape(-1)
         each = jnp.broadcast_to(times, (a.size, times.size))
         y, _ = jumps.sample_positions(key, a, each, bound)

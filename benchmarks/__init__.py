@@ -1,0 +1,1 @@
+"""Speed against baselines, with committed results in `benchmarks/results`."""

@@ -1,0 +1,58 @@
+"""Timing and result files that the benchmarks share."""
+
+import importlib.metadata
+import json
+import pathlib
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+
+RESULTS = pathlib.Path(__file__).parent / "results"
+
+
+def time_calls(calls: Mapping[str, Callable[[], Any]], seconds: float) -> dict[str, float]:
+    """Median seconds of each call, measured in turns so that all meet the same machine.
+
+    Args:
+        calls: Functions of no argument; each is called twice before it counts.
+        seconds: Time to spend, about.
+    """
+    for call in calls.values():
+        jax.block_until_ready(call())
+        jax.block_until_ready(call())
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(next(iter(times.values()))) < 5:
+        for name, call in calls.items():
+            begin = time.perf_counter()
+            jax.block_until_ready(call())
+            times[name].append(time.perf_counter() - begin)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def surroundings(*packages: str) -> dict[str, Any]:
+    """Device, versions and commit, for a result file."""
+    git = ["git", "-C", str(pathlib.Path(__file__).parent)]
+    commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
+    changed = subprocess.run(
+        [*git, "status", "--porcelain", "--", "../kacjax"], capture_output=True, text=True
+    )
+    return {
+        "device": jax.devices()[0].device_kind,
+        "platform": platform.platform(terse=True),
+        "commit": commit.stdout.strip() + ("+changes" if changed.stdout.strip() else ""),
+        "versions": {name: importlib.metadata.version(name) for name in ("jax", *packages)},
+    }
+
+
+def write_result(name: str, result: Mapping[str, Any]) -> pathlib.Path:
+    """Writes a result file."""
+    RESULTS.mkdir(exist_ok=True)
+    target = RESULTS / f"{name}.json"
+    target.write_text(json.dumps(result, indent=2) + "\n")
+    return target

@@ -1,0 +1,121 @@
+"""What noise costs: `python -m benchmarks.process_speed`.
+
+Times, in one run on one device, a Gaussian, Brownian motion with its velocity, the Kac process with
+its velocity by every method, and the published table method; counts transcendental operations and
+gathers in the compiled programs; writes `benchmarks/results/process_speed-DEVICE.json`.
+"""
+
+import argparse
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks import table_method
+from benchmarks.common import surroundings, time_calls, write_result
+from kacjax import KacProcess, WienerProcess
+
+SHAPES = ((256, 2), (128, 3072), (1024, 3072))
+A, C, T = 9.0, 3.0, 1.0
+
+
+def compiled(function, *arguments):
+    """The compiled program as a call, with its operation counts."""
+    program = jax.jit(function).lower(*arguments).compile()
+    cost = program.cost_analysis() or {}
+    text = program.as_text()
+    counts = {
+        "transcendentals": cost.get("transcendentals"),
+        "flops": cost.get("flops"),
+        "bytes accessed": cost.get("bytes accessed"),
+        "gather instructions": text.count(" gather("),
+    }
+    return (lambda: program(*arguments)), counts
+
+
+def measure_shape(shape: tuple[int, int], table, seconds: float) -> dict:
+    """Median times and operation counts at one shape."""
+    key = jax.random.key(0)
+    s = jax.random.uniform(jax.random.key(1), (shape[0], 1), minval=1e-4, maxval=T)
+    ones = (jnp.ones_like(s), jnp.ones(()), jnp.ones(()))
+    a, c = jnp.asarray(A), jnp.asarray(C)
+
+    def kac(key, s, method="squash"):
+        return KacProcess(A, C).sample_with_velocity(key, s, shape, method=method)
+
+    def with_derivative(key, s, a, c):
+        run = lambda s, a, c: KacProcess(a, c).sample_with_velocity(key, s, shape)  # noqa: E731
+        return jax.jvp(run, (s, a, c), ones)
+
+    programs = {
+        "normal": compiled(lambda key: jax.random.normal(key, shape), key),
+        "wiener": compiled(
+            lambda key, s: WienerProcess().sample_with_velocity(key, s, shape), key, s
+        ),
+        "kac": compiled(kac, key, s),
+        "kac with derivative": compiled(with_derivative, key, s, a, c),
+    }
+    calls = {name: call for name, (call, _) in programs.items()}
+    with jax.enable_x64(True):
+        y = table_method.sample(table, key, s, shape, A, C, T)
+        table_method.velocity(s, y, A, C)
+
+    def table_call():
+        y = table_method.sample(table, key, s, shape, A, C, T)
+        with jax.enable_x64(True):
+            return table_method.velocity(s, y, A, C)
+
+    calls["table, float64 velocity"] = table_call
+    times = time_calls(calls, seconds)
+    slow = {"kac, poisson-beta": compiled(lambda key, s: kac(key, s, "poisson-beta"), key, s)[0]}
+    if np.prod(shape) < 1e6:
+        limit = KacProcess(A, C)
+        bound = jax.jit(lambda key: limit.sample_path(key, np.array([T]), shape))
+        slow["kac, path (one time)"] = lambda: bound(key)
+    times |= time_calls(slow, seconds / 4)
+    return {
+        "milliseconds": {name: 1e3 * value for name, value in times.items()},
+        "ratio to wiener": {name: value / times["wiener"] for name, value in times.items()},
+        "operations": {name: counts for name, (_, counts) in programs.items()},
+    }
+
+
+def main() -> None:
+    """Runs the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=20.0, help="time for each shape (20)")
+    arguments = parser.parse_args()
+    begin = time.perf_counter()
+    table = jax.block_until_ready(table_method.build_table(A, C, T))
+    build = time.perf_counter() - begin
+    shapes = {f"{n}x{d}": measure_shape((n, d), table, arguments.seconds) for n, d in SHAPES}
+    result = {
+        "what": "sample with velocity, median milliseconds per call",
+        "setting": {"a": A, "c": C, "T": T},
+        "table": {"rows": table.shape[0], "columns": table.shape[1], "bytes": table.nbytes},
+        "table build seconds, compile included": build,
+        "shapes": shapes,
+        **surroundings("jaxlib", "kacjax"),
+    }
+    print(f"{'milliseconds (ratio to wiener)':<26}" + "".join(f"{name:>18}" for name in shapes))
+    names = list(next(iter(shapes.values()))["milliseconds"])
+    for name in names:
+        cells = []
+        for shape in shapes.values():
+            value = shape["milliseconds"].get(name)
+            ratio = shape["ratio to wiener"].get(name)
+            cells.append("-" if value is None else f"{value:.3f} ({ratio:.2f})")
+        print(f"{name:<26}" + "".join(f"{cell:>18}" for cell in cells))
+    print(f"table: {table.nbytes / 1e6:.0f} MB, built in {build:.1f} s")
+    for name in ("wiener", "kac"):
+        counts = shapes["128x3072"]["operations"][name]
+        print(
+            f"{name} at 128x3072: "
+            + ", ".join(f"{v:,.0f} {k}" for k, v in counts.items() if v is not None)
+        )
+    print("written:", write_result(f"process_speed-{jax.devices()[0].platform}", result).name)
+
+
+if __name__ == "__main__":
+    main()
