@@ -20,6 +20,8 @@ from kacjax.schedules import time_grid
 
 FIXED = {"euler": (diffrax.Euler, 1), "heun": (diffrax.Heun, 2)}
 ADAPTIVE = {"tsit5": diffrax.Tsit5}
+# Adaptive solvers evaluate no velocity before this fraction of T.
+_EARLIEST = 1e-4
 # Adaptive solvers stop after this many steps, rejected ones included.
 _MAX_STEPS = 16_384
 
@@ -179,10 +181,14 @@ def _solve(
     atol: float,
     solver: str,
 ) -> tuple[Float[Array, "saved batch *event"], Int[Array, ""]]:
-    def field(t, x, _):
-        return velocity(jnp.full(x.shape[:1], t, x.dtype), x)
-
     stops, saved = stops.astype(x_T.dtype), saved.astype(x_T.dtype)
+    # At t = 0 itself a velocity may be infinite, as a diffusion's is. Euler never asks there; the
+    # others do in their last step, and are answered with an earlier time of that step.
+    earliest = stops[-2] / 2 if solver in FIXED else _EARLIEST * stops[0]
+
+    def field(t, x, _):
+        return velocity(jnp.full(x.shape[:1], jnp.maximum(t, earliest), x.dtype), x)
+
     if solver in FIXED:
         method, evaluations = FIXED[solver]
         controller, max_steps = diffrax.StepTo(ts=stops), stops.size - 1

@@ -160,4 +160,4 @@ def time_grid(
     check_count("steps", steps)
     exponent = choose("grid", name, GRIDS) if power is None else power
     check_positive("power", exponent)
-    return T * jnp.power(jnp.arange(steps, -1, -1) / steps, exponent)
+    return jnp.asarray(T * jnp.power(jnp.arange(steps, -1, -1) / steps, exponent))
