@@ -24,7 +24,7 @@ _DIGITS = TrainConfig(
     data="digits",
     model=PathConfig(a=9.0, c=3.0),
     network=NetworkConfig(width=256, depth=3),
-    training=OptimiserConfig(steps=8_000, batch_size=128),
+    training=OptimiserConfig(steps=5_500, batch_size=128),
     sampling=SamplingConfig(num_samples=2000),
 )
 

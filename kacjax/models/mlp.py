@@ -70,8 +70,6 @@ class MLP(nnx.Module):
         self.norm = nnx.LayerNorm(width, rngs=rngs)
         zeros = nnx.initializers.zeros_init()
         self.last = nnx.Linear(width, dim, kernel_init=zeros, rngs=rngs)
-        # Near the data the output is almost the input, which no narrow network can copy.
-        self.skip = nnx.Linear(width, dim, kernel_init=zeros, rngs=rngs)
 
     def __call__(
         self, t: Float[Array, " batch"], x: Float[Array, "batch dim"]
@@ -82,4 +80,4 @@ class MLP(nnx.Module):
         h = self.first(self.embedding(x))
         for block in self.blocks:
             h = block(h, time)
-        return self.last(jax.nn.silu(self.norm(h))) + self.skip(time) * x
+        return self.last(jax.nn.silu(self.norm(h)))
