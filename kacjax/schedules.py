@@ -15,6 +15,7 @@ from typing import ClassVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from kacjax._typing import ArrayLike, Scalar
@@ -160,4 +161,6 @@ def time_grid(
     check_count("steps", steps)
     exponent = choose("grid", name, GRIDS) if power is None else power
     check_positive("power", exponent)
-    return jnp.asarray(T * jnp.power(jnp.arange(steps, -1, -1) / steps, exponent))
+    # From NumPy: XLA may divide by a constant inexactly, and the ends are promised to be exact.
+    u = jnp.asarray(np.linspace(1, 0, steps + 1), jnp.result_type(float))
+    return jnp.asarray(T * jnp.power(u, exponent))

@@ -57,7 +57,7 @@ def test_velocity_from_data_is_right_on_average(name):
     error = path.velocity_from_data(t, point.x_t, x0) - point.velocity
     bound = 5 * jnp.std(error, axis=0) / 100_000**0.5 + 1e-5
     assert jnp.all(jnp.abs(jnp.mean(error, axis=0)) < bound)
-    y = point.x_t - path.signal(t[:1]) * x0
+    y = point.x_t - path.signal(t)[:, None] * x0
     # The remainder is uncorrelated with the noise: the predictor is the best linear one.
     correlation = jnp.mean(error * y, axis=0) / (jnp.std(error, axis=0) * jnp.std(y, axis=0) + 1e-5)
     assert jnp.all(jnp.abs(correlation) < 0.02)
