@@ -119,7 +119,7 @@ def test_table_is_small_and_made_by_the_script(x64):
     for panel, local in ((0, -0.3), (21, 0.9), (22, -0.9), (30, 0.5)):
         made = exact_polynomials((panel + (local + 1) / 2) / squash.PANELS)
         stored = np.polynomial.polynomial.polyval(local, table[:, panel])
-        np.testing.assert_allclose(stored, made, atol=2e-6 * np.abs(made).max())
+        np.testing.assert_allclose(stored, made, atol=5e-6 * np.abs(made).max())
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
