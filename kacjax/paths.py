@@ -67,7 +67,7 @@ class ProbabilityPath(eqx.Module):
         check_positive("T", self.T)
 
     def sample(
-        self, key: Key, t: Float[Array, " batch"], x0: Float[Array, "batch *event"]
+        self, key: Key, t: Float[Array, "..."], x0: Float[Array, "batch *event"]
     ) -> PathSample:
         """Draws a point of the path for each datum, with its conditional velocity.
 
@@ -89,7 +89,7 @@ class ProbabilityPath(eqx.Module):
 
     def conditional_velocity(
         self,
-        t: Float[Array, " batch"],
+        t: Float[Array, "..."],
         x: Float[Array, "batch *event"],
         x0: Float[Array, "batch *event"],
     ) -> Float[Array, "batch *event"]:
@@ -130,7 +130,7 @@ class ProbabilityPath(eqx.Module):
 
     def velocity_from_data(
         self,
-        t: Float[Array, " batch"],
+        t: Float[Array, "..."],
         x: Float[Array, "batch *event"],
         x0: Float[Array, "batch *event"],
     ) -> Float[Array, "batch *event"]:

@@ -111,7 +111,7 @@ def test_prior_of_a_signal_that_does_not_vanish_needs_data(signal):
         path.sample_prior(key, (5, 2))
     x0 = jnp.ones((5, 2))
     expected = (
-        path.signal(1.0) * x0 + path.process.sample(key, 1.0, (5, 2))
+        path.signal(jnp.asarray(1.0)) * x0 + path.process.sample(key, 1.0, (5, 2))
         if signal != "constant"
         else None
     )
