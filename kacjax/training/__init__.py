@@ -1,8 +1,8 @@
 """Training: one pure step, many of them per call, for every path, network and set of devices."""
 
 from kacjax.training.fit import FitResult, fit
-from kacjax.training.loop import ResidentData
 from kacjax.training.optimiser import SCHEDULES, make_optimiser, make_schedule
+from kacjax.training.source import ResidentData
 from kacjax.training.state import TrainState, init_state
 from kacjax.training.step import (
     NONFINITE_POLICIES,

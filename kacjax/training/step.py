@@ -49,6 +49,15 @@ class StepMetrics(NamedTuple):
     bin_counts: Float[AnyArray, "*steps bins"]
     finite: Bool[AnyArray, "*steps"]
 
+    def bin_losses(self) -> Float[np.ndarray, " bins"]:
+        """The mean loss in each interval of time over all steps that were finite; NaN if none."""
+        good = np.asarray(self.finite)[..., None]
+        sums, counts = (
+            np.where(good, rows, 0).reshape(-1, TIME_BINS).sum(0, dtype=np.float64)
+            for rows in (self.bin_sums, self.bin_counts)
+        )
+        return np.divide(sums, counts, out=np.full(TIME_BINS, np.nan), where=counts > 0)
+
 
 def train_step(
     state: TrainState,

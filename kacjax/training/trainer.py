@@ -13,20 +13,21 @@ import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import Mesh
+from jaxtyping import Array
 
 from kacjax import sharding
 from kacjax._typing import ArrayLike, Key
 from kacjax._validation import check_choice, check_count, check_positive
 from kacjax.paths import ProbabilityPath
-from kacjax.training.loop import (
-    AHEAD,
-    Programs,
-    ResidentData,
-    prefetch,
-    resident_program,
-    stream_program,
-)
+from kacjax.training.loop import Programs, resident_program, stream_program
 from kacjax.training.optimiser import make_optimiser
+from kacjax.training.source import (
+    AHEAD,
+    ResidentData,
+    check_batch,
+    check_resident,
+    prefetch,
+)
 from kacjax.training.state import TrainState, init_state
 from kacjax.training.step import NONFINITE_POLICIES, TIME_BINS, StepMetrics, train_step
 from kacjax.training.velocity import NetworkVelocity
@@ -185,10 +186,10 @@ class Trainer:
             ValueError: If data are empty, not finite or not of the model's shape, or the labels
                 do not fit.
         """
-        array = _check_data(data)
-        classes = None if labels is None else _check_labels(labels, len(array), self._classes)
-        source = ResidentData(array, classes)
-        self._check_output(array.shape[1:], labelled=classes is not None)
+        if self.label_dropout and labels is None:
+            raise ValueError(f"label_dropout={self.label_dropout} needs labels, got None.")
+        source = check_resident(data, labels, self._classes)
+        self._check_output(source.data.shape[1:], labelled=labels is not None)
         if self.mesh is not None:
             return sharding.replicate(source, self.mesh)
         return jax.tree.map(jnp.asarray, source)
@@ -225,6 +226,8 @@ class Trainer:
                 the last good state.
         """
         until = self.steps if until is None else min(until, self.steps)
+        if self.mesh is not None:
+            state = sharding.shard_state(state, self.mesh)
         step = int(state.step)
         if isinstance(source, ResidentData):
             calls = self._run_resident(state, source, step, until)
@@ -264,15 +267,12 @@ class Trainer:
         while pending:
             yield state, oldest()
 
-    def _place(self, batch: Any) -> Any:
+    def _place(self, batch: Any) -> tuple[Array, Array | None]:
         """Checks a host batch and moves it to the devices."""
-        data, labels = batch if isinstance(batch, tuple) else (batch, None)
-        local = self.batch_size // jax.process_count()
-        if len(data) != local:
-            raise ValueError(f"a batch of this process must hold {local} data, got {len(data)}.")
-        if self.mesh is not None:
-            return sharding.global_batch((data, labels), self.mesh)
-        return jax.tree.map(jnp.asarray, (data, labels))
+        if self.mesh is None:
+            return jax.tree.map(jnp.asarray, check_batch(batch, self.batch_size))
+        batch = check_batch(batch, self.batch_size // jax.process_count())
+        return sharding.global_batch(batch, self.mesh)
 
     @cached_property
     def _step(self):
@@ -345,29 +345,3 @@ def _join(parts: list[StepMetrics]) -> StepMetrics:
         none, bins = np.zeros(0, np.float32), np.zeros((0, TIME_BINS), np.float32)
         return StepMetrics(none, none, bins, bins, np.zeros(0, bool))
     return jax.tree.map(lambda *rows: np.concatenate(rows), *parts)
-
-
-def _check_data(data: ArrayLike) -> np.ndarray | jax.Array:
-    array = data if isinstance(data, jax.Array) else np.asarray(data)
-    if array.ndim < 2 or array.size == 0:
-        raise ValueError(
-            f"data must have shape (num, *event) and not be empty, got shape {array.shape}."
-        )
-    if array.dtype == np.uint8:
-        return array
-    if not np.all(np.isfinite(array)):
-        bad = int(np.sum(~np.isfinite(array)))
-        raise ValueError(f"data must be finite, got {bad} NaN or infinite values.")
-    return array.astype(jnp.result_type(float))
-
-
-def _check_labels(labels: ArrayLike, num: int, classes: int | None) -> np.ndarray:
-    array = np.asarray(labels)
-    if array.shape != (num,) or not np.issubdtype(array.dtype, np.integer):
-        raise ValueError(
-            f"labels must be integers of shape ({num},), got {array.dtype} of shape {array.shape}."
-        )
-    if array.min() < 0 or (classes is not None and array.max() >= classes):
-        bound = "" if classes is None else f" and below {classes}"
-        raise ValueError(f"labels must not be negative{bound}, got {array.min()} to {array.max()}.")
-    return array.astype(np.int32)
