@@ -12,8 +12,8 @@ from tqdm.auto import tqdm
 
 from kacjax._typing import ArrayLike, Key
 from kacjax.paths import ProbabilityPath
+from kacjax.training.metrics import StepMetrics
 from kacjax.training.state import TrainState
-from kacjax.training.step import StepMetrics
 from kacjax.training.trainer import Callback, Trainer
 from kacjax.training.velocity import NetworkVelocity
 

@@ -18,9 +18,10 @@ from jaxtyping import Array, Bool, Int
 from kacjax import sharding
 from kacjax._typing import Key
 from kacjax.data.batches import draw_batch
+from kacjax.training.metrics import StepMetrics
 from kacjax.training.source import ResidentData
 from kacjax.training.state import TrainState
-from kacjax.training.step import Batch, StepMetrics
+from kacjax.training.step import Batch
 
 Step = Callable[[TrainState, Batch, Key], tuple[TrainState, StepMetrics]]
 

@@ -20,6 +20,7 @@ from kacjax._typing import ArrayLike, Key
 from kacjax._validation import check_choice, check_count, check_positive
 from kacjax.paths import ProbabilityPath
 from kacjax.training.loop import Programs, resident_program, stream_program
+from kacjax.training.metrics import NonFiniteError, StepMetrics, join_metrics
 from kacjax.training.optimiser import make_optimiser
 from kacjax.training.source import (
     AHEAD,
@@ -29,25 +30,11 @@ from kacjax.training.source import (
     prefetch,
 )
 from kacjax.training.state import TrainState, init_state
-from kacjax.training.step import NONFINITE_POLICIES, TIME_BINS, StepMetrics, train_step
+from kacjax.training.step import NONFINITE_POLICIES, train_step
 from kacjax.training.velocity import NetworkVelocity
 
 Callback = Callable[[int, StepMetrics], Any]
 """Called as `callback(step, metrics)` after each call, with the metrics of its steps on the host."""
-
-
-class NonFiniteError(FloatingPointError):
-    """A loss or gradient that is not finite.
-
-    Attributes:
-        state: The last good state, from before that step.
-        metrics: Those of the steps of this run, that step the last.
-    """
-
-    def __init__(self, message: str, state: TrainState, metrics: StepMetrics):
-        super().__init__(message)
-        self.state = state
-        self.metrics = metrics
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -94,8 +81,8 @@ class Trainer:
             default device if missing.
 
     Raises:
-        ValueError: If a number is out of its range, a name unknown, or the batch does not divide
-            over devices and micro-batches.
+        ValueError: If a number is out of its range, a name unknown, the batch does not divide
+            over devices and micro-batches, or the model holds variables that are not floating.
     """
 
     model: nnx.Module
@@ -131,8 +118,8 @@ class Trainer:
         if self.label_dropout and self._classes is None:
             raise ValueError("label_dropout needs classes, the number of classes; got None.")
         sharding.check_batch_size(self.batch_size, self.mesh, self.accumulate)
-        for name in ("optimiser", "structure"):
-            getattr(self, name)
+        _check_floating(self.structure.parameters)
+        _ = self.optimiser
 
     @cached_property
     def optimiser(self) -> optax.GradientTransformation:
@@ -239,10 +226,10 @@ class Trainer:
             parts.append(metrics)
             step += len(metrics.loss)
             if self.on_nonfinite == "stop" and not metrics.finite.all():
-                raise _stopped(state, _join(parts))
+                raise NonFiniteError(state, join_metrics(parts))
             if callback is not None:
                 callback(step, metrics)
-        return state, _join(parts)
+        return state, join_metrics(parts)
 
     def _run_resident(self, state: TrainState, source: ResidentData, step: int, until: int):
         while step < until:
@@ -329,19 +316,10 @@ class Trainer:
             raise ValueError(f"data have the shape (num, *{event}), but the model returns {shape}.")
 
 
-def _stopped(state: TrainState, metrics: StepMetrics) -> NonFiniteError:
-    what, value = "loss", metrics.loss[-1]
-    if np.isfinite(value):
-        what, value = "gradient's norm", metrics.gradient_norm[-1]
-    return NonFiniteError(
-        f"The {what} became {value} at step {int(state.step)}; try a lower learning_rate or clip.",
-        state,
-        metrics,
-    )
-
-
-def _join(parts: list[StepMetrics]) -> StepMetrics:
-    if not parts:
-        none, bins = np.zeros(0, np.float32), np.zeros((0, TIME_BINS), np.float32)
-        return StepMetrics(none, none, bins, bins, np.zeros(0, bool))
-    return jax.tree.map(lambda *rows: np.concatenate(rows), *parts)
+def _check_floating(parameters: Any) -> None:
+    for path, leaf in jax.tree.leaves_with_path(parameters):
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise ValueError(
+                f"model must hold floating variables only, but {jax.tree_util.keystr(path)} has "
+                f"the type {leaf.dtype}; dropout is to take its key with the call, `key=`."
+            )
