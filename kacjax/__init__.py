@@ -1,6 +1,7 @@
 """kacjax: generative models whose noise is the Kac process, in JAX."""
 
 from kacjax import models
+from kacjax.export import load_velocity, save_velocity
 from kacjax.generation import generate, trajectory
 from kacjax.losses import flow_matching_loss
 from kacjax.paths import (
@@ -30,7 +31,9 @@ __all__ = [
     "flow_matching_path",
     "generate",
     "kac_path",
+    "load_velocity",
     "models",
+    "save_velocity",
     "time_grid",
     "train_step",
     "trajectory",
