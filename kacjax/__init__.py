@@ -13,7 +13,7 @@ from kacjax.paths import (
 )
 from kacjax.processes import KacProcess, Process, WienerProcess
 from kacjax.schedules import time_grid
-from kacjax.training import FitResult, TrainState, fit, train_step
+from kacjax.training import FitResult, Trainer, TrainState, fit, train_step
 
 __version__ = "0.1.0"
 
@@ -24,6 +24,7 @@ __all__ = [
     "ProbabilityPath",
     "Process",
     "TrainState",
+    "Trainer",
     "WienerProcess",
     "diffusion_path",
     "fit",

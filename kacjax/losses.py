@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 
 from kacjax._typing import Key
 from kacjax._validation import check_positive
-from kacjax.paths import ProbabilityPath
+from kacjax.paths import PathSample, ProbabilityPath
 
 Velocity = Callable[[Float[Array, " batch"], Float[Array, "batch *event"]], Array]
 """Any function `velocity(t, x)`, with `t` of shape `(batch,)` and `x` of `(batch, *event)`."""
@@ -46,6 +46,51 @@ def sample_times(
     strata = jax.random.permutation(order_key, jnp.arange(1, batch + 1, dtype=dtype))
     u = (strata - jax.random.uniform(place_key, (batch,), dtype)) / batch
     return jnp.asarray(path.T, dtype) * jnp.power(u, power)
+
+
+def draw_points(
+    path: ProbabilityPath, key: Key, x0: Float[Array, "batch *event"], time_power: float = 1.0
+) -> PathSample:
+    """Draws a time for each datum, see `sample_times`, and a point of the path at that time.
+
+    Raises:
+        ValueError: If `x0` is empty or `time_power` is not positive.
+    """
+    if x0.ndim < 1 or x0.size == 0:
+        raise ValueError(f"x0 must hold at least one datum, got shape {x0.shape}.")
+    time_key, noise_key = jax.random.split(key)
+    t = sample_times(time_key, path, x0.shape[0], time_power).astype(x0.dtype)
+    return path.sample(noise_key, t, x0)
+
+
+def velocity_errors(velocity: Velocity, point: PathSample) -> Float[Array, " batch"]:
+    """Squared error of the velocity at each point, a mean over its components.
+
+    Raises:
+        ValueError: If `velocity` returns another shape than that of the points.
+    """
+    predicted = velocity(point.t, point.x_t)
+    shape = point.x_t.shape
+    if predicted.shape != shape:
+        raise ValueError(f"velocity must return shape {shape}, got {predicted.shape}.")
+    return jnp.mean(jnp.square(predicted - point.velocity).reshape(shape[0], -1), axis=-1)
+
+
+def flow_matching_errors(
+    velocity: Velocity,
+    path: ProbabilityPath,
+    key: Key,
+    x0: Float[Array, "batch *event"],
+    *,
+    time_power: float = 1.0,
+) -> tuple[Float[Array, " batch"], Float[Array, " batch"]]:
+    """The times drawn for a batch and the squared errors there, of which the loss is the mean.
+
+    Returns:
+        Times and errors, one of each per datum; see `flow_matching_loss` for the arguments.
+    """
+    point = draw_points(path, key, x0, time_power)
+    return point.t, velocity_errors(velocity, point)
 
 
 def flow_matching_loss(
@@ -77,13 +122,5 @@ def flow_matching_loss(
     Raises:
         ValueError: If `velocity` returns another shape than that of `x0`, or `x0` is empty.
     """
-    if x0.ndim < 1 or x0.size == 0:
-        raise ValueError(f"x0 must hold at least one datum, got shape {x0.shape}.")
-    time_key, noise_key = jax.random.split(key)
-    t = sample_times(time_key, path, x0.shape[0], time_power).astype(x0.dtype)
-    point = path.sample(noise_key, t, x0)
-    predicted = velocity(point.t, point.x_t)
-    if predicted.shape != x0.shape:
-        raise ValueError(f"velocity must return shape {x0.shape}, got {predicted.shape}.")
-    errors = jnp.mean(jnp.square(predicted - point.velocity).reshape(x0.shape[0], -1), axis=-1)
+    t, errors = flow_matching_errors(velocity, path, key, x0, time_power=time_power)
     return jnp.mean(errors if weight is None else weight(t) * errors)
