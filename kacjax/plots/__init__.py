@@ -2,6 +2,7 @@
 
 from kacjax.plots.process import density_figure, paths_figure, velocity_figure
 from kacjax.plots.samples import (
+    image_grid,
     images_figure,
     points_figure,
     trajectories_figure,
@@ -12,6 +13,7 @@ from kacjax.plots.style import COLOURS
 __all__ = [
     "COLOURS",
     "density_figure",
+    "image_grid",
     "images_figure",
     "paths_figure",
     "points_figure",

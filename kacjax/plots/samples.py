@@ -1,16 +1,21 @@
 """Figures of samples: beside data, up close, and on their way from the noise."""
 
 from collections.abc import Mapping
+from typing import TypeAlias
 
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, UInt8
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 from scipy.ndimage import gaussian_filter
 
+from kacjax.data.images import to_uint8
 from kacjax.plots.style import BLUE, COLOURS, GREY, INK, LABELS, VERMILION, Points, panels, styled
+
+Images: TypeAlias = UInt8[np.ndarray, "_ _ _ _"] | Float[np.ndarray, "_ _ _ _"] | Float[Array, "_ _ _ _"]
+"""Images, channels last: bytes, or floats in `[-1, 1]`."""
 
 _SHOWN = 5000
 _BINS = 160
@@ -101,29 +106,47 @@ def trajectories_figure(
 
 
 @styled
-def images_figure(sets: Mapping[str, Points], side: int, rows: int = 8) -> Figure:
-    """Square grids of grey images side by side, white on black.
+def images_figure(
+    sets: Mapping[str, Points | Images], side: int | None = None, rows: int = 8
+) -> Figure:
+    """Square grids of images side by side; grey ones white on black.
 
     Args:
-        sets: Images as vectors of `side**2` values in `[-1, 1]`, by title, data first.
-        side: Height and width of an image in pixels.
+        sets: By title, data first: images as `image_grid` takes them, or as vectors of `side**2`
+            values in `[-1, 1]`.
+        side: Height and width in pixels of images that are vectors.
         rows: Images along each side of a grid.
     """
     figure, axes = panels(len(sets), 3.6 * len(sets), 3.85)
     for ax, (title, images) in zip(axes, sets.items(), strict=True):
-        ax.imshow(_mosaic(np.asarray(images), side, rows), cmap="gray", vmin=-1, vmax=1)
+        images = np.asarray(images)
+        if side is not None:
+            images = images.reshape(-1, side, side, 1)
+        ax.imshow(image_grid(images, rows), interpolation="nearest")
         ax.set_title(LABELS.get(title, title))
         ax.axis("off")
     return figure
 
 
-def _mosaic(images: np.ndarray, side: int, rows: int) -> np.ndarray:
-    """Tiles the first `rows**2` images, each in a frame of black one pixel wide."""
-    shown = images[: rows**2].reshape(-1, side, side)
-    framed = np.full((rows**2, side + 2, side + 2), -1.0)
-    framed[: len(shown), 1:-1, 1:-1] = shown
-    tiled = framed.reshape(rows, rows, side + 2, side + 2).swapaxes(1, 2)
-    return tiled.reshape(rows * (side + 2), rows * (side + 2))
+def image_grid(images: Images, rows: int = 8) -> UInt8[np.ndarray, "height width 3"]:
+    """Tiles the first `rows**2` images, each in a frame of black one pixel wide.
+
+    Args:
+        images: Of shape `(num, height, width, colours)` with one or three colours; bytes, or
+            floats in `[-1, 1]`.
+        rows: Images along each side of the grid.
+
+    Returns:
+        One image as bytes, pixel for pixel.
+    """
+    shown = np.asarray(images)[: rows**2]
+    if shown.dtype != np.uint8:
+        shown = to_uint8(np.asarray(shown, np.float32))
+    num, height, width, _ = shown.shape
+    framed = np.zeros((rows**2, height + 2, width + 2, 3), np.uint8)
+    framed[:num, 1:-1, 1:-1] = shown
+    tiled = framed.reshape(rows, rows, height + 2, width + 2, 3).swapaxes(1, 2)
+    return tiled.reshape(rows * (height + 2), rows * (width + 2), 3)
 
 
 def _draw_density(ax: Axes, points: np.ndarray, limit: float, colour: str) -> None:
