@@ -49,21 +49,26 @@ class FolderConfig:
     """Mirror images left to right at random."""
 
 
+def _of_size(metavar: str) -> Any:
+    """How --help shows a flag without which the named size decides."""
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint="(default: of the size)")
+
+
 @dataclasses.dataclass(frozen=True)
 class UNetConfig:
     """The network."""
 
     size: Size = "cifar10"
     """Named size; the next five replace parts of it."""
-    channels: int | None = None
+    channels: Annotated[int | None, _of_size("INT")] = None
     """Channels of the first level."""
-    multipliers: tuple[int, ...] | None = None
+    multipliers: Annotated[tuple[int, ...] | None, _of_size("INT [INT ...]")] = None
     """Channels of each level in units of these."""
-    blocks: int | None = None
+    blocks: Annotated[int | None, _of_size("INT")] = None
     """Residual blocks a level."""
-    attention: tuple[int, ...] | None = None
+    attention: Annotated[tuple[int, ...] | None, _of_size("INT [INT ...]")] = None
     """Resolutions with self-attention."""
-    dropout: float | None = None
+    dropout: Annotated[float | None, _of_size("FLOAT")] = None
     """Dropout."""
     conditional: bool = False
     """Learn with the class labels."""
@@ -76,7 +81,7 @@ class UNetConfig:
     parameterisation: Literal["data", "velocity"] = "velocity"
     """What the network predicts."""
 
-    def make(self, shape: tuple[int, ...], classes: int, T: float, seed: int) -> Any:
+    def make(self, shape: tuple[int, ...], classes: int, T: float, seed: int) -> kacjax.models.UNet:
         """The untrained network.
 
         Raises:
@@ -140,9 +145,9 @@ class DeviceConfig:
     """Devices over which the state is split."""
     coordinator: Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT")] = None
     """Of several processes: where the first one listens."""
-    processes: int | None = None
+    processes: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """Number of processes."""
-    process_id: int | None = None
+    process_id: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """Number of this one, from 0."""
 
 
@@ -154,7 +159,7 @@ class CheckpointConfig:
     """Steps from one checkpoint to the next."""
     keep: int = 3
     """Newest checkpoints to keep."""
-    keep_every: int | None = None
+    keep_every: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
     """Keep those of every multiple of this too."""
     sample_every: int = 5000
     """Steps from one grid of samples to the next."""

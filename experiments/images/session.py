@@ -5,13 +5,14 @@ import dataclasses
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from experiments import hosts, runs
 from experiments.command import UserError, one_line, user_errors
@@ -57,10 +58,13 @@ class Session:
             trainer.schedule, trainer.learning_rate, trainer.steps, trainer.warmup
         )
 
-    def train(self, pictures: Any) -> bool:
+    def train(
+        self, network: Callable[[], nnx.Module], pictures: Callable[[Log | None], None]
+    ) -> bool:
         """Trains until all steps are done; False if it was asked to stop before.
 
         Args:
+            network: Makes the untrained network, if the run begins.
             pictures: Called as `pictures(log)` every so often, to show samples.
 
         Raises:
@@ -73,7 +77,7 @@ class Session:
                 self.folder / runs.CHECKPOINTS, keep=policy.keep, keep_every=policy.keep_every
             )
         with checkpoints, contextlib.ExitStack() as stack:
-            self.state = self._begin(checkpoints)
+            self.state = self._continue(checkpoints) or self._start(network)
             log = Log(self.folder, self.step) if hosts.is_first() else None
             if log is not None:
                 stack.callback(log.close)
@@ -99,11 +103,14 @@ class Session:
         parameters = jax.tree.map(jnp.asarray, hosts.to_host(velocity.parameters))
         return dataclasses.replace(velocity, parameters=parameters)
 
-    def _begin(self, checkpoints: Checkpoints) -> TrainState:
-        """The state to go on from."""
-        key = jax.random.key(self.config.training.seed)
+    def _start(self, network: Callable[[], nnx.Module]) -> TrainState:
+        trainer = dataclasses.replace(self.trainer, model=network())
+        return trainer.init(jax.random.key(self.config.training.seed))
+
+    def _continue(self, checkpoints: Checkpoints) -> TrainState | None:
+        """The state to go on from, if there is one."""
         if not self.config.resume:
-            return self.trainer.init(key)
+            return None
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", UserWarning)
             with user_errors(ValueError, OSError):
@@ -112,7 +119,7 @@ class Session:
             tell(f"warning: {' '.join(str(warning.message).split())}")
         if found is None:
             tell("there is no whole checkpoint: beginning at step 0.")
-            return self.trainer.init(key)
+            return None
         changes = differences(found.description["config"], to_dict(self.config))
         if changes:
             raise UserError(f"the checkpoints in {self.folder} are of a run whose {changes[0]}.")

@@ -8,7 +8,9 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
+import kacjax
 from experiments import hosts, report, runs
 from experiments.command import user_errors
 from experiments.images.config import ImageConfig
@@ -53,25 +55,27 @@ def train(config: ImageConfig, command: str) -> Path:
         stop = stack.enter_context(StopSignals())
         session = Session(config, folder, images, trainer, stop)
         tell(_headline(session))
-        if session.train(lambda log: show_samples(session, log)):
+        network = lambda: make_network(config, images)  # noqa: E731
+        if session.train(network, lambda log: show_samples(session, log)):
             finish(session)
         elif hosts.is_first():
             print(f"stopped and saved at step {session.step:,}; to go on:\n  {command}")
     return folder
 
 
-def make_trainer(config: ImageConfig, images: ImageSet, mesh: Any) -> Trainer:
-    """The trainer of a run.
+def make_trainer(config: ImageConfig, images: ImageSet, mesh: Mesh | None) -> Trainer:
+    """The trainer of a run; the parameters of its network are zeros, see `make_network`.
 
     Raises:
         UserError: If the network does not fit the images or the numbers each other.
     """
-    training, network, path = config.training, config.network, config.model.make()
-    arrays = images.arrays
+    training, network = config.training, config.network
+    # On the CPU convolutions in a loop are slow, and a call of one step costs little.
+    longest = 1 if jax.default_backend() == "cpu" else min(LONGEST_CALL, training.steps)
     with user_errors(ValueError):
         return Trainer(
-            network.make(arrays.images.shape[1:], len(arrays.classes), path.T, training.seed),
-            path,
+            kacjax.models.blank(lambda: make_network(config, images)),
+            config.model.make(),
             steps=training.steps,
             batch_size=training.batch_size,
             learning_rate=training.learning_rate,
@@ -86,9 +90,19 @@ def make_trainer(config: ImageConfig, images: ImageSet, mesh: Any) -> Trainer:
             flip=config.source.flip,
             accumulate=training.accumulate,
             on_nonfinite=training.on_nonfinite,
-            steps_per_call=min(LONGEST_CALL, training.steps),
+            steps_per_call=longest,
             mesh=mesh,
         )
+
+
+def make_network(config: ImageConfig, images: ImageSet) -> kacjax.models.UNet:
+    """The untrained network of a run.
+
+    Raises:
+        ValueError: If it does not fit the images.
+    """
+    shape, classes = images.arrays.images.shape[1:], len(images.arrays.classes)
+    return config.network.make(shape, classes, float(config.model.T), config.training.seed)
 
 
 def show_samples(session: Session, log: Log | None) -> None:

@@ -82,7 +82,9 @@ def load_velocity(file: str | pathlib.Path) -> NetworkVelocity:
     try:
         path = path_from_dict(header["path"])
         network = header["network"]
-        model = models.rebuild(network["class"], network["config"], nnx.Rngs(0))
+        model = models.blank(
+            lambda: models.rebuild(network["class"], network["config"], nnx.Rngs(0))
+        )
         parameterisation = header["parameterisation"]
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{file} holds no velocity that this version knows: {error}") from error

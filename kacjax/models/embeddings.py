@@ -108,10 +108,10 @@ class FourierFeatures(nnx.Module):
     """
 
     def __init__(self, dim: int, count: int, lowest: float, highest: float, *, rngs: nnx.Rngs):
-        directions = np.asarray(nnx.initializers.normal(1.0)(rngs.params(), (dim, count)))
-        directions = directions / np.linalg.norm(directions, axis=0, keepdims=True)
+        directions = nnx.initializers.normal(1.0)(rngs.params(), (dim, count))
+        directions = directions / jnp.linalg.norm(directions, axis=0, keepdims=True)
         lengths = np.geomspace(lowest, highest, count) if count else np.zeros(0)
-        self.frequencies = nnx.Variable(jnp.asarray(directions * lengths))
+        self.frequencies = nnx.Variable(directions * jnp.asarray(lengths, directions.dtype)[None])
         self.features = dim + 2 * count
 
     def __call__(self, x: Float[Array, "batch dim"]) -> Float[Array, "batch features"]:

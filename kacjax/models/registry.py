@@ -1,8 +1,11 @@
 """Networks by name, and back from a name with a configuration."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from kacjax._validation import choose
@@ -30,3 +33,14 @@ def rebuild(name: str, config: Mapping[str, Any], rngs: nnx.Rngs) -> Network:
         return network(**config, rngs=rngs)
     except TypeError as error:
         raise ValueError(f"config does not describe a network {name}: {error}") from error
+
+
+def blank(make: Callable[[], Network]) -> Network:
+    """The network that `make` makes, with zeros for parameters.
+
+    To draw parameters takes a while, above all to compile that, and is in vain where others are
+    about to replace them.
+    """
+    graphdef, parameters = nnx.split(nnx.eval_shape(make))
+    zeros = jax.tree.map(lambda leaf: jnp.asarray(np.zeros(leaf.shape, leaf.dtype)), parameters)
+    return nnx.merge(graphdef, zeros)

@@ -56,6 +56,15 @@ def resident_program(step: Step, batch_size: int, capacity: int, flip: bool, mes
         batch = sharding.constrain_batch(batch, mesh)
         return step(state, batch, jax.random.fold_in(noise_key, state.step))
 
+    def single(state: TrainState, source: ResidentData, count: Int[Array, ""]):
+        state, metrics = one(state, source)
+        return state, jax.tree.map(lambda row: row[None], metrics), count
+
+    if capacity == 1:
+        # On the CPU XLA compiles the gradient of a convolution within a loop to code ten times
+        # slower than outside.
+        return single
+
     def program(state: TrainState, source: ResidentData, count: Int[Array, ""]):
         shapes = jax.eval_shape(one, state, source)[1]
         buffer = jax.tree.map(lambda s: jnp.zeros((capacity, *s.shape), s.dtype), shapes)
