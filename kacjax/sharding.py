@@ -207,10 +207,12 @@ def _is_in_cluster(environment) -> bool:
         return importlib.util.find_spec("kubernetes") is not None
     # JAX sets TPU_SKIP_MDS_QUERY where there are no TPU chips. Where there are, only JAX can ask
     # whether the machine is one of a pod.
-    return importlib.util.find_spec("libtpu") is not None and (
-        "TPU_SKIP_MDS_QUERY" not in environment
-        or "," in environment.get("TPU_WORKER_HOSTNAMES", "")
+    if importlib.util.find_spec("libtpu") is None:
+        return False
+    hosts = (
+        environment.get(name, "") for name in ("TPU_PROCESS_ADDRESSES", "TPU_WORKER_HOSTNAMES")
     )
+    return "TPU_SKIP_MDS_QUERY" not in environment or any("," in names for names in hosts)
 
 
 def _place(leaf: Any, where: NamedSharding) -> jax.Array:

@@ -12,8 +12,8 @@ from tqdm.auto import tqdm
 
 from kacjax._typing import ArrayLike, Key
 from kacjax.paths import ProbabilityPath
+from kacjax.training.metrics import StepMetrics
 from kacjax.training.state import TrainState
-from kacjax.training.step import StepMetrics
 from kacjax.training.trainer import Callback, Trainer
 from kacjax.training.velocity import NetworkVelocity
 
@@ -82,18 +82,23 @@ def fit(
     """
     trainer = Trainer(model, path, steps=steps, batch_size=batch_size, **options)
     source = data if isinstance(data, Iterator) else trainer.resident(data, labels)
+    # A copy, because a run uses its state up.
     current = trainer.init(key) if state is None else jax.tree.map(jnp.copy, state)
     first = int(current.step)
     if first >= steps:
         raise ValueError(f"state must have fewer than steps={steps} steps, got {first}.")
+    skipped = 0
     begin = time.perf_counter()
-    with tqdm(
-        total=steps, initial=first, disable=not progress, unit="step", dynamic_ncols=True
-    ) as bar:
+    show = progress and jax.process_index() == 0
+    with tqdm(total=steps, initial=first, disable=not show, unit="step", dynamic_ncols=True) as bar:
 
         def report(step: int, metrics: StepMetrics) -> None:
+            nonlocal skipped
+            good = metrics.loss[metrics.finite]
+            skipped += len(metrics.loss) - len(good)
+            shown = {"loss": f"{good.mean():.4g}"} if len(good) else {}
+            bar.set_postfix(shown | ({"skipped": skipped} if skipped else {}), refresh=False)
             bar.update(step - bar.n)
-            bar.set_postfix(loss=f"{metrics.loss.mean():.4g}", refresh=False)
             if callback is not None:
                 callback(step, metrics)
 

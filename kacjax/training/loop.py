@@ -1,44 +1,29 @@
-"""Compiled programs of many steps, and what feeds them.
+"""Compiled programs of many steps.
 
 One program serves any number of steps: the count is an argument, and the metrics go to a buffer of
 fixed size. A run that stops between two calls and goes on later executes the same program, and
 gives the same numbers to the last bit.
 """
 
-import collections
-import itertools
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Int, Num
+from jaxtyping import Array, Bool, Int
 
 from kacjax import sharding
 from kacjax._typing import Key
 from kacjax.data.batches import draw_batch
+from kacjax.training.metrics import StepMetrics
+from kacjax.training.source import ResidentData
 from kacjax.training.state import TrainState
-from kacjax.training.step import AnyArray, Batch, StepMetrics
+from kacjax.training.step import Batch
 
 Step = Callable[[TrainState, Batch, Key], tuple[TrainState, StepMetrics]]
-
-AHEAD = 2
-"""Host batches, and steps, that are under way while the host prepares the next."""
-
-
-class ResidentData(NamedTuple):
-    """Data that lie on the device for the whole run; see `Trainer.resident`.
-
-    Attributes:
-        data: Floats, or bytes that are scaled to `[-1, 1]` as they are drawn.
-        labels: The class of each datum, or None.
-    """
-
-    data: Num[AnyArray, "num *event"]
-    labels: Int[AnyArray, " num"] | None = None
 
 
 def resident_program(step: Step, batch_size: int, capacity: int, flip: bool, mesh: Mesh | None):
@@ -125,13 +110,3 @@ class Programs:
     def __call__(self, *arguments: Any) -> Any:
         """Runs the function; the first argument's buffers are used up."""
         return self.compile(*arguments)(*arguments)
-
-
-def prefetch(batches: Iterable[Any], place: Callable[[Any], Any]) -> Iterator[Any]:
-    """Moves host batches to the device ahead of their use; takes no more than are used."""
-    queue: collections.deque[Any] = collections.deque()
-    source = iter(batches)
-    queue.extend(place(batch) for batch in itertools.islice(source, AHEAD))
-    while queue:
-        yield queue.popleft()
-        queue.extend(place(batch) for batch in itertools.islice(source, 1))

@@ -1,7 +1,7 @@
 """One training step: a pure function of state, batch and key."""
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -15,39 +15,18 @@ from kacjax._typing import Key
 from kacjax._validation import check_choice, check_count
 from kacjax.data.images import to_float
 from kacjax.losses import draw_points, velocity_errors
-from kacjax.paths import PathSample, ProbabilityPath
+from kacjax.paths import PathSample
+from kacjax.training.metrics import StepMetrics, time_bins
 from kacjax.training.state import TrainState
 from kacjax.training.velocity import NetworkVelocity
 
 NONFINITE_POLICIES = ("skip", "stop")
-TIME_BINS = 8
-"""The loss is reported apart for this many equal intervals of time."""
 
 # The weight of errors in the data rises with the gain up to here.
 _LARGEST_GAIN = 300.0
 
-AnyArray = Array | np.ndarray
-Batch = Any
-"""Data, or a pair of data and labels; data as bytes are scaled to `[-1, 1]`."""
-
-
-class StepMetrics(NamedTuple):
-    """What a step reports; a run stacks them along a first axis.
-
-    Attributes:
-        loss: The weighted loss, a mean over the batch.
-        gradient_norm: Global norm of the gradient before clipping.
-        bin_sums: Sum of the weighted loss over those of the batch whose time lies in each of
-            `TIME_BINS` equal intervals of `[0, T]`.
-        bin_counts: How many these are.
-        finite: Whether loss and gradient were finite; if not, there was no update.
-    """
-
-    loss: Float[AnyArray, "*steps"]
-    gradient_norm: Float[AnyArray, "*steps"]
-    bin_sums: Float[AnyArray, "*steps bins"]
-    bin_counts: Float[AnyArray, "*steps bins"]
-    finite: Bool[AnyArray, "*steps"]
+Batch: TypeAlias = Array | np.ndarray | tuple[Any, Any]
+"""Data, or a pair of data and labels or None; data as bytes are scaled to `[-1, 1]`."""
 
 
 def train_step(
@@ -127,7 +106,7 @@ def train_step(
         gradient, losses = _accumulate(loss_of, parameters, whole, dropout_key, accumulate, mesh)
     loss, norm = jnp.mean(losses), optax.tree.norm(gradient)
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-    metrics = StepMetrics(loss, norm, *_time_bins(point.t, losses, velocity.path), finite)
+    metrics = StepMetrics(loss, norm, *time_bins(point.t, losses, velocity.path.T), finite)
     new = apply_gradient(state, gradient, finite, optimiser, ema_decay)
     one = jnp.ones_like(state.step)
     skipped = jnp.where(finite, 0 * one, one)
@@ -193,14 +172,3 @@ def _weight(velocity: NetworkVelocity, t: Float[Array, " batch"]) -> Float[Array
         return None
     gain = jnp.abs(velocity.path.data_gain(t))
     return 1 / (gain * (1 + gain / _LARGEST_GAIN))
-
-
-def _time_bins(
-    t: Float[Array, " batch"], losses: Float[Array, " batch"], path: ProbabilityPath
-) -> tuple[Float[Array, " bins"], Float[Array, " bins"]]:
-    """Sums of the losses and counts of the data with times in equal bins."""
-    place = jnp.floor(t * (TIME_BINS / jnp.asarray(path.T, t.dtype)))
-    place = jnp.clip(place, 0, TIME_BINS - 1)
-    inside = place[None, :] == jnp.arange(TIME_BINS, dtype=t.dtype)[:, None]
-    sums = jnp.sum(jnp.where(inside, losses[None, :], 0), axis=1)
-    return sums, jnp.sum(inside, axis=1, dtype=t.dtype)

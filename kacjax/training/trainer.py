@@ -13,40 +13,28 @@ import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import Mesh
+from jaxtyping import Array
 
 from kacjax import sharding
 from kacjax._typing import ArrayLike, Key
 from kacjax._validation import check_choice, check_count, check_positive
 from kacjax.paths import ProbabilityPath
-from kacjax.training.loop import (
-    AHEAD,
-    Programs,
-    ResidentData,
-    prefetch,
-    resident_program,
-    stream_program,
-)
+from kacjax.training.loop import Programs, resident_program, stream_program
+from kacjax.training.metrics import NonFiniteError, StepMetrics, join_metrics
 from kacjax.training.optimiser import make_optimiser
+from kacjax.training.source import (
+    AHEAD,
+    ResidentData,
+    check_batch,
+    check_resident,
+    prefetch,
+)
 from kacjax.training.state import TrainState, init_state
-from kacjax.training.step import NONFINITE_POLICIES, TIME_BINS, StepMetrics, train_step
+from kacjax.training.step import NONFINITE_POLICIES, train_step
 from kacjax.training.velocity import NetworkVelocity
 
 Callback = Callable[[int, StepMetrics], Any]
 """Called as `callback(step, metrics)` after each call, with the metrics of its steps on the host."""
-
-
-class NonFiniteError(FloatingPointError):
-    """A loss or gradient that is not finite.
-
-    Attributes:
-        state: The last good state, from before that step.
-        metrics: Those of the steps of this run, that step the last.
-    """
-
-    def __init__(self, message: str, state: TrainState, metrics: StepMetrics):
-        super().__init__(message)
-        self.state = state
-        self.metrics = metrics
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -93,8 +81,8 @@ class Trainer:
             default device if missing.
 
     Raises:
-        ValueError: If a number is out of its range, a name unknown, or the batch does not divide
-            over devices and micro-batches.
+        ValueError: If a number is out of its range, a name unknown, the batch does not divide
+            over devices and micro-batches, or the model holds variables that are not floating.
     """
 
     model: nnx.Module
@@ -130,8 +118,8 @@ class Trainer:
         if self.label_dropout and self._classes is None:
             raise ValueError("label_dropout needs classes, the number of classes; got None.")
         sharding.check_batch_size(self.batch_size, self.mesh, self.accumulate)
-        for name in ("optimiser", "structure"):
-            getattr(self, name)
+        _check_floating(self.structure.parameters)
+        _ = self.optimiser
 
     @cached_property
     def optimiser(self) -> optax.GradientTransformation:
@@ -185,10 +173,10 @@ class Trainer:
             ValueError: If data are empty, not finite or not of the model's shape, or the labels
                 do not fit.
         """
-        array = _check_data(data)
-        classes = None if labels is None else _check_labels(labels, len(array), self._classes)
-        source = ResidentData(array, classes)
-        self._check_output(array.shape[1:], labelled=classes is not None)
+        if self.label_dropout and labels is None:
+            raise ValueError(f"label_dropout={self.label_dropout} needs labels, got None.")
+        source = check_resident(data, labels, self._classes)
+        self._check_output(source.data.shape[1:], labelled=labels is not None)
         if self.mesh is not None:
             return sharding.replicate(source, self.mesh)
         return jax.tree.map(jnp.asarray, source)
@@ -225,6 +213,8 @@ class Trainer:
                 the last good state.
         """
         until = self.steps if until is None else min(until, self.steps)
+        if self.mesh is not None:
+            state = sharding.shard_state(state, self.mesh)
         step = int(state.step)
         if isinstance(source, ResidentData):
             calls = self._run_resident(state, source, step, until)
@@ -236,10 +226,10 @@ class Trainer:
             parts.append(metrics)
             step += len(metrics.loss)
             if self.on_nonfinite == "stop" and not metrics.finite.all():
-                raise _stopped(state, _join(parts))
+                raise NonFiniteError(state, join_metrics(parts))
             if callback is not None:
                 callback(step, metrics)
-        return state, _join(parts)
+        return state, join_metrics(parts)
 
     def _run_resident(self, state: TrainState, source: ResidentData, step: int, until: int):
         while step < until:
@@ -264,15 +254,12 @@ class Trainer:
         while pending:
             yield state, oldest()
 
-    def _place(self, batch: Any) -> Any:
+    def _place(self, batch: Any) -> tuple[Array, Array | None]:
         """Checks a host batch and moves it to the devices."""
-        data, labels = batch if isinstance(batch, tuple) else (batch, None)
-        local = self.batch_size // jax.process_count()
-        if len(data) != local:
-            raise ValueError(f"a batch of this process must hold {local} data, got {len(data)}.")
-        if self.mesh is not None:
-            return sharding.global_batch((data, labels), self.mesh)
-        return jax.tree.map(jnp.asarray, (data, labels))
+        if self.mesh is None:
+            return jax.tree.map(jnp.asarray, check_batch(batch, self.batch_size))
+        batch = check_batch(batch, self.batch_size // jax.process_count())
+        return sharding.global_batch(batch, self.mesh)
 
     @cached_property
     def _step(self):
@@ -329,45 +316,10 @@ class Trainer:
             raise ValueError(f"data have the shape (num, *{event}), but the model returns {shape}.")
 
 
-def _stopped(state: TrainState, metrics: StepMetrics) -> NonFiniteError:
-    what, value = "loss", metrics.loss[-1]
-    if np.isfinite(value):
-        what, value = "gradient's norm", metrics.gradient_norm[-1]
-    return NonFiniteError(
-        f"The {what} became {value} at step {int(state.step)}; try a lower learning_rate or clip.",
-        state,
-        metrics,
-    )
-
-
-def _join(parts: list[StepMetrics]) -> StepMetrics:
-    if not parts:
-        none, bins = np.zeros(0, np.float32), np.zeros((0, TIME_BINS), np.float32)
-        return StepMetrics(none, none, bins, bins, np.zeros(0, bool))
-    return jax.tree.map(lambda *rows: np.concatenate(rows), *parts)
-
-
-def _check_data(data: ArrayLike) -> np.ndarray | jax.Array:
-    array = data if isinstance(data, jax.Array) else np.asarray(data)
-    if array.ndim < 2 or array.size == 0:
-        raise ValueError(
-            f"data must have shape (num, *event) and not be empty, got shape {array.shape}."
-        )
-    if array.dtype == np.uint8:
-        return array
-    if not np.all(np.isfinite(array)):
-        bad = int(np.sum(~np.isfinite(array)))
-        raise ValueError(f"data must be finite, got {bad} NaN or infinite values.")
-    return array.astype(jnp.result_type(float))
-
-
-def _check_labels(labels: ArrayLike, num: int, classes: int | None) -> np.ndarray:
-    array = np.asarray(labels)
-    if array.shape != (num,) or not np.issubdtype(array.dtype, np.integer):
-        raise ValueError(
-            f"labels must be integers of shape ({num},), got {array.dtype} of shape {array.shape}."
-        )
-    if array.min() < 0 or (classes is not None and array.max() >= classes):
-        bound = "" if classes is None else f" and below {classes}"
-        raise ValueError(f"labels must not be negative{bound}, got {array.min()} to {array.max()}.")
-    return array.astype(np.int32)
+def _check_floating(parameters: Any) -> None:
+    for path, leaf in jax.tree.leaves_with_path(parameters):
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise ValueError(
+                f"model must hold floating variables only, but {jax.tree_util.keystr(path)} has "
+                f"the type {leaf.dtype}; dropout is to take its key with the call, `key=`."
+            )

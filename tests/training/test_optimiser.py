@@ -1,0 +1,66 @@
+"""Schedules in closed form, and Adam under them."""
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from kacjax.training import SCHEDULES, make_optimiser, make_schedule
+
+PEAK, STEPS, WARMUP = 1e-1, 100, 10
+
+
+def after(name, x):
+    """The factor at the part `x` of the way from the end of the warm-up to that of the run."""
+    return {"cosine": (1 + np.cos(np.pi * x)) / 2, "linear": 1 - x, "constant": 1 + 0 * x}[name]
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("warmup", [0, WARMUP, 90])
+def test_schedules_have_their_shape(name, warmup):
+    rise = min(warmup, STEPS // 2)
+    k = np.arange(STEPS + 1)
+    x = (k - rise) / (STEPS - rise)
+    expected = PEAK * np.where(k < rise, k / max(rise, 1), after(name, x))
+    actual = make_schedule(name, PEAK, STEPS, warmup)(jnp.asarray(k))
+    np.testing.assert_allclose(np.broadcast_to(actual, k.shape), expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_updates_follow_the_schedule(name):
+    """Under a constant gradient Adam moves each parameter by the learning rate."""
+    optimiser = make_optimiser(PEAK, STEPS, WARMUP, 1.0, name, b2=0.9)
+    parameters = {"w": jnp.ones(3)}
+    state, sizes = optimiser.init(parameters), []
+    for _ in range(12):
+        updates, state = optimiser.update({"w": jnp.ones(3)}, state, parameters)
+        sizes.append(float(jnp.abs(updates["w"]).mean()))
+    expected = make_schedule(name, PEAK, STEPS, WARMUP)
+    np.testing.assert_allclose(sizes, [float(expected(k)) for k in range(12)], rtol=1e-3)
+
+
+@pytest.mark.parametrize("b2", [0.0, 0.9, 0.999])
+def test_the_mean_of_squares_forgets_at_its_rate(b2):
+    optimiser = make_optimiser(PEAK, STEPS, 0, 1e9, "constant", b2)
+    state = optimiser.init({"w": jnp.ones(())})
+    for gradient in (3.0, 0.5):
+        _, state = optimiser.update({"w": jnp.asarray(gradient)}, state)
+    square = optax.tree.get(state, "nu")["w"]
+    np.testing.assert_allclose(square, (1 - b2) * (b2 * 9 + 0.25), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"schedule": "step"}, "schedule must be one of constant, cosine, linear; got 'step'"),
+        ({"b2": 1.0}, r"b2 must lie in \[0, 1\), got 1.0"),
+        ({"clip": 0.0}, "clip must be positive"),
+        ({"learning_rate": np.inf}, "learning_rate must be positive and finite"),
+        ({"warmup": -1}, "warmup must not be negative"),
+        ({"steps": 0}, "steps must be an integer of at least 1"),
+    ],
+)
+def test_bad_arguments(change, message):
+    options = {"learning_rate": 0.1, "steps": 10, "warmup": 1, "clip": 1.0, **change}
+    with pytest.raises(ValueError, match=message):
+        make_optimiser(**options)

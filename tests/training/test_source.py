@@ -1,0 +1,62 @@
+"""What feeds a run: checks, and batches moved ahead of their use."""
+
+import numpy as np
+import pytest
+
+from kacjax.training.source import AHEAD, check_batch, check_resident, prefetch
+
+DATA = np.zeros((4, 2))
+
+
+def test_types_of_training():
+    source = check_resident(DATA, [0, 1, 2, 0], classes=3)
+    assert source.data.dtype == np.float32
+    assert source.labels.dtype == np.int32
+    assert check_resident(np.zeros((4, 2), np.uint8)).data.dtype == np.uint8
+    data, labels = check_batch((DATA, np.arange(4)), 4)
+    assert (data.dtype, labels.dtype) == (np.float32, np.int32)
+    assert check_batch(DATA, 4)[1] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((np.zeros((0, 2)),), "data must have shape .* and not be empty"),
+        ((np.zeros(5),), "data must have shape"),
+        ((np.array([[1.0, np.nan]]),), "data must be finite, got 1 NaN"),
+        ((DATA, np.zeros(3, int)), r"labels must be integers of shape \(4,\), got .* \(3,\)"),
+        ((DATA, np.zeros(4)), "labels must be integers of shape .* got float64"),
+        ((DATA, [0, 1, 2, 3], 3), "labels must not be negative and below 3, got 0 to 3"),
+        ((DATA, [0, 1, 2, -1]), "labels must not be negative, got -1 to 2"),
+    ],
+)
+def test_bad_data(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        check_resident(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        (DATA, r"a batch must hold 3 data, got shape \(4, 2\)"),
+        ((DATA[:3], np.arange(4)), r"a batch must hold 3 labels, got shape \(4,\)"),
+    ],
+)
+def test_bad_batches(batch, message):
+    with pytest.raises(ValueError, match=message):
+        check_batch(batch, 3)
+
+
+def test_prefetch_is_ahead_in_order_and_never_beyond():
+    taken, used = [], []
+
+    def batches():
+        for i in range(6):
+            taken.append(i)
+            yield i
+
+    for batch in prefetch(batches(), lambda i: 10 * i):
+        used.append(batch)
+        assert len(taken) == min(len(used) - 1 + AHEAD, 6)
+    assert used == [0, 10, 20, 30, 40, 50]
+    assert list(prefetch([], lambda i: i)) == []

@@ -1,0 +1,148 @@
+"""The step: pure, right in its loss, its average and its sums, and safe from what is not finite."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import kacjax
+from kacjax import TrainState
+from kacjax.data.images import to_float
+from kacjax.training import TIME_BINS
+from kacjax.training.step import _drop_labels
+from tests.training.small import DATA, Affine, mlp, small_step
+
+KEY = jax.random.key(2)
+LABELS = jnp.asarray(np.arange(64) % 3, jnp.int32)
+# Moves the parameters by the gradient itself, so that they show it.
+PLAIN = optax.sgd(1.0)
+
+
+class NoLabels(Affine):
+    """A network of points alone."""
+
+    def __call__(self, t, x):
+        """The affine map."""
+        return super().__call__(t, x)
+
+
+@pytest.mark.parametrize("parameterisation", ["data", "velocity"])
+def test_step_is_pure_and_moves_everything(parameterisation):
+    state, step = small_step(mlp(), parameterisation)
+    first, metrics = step(state, DATA, KEY)
+    again, same = step(state, DATA, KEY)
+    chex.assert_trees_all_equal(metrics, same)
+    chex.assert_trees_all_equal(first.parameters, again.parameters)
+    assert first.step == 1
+    assert first.skipped == 0
+    second, _ = step(first, DATA, KEY)
+    for moved in (second.parameters, second.ema, second.optimiser):
+        pairs = zip(jax.tree.leaves(moved), jax.tree.leaves(state.parameters), strict=False)
+        assert any(jnp.any(a != b) for a, b in pairs if a.shape == b.shape)
+    assert isinstance(second, TrainState)
+
+
+def test_average_follows_its_formula():
+    state, step = small_step(ema_decay=0.3)
+    expected = state.ema
+    for k in range(5):
+        state, _ = step(state, DATA, jax.random.key(k))
+        decay = min(0.3, (1 + k) / (10 + k))
+        expected = jax.tree.map(
+            lambda e, p, d=decay: d * e + (1 - d) * p, expected, state.parameters
+        )
+    chex.assert_trees_all_close(state.ema, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_loss_is_the_flow_matching_loss_of_its_first_key():
+    state, step = small_step(NoLabels(), "velocity", time_power=1.5)
+    velocity = step.__wrapped__.keywords["velocity"]
+    expected = kacjax.flow_matching_loss(
+        velocity, velocity.path, jax.random.split(KEY, 3)[0], jnp.asarray(DATA), time_power=1.5
+    )
+    np.testing.assert_allclose(step(state, DATA, KEY)[1].loss, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("parameterisation", ["data", "velocity"])
+def test_time_bins_sum_to_the_loss(parameterisation):
+    state, step = small_step(NoLabels(), parameterisation, time_power=1.0)
+    _, metrics = step(state, DATA, KEY)
+    # Times are stratified, so that with power 1 each bin has its share.
+    np.testing.assert_array_equal(metrics.bin_counts, np.full(TIME_BINS, 64 / TIME_BINS))
+    np.testing.assert_allclose(metrics.bin_sums.sum() / 64, metrics.loss, rtol=1e-5)
+    np.testing.assert_allclose(metrics.bin_losses().mean(), metrics.loss, rtol=1e-5)
+    assert metrics.bin_losses().shape == (TIME_BINS,)
+
+
+@pytest.mark.parametrize("accumulate", [2, 8])
+def test_micro_batches_equal_the_batch(accumulate):
+    state, whole = small_step(NoLabels(), optimiser=PLAIN)
+    _, parts = small_step(NoLabels(), optimiser=PLAIN, accumulate=accumulate)
+    (expected, metrics), (actual, others) = (f(state, DATA, KEY) for f in (whole, parts))
+    chex.assert_trees_all_close(metrics, others, rtol=1e-5)
+    chex.assert_trees_all_close(actual.parameters, expected.parameters, rtol=1e-5, atol=1e-6)
+
+
+def test_micro_batches_keep_labels_with_their_data():
+    """The shift of class 0 moves by the gradient of the data of class 0 alone."""
+    state, whole = small_step(Affine(), optimiser=PLAIN)
+    _, parts = small_step(Affine(), optimiser=PLAIN, accumulate=4)
+    # Without the dropout, which draws anew for each micro-batch.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax.random, "bernoulli", lambda key, p, shape: jnp.ones(shape, bool))
+        expected, actual = (f(state, (DATA, LABELS), KEY)[0] for f in (whole, parts))
+    chex.assert_trees_all_close(actual.parameters, expected.parameters, rtol=1e-5, atol=1e-6)
+    assert jnp.all(jnp.any(expected.parameters["shifts"][...][:3] != 0, axis=1))
+    np.testing.assert_array_equal(expected.parameters["shifts"][...][3], 0)
+
+
+def test_label_dropout_drops_its_share_and_nothing_else():
+    """100,000 labels; a deviation of 5.5 standard errors has probability 4e-8."""
+    labels = jnp.asarray(np.arange(100_000) % 10, jnp.int32)
+    dropped = _drop_labels(KEY, labels, 0.1, 10)
+    np.testing.assert_array_equal(dropped[dropped != 10], labels[dropped != 10])
+    share = float(jnp.mean(dropped == 10))
+    assert abs(share - 0.1) < 5.5 * np.sqrt(0.1 * 0.9 / 100_000)
+    assert _drop_labels(KEY, labels, 0.0, 10) is labels
+    state, step = small_step(Affine(), optimiser=PLAIN, label_dropout=0.5, null_label=3)
+    moved = step(state, (DATA, LABELS), KEY)[0].parameters["shifts"][...]
+    assert jnp.all(jnp.any(moved != 0, axis=1))
+
+
+def test_bytes_are_scaled():
+    images = np.random.default_rng(0).integers(0, 256, (64, 2)).astype(np.uint8)
+    state, step = small_step()
+    expected = step(state, to_float(images), KEY)
+    chex.assert_trees_all_close(step(state, images, KEY)[1], expected[1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("policy", ["stop", "skip"])
+def test_an_update_that_is_not_finite_is_not_applied(policy, bad):
+    state, step = small_step(on_nonfinite=policy)
+    state, metrics = step(state, DATA, KEY)
+    assert metrics.finite
+    after, metrics = step(state, np.where(np.arange(128).reshape(64, 2) == 70, bad, DATA), KEY)
+    assert not metrics.finite
+    for name in ("parameters", "ema", "optimiser", "key"):
+        chex.assert_trees_all_equal(getattr(after, name), getattr(state, name))
+    assert (after.step, after.skipped) == ((1, 0) if policy == "stop" else (2, 1))
+    assert np.all(np.isnan(metrics.bin_losses()))
+
+
+@pytest.mark.parametrize(
+    ("options", "batch", "message"),
+    [
+        ({"accumulate": 3}, DATA, "accumulate must divide the batch of 64, got 3"),
+        ({"accumulate": 0}, DATA, "accumulate must be an integer of at least 1, got 0"),
+        ({"on_nonfinite": "ignore"}, DATA, "on_nonfinite must be one of skip, stop"),
+        ({"label_dropout": 0.1}, (DATA, LABELS), "label_dropout needs null_label"),
+        ({"model": NoLabels()}, (DATA, LABELS), "labels, but NoLabels takes no argument 'label'"),
+    ],
+)
+def test_bad_arguments(options, batch, message):
+    state, step = small_step(**options)
+    with pytest.raises(ValueError, match=message):
+        step(state, batch, KEY)

@@ -1,0 +1,208 @@
+"""The loop in pieces: the same run however it is cut, and what stops it."""
+
+import itertools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from kacjax.data.batches import draw_batch
+from kacjax.training import NonFiniteError, ResidentData
+from tests.training.small import DATA, Affine, mlp, small_trainer
+
+KEY = jax.random.key(0)
+LABELS = np.arange(64) % 3
+
+
+@pytest.fixture(scope="module")
+def trainer():
+    """One trainer for all, so that its program compiles once."""
+    return small_trainer(mlp(), steps_per_call=6)
+
+
+@pytest.fixture(scope="module")
+def whole(trainer):
+    """A run of twenty steps."""
+    with jax.numpy_dtype_promotion("standard"):
+        return trainer.run(trainer.init(KEY), trainer.resident(DATA))
+
+
+def host_batches(state, num, poisoned=()):
+    """The batches that a run from this state draws, on the host."""
+    data_key = jax.random.split(state.key)[0]
+    for k in range(num):
+        batch = np.array(draw_batch(DATA, data_key, k, 16)[0])
+        if k in poisoned:
+            batch[3, 1] = np.nan
+        yield batch
+
+
+@pytest.mark.parametrize("cuts", [(6,), (1, 2, 19), (7, 13)])
+def test_a_run_in_pieces_equals_the_whole_to_the_last_bit(trainer, whole, cuts):
+    state, source = trainer.init(KEY), trainer.resident(DATA)
+    losses = []
+    for until in (*cuts, None):
+        state, metrics = trainer.run(state, source, until)
+        assert state.step == (until or 20)
+        losses.append(metrics.loss)
+        # As after a restart: other buffers.
+        state = jax.tree.map(jnp.copy, state)
+    chex.assert_trees_all_equal(state, whole[0])
+    np.testing.assert_array_equal(np.concatenate(losses), whole[1].loss)
+
+
+def test_one_program_for_any_count():
+    trainer = small_trainer(steps_per_call=8)
+    state, source = trainer.init(KEY), trainer.resident(DATA)
+    state, _ = trainer.run(state, source, 1)
+    before, seconds = Affine.traced, trainer.compile_seconds
+    for until in (4, 12, 20):
+        state, _ = trainer.run(state, source, until)
+    assert Affine.traced == before
+    assert trainer.compile_seconds == seconds > 0
+
+
+def test_metrics_and_callback_cover_every_step(trainer, whole):
+    _, metrics = whole
+    assert metrics.loss.shape == metrics.gradient_norm.shape == (20,)
+    np.testing.assert_allclose(metrics.bin_sums.sum(1) / 16, metrics.loss, rtol=1e-5)
+    np.testing.assert_array_equal(metrics.bin_counts.sum(1), 16)
+    seen = []
+    _, again = trainer.run(
+        trainer.init(KEY), trainer.resident(DATA), 15, lambda *call: seen.append(call)
+    )
+    assert [step for step, _ in seen] == [6, 12, 15]
+    np.testing.assert_array_equal(np.concatenate([m.loss for _, m in seen]), again.loss)
+
+
+def test_nothing_to_do_is_no_step(trainer, whole):
+    state, metrics = trainer.run(jax.tree.map(jnp.copy, whole[0]), trainer.resident(DATA), 30)
+    assert state.step == 20
+    assert metrics.loss.shape == (0,)
+    assert metrics.bin_sums.shape == (0, 8)
+
+
+def test_the_velocity_has_the_averaged_parameters(trainer, whole):
+    chex.assert_trees_all_equal(trainer.velocity(whole[0]).parameters, whole[0].ema)
+
+
+def test_abstract_state_has_the_shapes_of_a_state(trainer, whole):
+    shapes = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), trainer.abstract_state())
+    assert shapes == jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), whole[0])
+
+
+def test_host_batches_train_as_the_same_batches_on_the_device(trainer, whole):
+    state = trainer.init(KEY)
+    batches = host_batches(state, 20)
+    state, metrics = trainer.run(state, batches, 7)
+    assert state.step == 7
+    # No batch more than steps: the iterator's position belongs to the state.
+    assert len(list(itertools.islice(batches, 20))) == 13
+    np.testing.assert_allclose(metrics.loss, whole[1].loss[:7], rtol=1e-4)
+    expected, _ = trainer.run(trainer.init(KEY), trainer.resident(DATA), 7)
+    chex.assert_trees_all_close(state.parameters, expected.parameters, rtol=1e-4, atol=1e-6)
+
+
+def test_batches_that_end_end_the_run():
+    trainer = small_trainer()
+    state, metrics = trainer.run(trainer.init(KEY), [DATA[:16]] * 3)
+    assert state.step == len(metrics.loss) == 3
+
+
+def test_labels_and_bytes_reach_the_network():
+    trainer = small_trainer(label_dropout=0.5)
+    images = np.random.default_rng(0).integers(0, 256, (64, 2)).astype(np.uint8)
+    state, metrics = trainer.run(trainer.init(KEY), trainer.resident(images, LABELS), 10)
+    assert jnp.all(jnp.any(state.parameters["shifts"][...] != 0, axis=1))
+    streamed = [(images[:16], LABELS[:16])] * 5
+    state, _ = trainer.run(trainer.init(KEY), streamed)
+    assert jnp.all(jnp.any(state.parameters["shifts"][...] != 0, axis=1))
+    assert np.all(np.isfinite(metrics.loss))
+
+
+@pytest.mark.parametrize("kind", ["resident", "stream"])
+def test_what_is_not_finite_stops_at_the_last_good_state(kind):
+    """A bad datum is met once an epoch of four steps."""
+    trainer = small_trainer(steps_per_call=5)
+    state = trainer.init(KEY)
+    if kind == "stream":
+        bad = 2
+        source = host_batches(state, 20, poisoned=[bad])
+    else:
+        data = np.where(np.arange(64)[:, None] == 9, np.nan, DATA)
+        source = ResidentData(jnp.asarray(data))
+        rows = (draw_batch(data, jax.random.split(KEY)[0], k, 16)[0] for k in range(4))
+        bad = next(k for k, batch in enumerate(rows) if np.isnan(batch).any())
+    with pytest.raises(NonFiniteError, match=f"The loss became nan at step {bad}; try a") as error:
+        trainer.run(state, source)
+    assert len(error.value.metrics.loss) == bad + 1
+    clean = host_batches(error.value.state, bad) if kind == "stream" else source
+    expected, _ = trainer.run(trainer.init(KEY), clean, bad)
+    chex.assert_trees_all_equal(error.value.state, expected)
+
+
+@pytest.mark.parametrize("kind", ["resident", "stream"])
+def test_what_is_not_finite_is_skipped_and_counted_if_asked(kind):
+    trainer = small_trainer(steps_per_call=5, on_nonfinite="skip")
+    state = trainer.init(KEY)
+    if kind == "stream":
+        source = host_batches(state, 20, poisoned=[2, 3, 9])
+    else:
+        source = ResidentData(jnp.asarray(np.where(np.arange(64)[:, None] == 9, np.nan, DATA)))
+    state, metrics = trainer.run(state, source, 12)
+    assert (state.step, state.skipped) == (12, 3)
+    assert np.sum(~metrics.finite) == np.sum(np.isnan(metrics.loss)) == 3
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(state.parameters))
+    assert np.all(np.isfinite(metrics.bin_losses()[:2]))
+
+
+def test_an_infinite_gradient_is_named():
+    class Cliff(Affine):
+        def __call__(self, t, x, label=None):
+            # The root's slope is infinite at zero, its value is not.
+            return super().__call__(t, x) + jnp.sqrt(jnp.abs(self.shifts[...][0]))[None]
+
+    trainer = small_trainer(Cliff())
+    with pytest.raises(NonFiniteError, match=r"The gradient's norm became .* at step 0"):
+        trainer.run(trainer.init(KEY), trainer.resident(DATA))
+
+
+class Counted(nnx.Module):
+    """A network that holds a count."""
+
+    def __init__(self):
+        self.count = nnx.Variable(jnp.zeros((), jnp.int32))
+
+    def __call__(self, t, x):
+        """The point."""
+        return x
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps_per_call": 0}, "steps_per_call must be an integer of at least 1, got 0"),
+        ({"on_nonfinite": "ignore"}, "on_nonfinite must be one of skip, stop; got 'ignore'"),
+        ({"label_dropout": 1.0}, r"label_dropout must lie in \[0, 1\), got 1.0"),
+        ({"label_dropout": 0.1, "model": mlp()}, "label_dropout needs classes"),
+        ({"accumulate": 5}, "batch_size must be a multiple of 5 .* got 16; .* are 15 or 20"),
+        ({"accumulate": 17}, "the nearest are 17"),
+        ({"schedule": "step"}, "schedule must be one of"),
+        ({"model": Counted()}, "model must hold floating variables only, but .*count.* int32"),
+    ],
+)
+def test_bad_choices(options, message):
+    with pytest.raises(ValueError, match=message):
+        small_trainer(**options)
+
+
+def test_data_that_do_not_fit():
+    with pytest.raises(ValueError, match=r"label_dropout=0\.1 needs labels, got None"):
+        small_trainer(label_dropout=0.1).resident(DATA)
+    with pytest.raises(ValueError, match="labels must not be negative and below 3, got 0 to 63"):
+        small_trainer().resident(DATA, np.arange(64))
+    with pytest.raises(ValueError, match="a batch must hold 16 data"):
+        small_trainer().run(small_trainer().init(KEY), [DATA])
