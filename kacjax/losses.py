@@ -13,11 +13,15 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from kacjax._typing import Key
 from kacjax._validation import check_positive
 from kacjax.paths import PathSample, ProbabilityPath
+
+# 2^32 / golden ratio, an odd integer.
+_GOLDEN = 2654435769
 
 Velocity = Callable[[Float[Array, " batch"], Float[Array, "batch *event"]], Array]
 """Any function `velocity(t, x)`, with `t` of shape `(batch,)` and `x` of `(batch, *event)`."""
@@ -26,10 +30,16 @@ Velocity = Callable[[Float[Array, " batch"], Float[Array, "batch *event"]], Arra
 def sample_times(
     key: Key, path: ProbabilityPath, batch: int, power: float = 1.0
 ) -> Float[Array, " batch"]:
-    r"""Draws one time in `(0, T]` from each of `batch` strata: $t = T u^p$.
+    r"""Draws times in `(0, T]` that are spread evenly: $t_i = T u_i^p$, $u_i = U + i / \varphi \bmod 1$.
 
-    Stratified, so that every batch covers all times: the loss keeps its mean and has less
-    variance than with independent times. In random order, for the data may come in one.
+    Each time has the law of $T U^p$ with uniform $U$, so that the loss keeps its mean; together
+    they cover $(0, T]$ with gaps of at most $1.9 / n$ in $u$, so that it has less variance than with
+    independent times. Neighbours in the batch are far apart in time, for the data may come in
+    order. One random number and no sort, on any number of devices: additive recurrence with the
+    golden ratio $\varphi$, whose multiples are the most evenly spread of all.
+
+    Source: L. Kuipers, H. Niederreiter, *Uniform Distribution of Sequences* (1974), section 2.3;
+    one shift for a batch as in D. Kingma et al., *Variational Diffusion Models*, arXiv 2107.00630.
 
     Args:
         key: Random key.
@@ -42,9 +52,9 @@ def sample_times(
     """
     check_positive("power", power)
     dtype = jnp.result_type(float)
-    order_key, place_key = jax.random.split(key)
-    strata = jax.random.permutation(order_key, jnp.arange(1, batch + 1, dtype=dtype))
-    u = (strata - jax.random.uniform(place_key, (batch,), dtype)) / batch
+    # Fractions of 2^32, where adding wraps around by itself; 24 bits of them are a float32.
+    steps = jnp.arange(batch, dtype=jnp.uint32) * np.uint32(_GOLDEN)
+    u = ((jax.random.bits(key) + steps >> 8).astype(dtype) + 1) / 2**24
     return jnp.asarray(path.T, dtype) * jnp.power(u, power)
 
 

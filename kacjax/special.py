@@ -91,11 +91,18 @@ QUOTIENT_SLOPE = [
 def polynomial(
     coefficients: Sequence[float | Array], x: Float[Array, "..."]
 ) -> Float[Array, "..."]:
-    """Horner's rule, lowest coefficient first; coefficients broadcast against `x`."""
-    value = coefficients[-1]
-    for coefficient in reversed(coefficients[:-1]):
-        value = value * x + coefficient
-    return jnp.asarray(value)
+    """Estrin's rule, lowest coefficient first; coefficients broadcast against `x`.
+
+    Pairs are combined with `x`, pairs of pairs with `x**2`, and so on: a chain of `log2` as many
+    dependent steps as Horner's rule, whose latency is what a vector unit would wait for.
+    """
+    terms, power = list(coefficients), x
+    while len(terms) > 1:
+        pairs = zip(terms[::2], terms[1::2], strict=False)
+        odd_one_out = terms[-1:] if len(terms) % 2 else []
+        terms = [low + high * power for low, high in pairs] + odd_one_out
+        power = power * power
+    return jnp.asarray(terms[0])
 
 
 @jax.custom_jvp

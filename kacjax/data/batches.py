@@ -14,12 +14,13 @@ Source: J. Black, P. Rogaway, *Ciphers with arbitrary finite domains*, CT-RSA 20
 """
 
 import math
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Int32, Num, UInt32
+from jaxtyping import Array, Bool, Float, Int32, Integer, Num, UInt32
 
 from kacjax._typing import Key
 from kacjax._validation import check_count
@@ -28,12 +29,15 @@ from kacjax.data.images import to_float
 LARGEST_SET = 2**30 - 1
 """More rows than this would overflow 32-bit arithmetic."""
 
-_ROUNDS = 12
+# Enough that the orders of very small sets are evenly distributed; large ones need fewer.
+_ROUNDS = 24
+_ROUNDS_OF_LARGE = 12
+_LARGE = 1000
 _IMAGE_RANK = 4
 
 
 def epoch_rows(
-    key: Key, step: int | np.integer | Int[Array, ""], batch_size: int, num: int
+    key: Key, step: int | np.integer | Integer[Array, ""], batch_size: int, num: int
 ) -> Int32[Array, " {batch_size}"]:
     """The rows of batch `step` of an endless stream whose every epoch is a new permutation.
 
@@ -56,12 +60,12 @@ def epoch_rows(
 def draw_batch(
     images: Num[Array, "num *event"] | np.ndarray,
     key: Key,
-    step: int | np.integer | Int[Array, ""],
+    step: int | np.integer | Integer[Array, ""],
     batch_size: int,
     *,
     flip: bool = False,
-    labels: Int[Array, " num"] | np.ndarray | None = None,
-) -> tuple[Float[Array, "{batch_size} *event"], Int[Array, " {batch_size}"] | None]:
+    labels: Integer[Array, " num"] | np.ndarray | None = None,
+) -> tuple[Float[Array, "{batch_size} *event"], Integer[Array, " {batch_size}"] | None]:
     """Batch `step` of a set that lies on the device, see `epoch_rows`.
 
     Args:
@@ -117,22 +121,30 @@ def _draw(
         raise ValueError(f"num and batch_size must lie below 2^30, got {num} and {batch}.")
     if isinstance(step, int | np.integer):
         check_count("step", step, 0)
-    epoch, first = _locate(jnp.asarray(step).astype(jnp.uint32), batch, num)
+    return _compiled(key, jnp.asarray(step).astype(jnp.uint32), batch, num)
+
+
+@partial(jax.jit, static_argnums=(2, 3))
+def _compiled(
+    key: Key, step: UInt32[Array, ""], batch: int, num: int
+) -> tuple[Int32[Array, " b"], Bool[Array, " b"]]:
+    epoch, first = _locate(step, batch, num)
     # A batch begins at a multiple of the common divisor, which bounds the epochs that it meets.
     epochs = 1 + (num - math.gcd(num, batch) + batch - 1) // num
-    keys = jax.vmap(lambda e: jax.random.bits(jax.random.fold_in(key, e), (_ROUNDS + 2,)))(
+    rounds = _ROUNDS if num < _LARGE else _ROUNDS_OF_LARGE
+    keys = jax.vmap(lambda e: jax.random.bits(jax.random.fold_in(key, e), (rounds + 2,)))(
         epoch + jnp.arange(epochs, dtype=jnp.uint32)
     )
     position = first + jnp.arange(batch, dtype=jnp.uint32)
     keys = _take(keys, position // num).T
-    rows = _permute(position % num, keys[:_ROUNDS], num)
-    coin = _hash(_hash(rows ^ keys[_ROUNDS]) ^ keys[_ROUNDS + 1]) >> 31
+    rows = _permute(position % num, keys[:-2], num)
+    coin = _hash(_hash(rows ^ keys[-2]) ^ keys[-1]) >> 31
     return rows.astype(jnp.int32), coin.astype(bool)
 
 
 def _locate(
-    step: UInt32[Array, ""], batch: int, num: int
-) -> tuple[UInt32[Array, ""], UInt32[Array, ""]]:
+    step: UInt32[Array, "..."], batch: int, num: int
+) -> tuple[UInt32[Array, "..."], UInt32[Array, "..."]]:
     """`divmod(step * batch, num)`, of which the product needs more than 32 bits."""
     # Long division: the batch size enters in digits so short that remainder and digit, times
     # what they are multiplied by, stay below 2^31 each.
@@ -147,12 +159,16 @@ def _locate(
 
 
 def _halves(num: int) -> tuple[int, int]:
-    """Sizes near the root of `num` whose product is `num`, or exceeds it by less than the root."""
+    """Two sizes near the root of `num`, whose product is `num` or little more; one of them even.
+
+    Rotations of odd sizes are even permutations: with two of them half of all would be missing.
+    """
     root = math.isqrt(num)
-    for size in range(root, max(root // 2, 1), -1):
-        if num % size == 0:
-            return num // size, size
-    size = root + 1
+    if num % 2 == 0:
+        for size in range(root, root // 2, -1):
+            if num % size == 0:
+                return num // size, size
+    size = root + 2 - root % 2
     return size, -(-num // size)
 
 
@@ -164,7 +180,7 @@ def _permute(
 
     def through_rounds(x: Array) -> Array:
         left, right = x // b, x % b
-        for i in range(0, _ROUNDS, 2):
+        for i in range(0, len(keys), 2):
             left = (left + _hash(right ^ keys[i]) % a) % a
             right = (right + _hash(left ^ keys[i + 1]) % b) % b
         return left * b + right

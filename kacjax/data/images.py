@@ -3,7 +3,7 @@ r"""Images as bytes and as the numbers that a model sees.
 A byte $b$ stands for $(2b - 255) / 255 \in [-1, 1]$.
 """
 
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -50,5 +50,5 @@ def to_float(images: UInt8[AnyArray, "..."]) -> Float[AnyArray, "..."]:
 
 def to_uint8(images: Float[AnyArray, "..."]) -> UInt8[AnyArray, "..."]:
     """The nearest bytes to finite floats, those outside `[-1, 1]` clipped: undoes `to_float`."""
-    numpy = np if isinstance(images, np.ndarray) else jnp
+    numpy: Any = np if isinstance(images, np.ndarray) else jnp
     return numpy.clip(numpy.rint(127.5 * images + 127.5), 0, 255).astype(np.uint8)

@@ -93,17 +93,19 @@ def velocity(
 
 
 def acceleration(
-    lam: Float[Array, "..."], z: Float[Array, "..."], room: Float[Array, "..."]
+    lam: Float[Array, "..."],
+    z: Float[Array, "..."],
+    w: Float[Array, "..."],
+    room: Float[Array, "..."],
 ) -> Float[Array, "..."]:
     r"""Derivative of the velocity `w` in `lam` along the flow, $-4 w^2 (1 - z w) h'(q) / z$.
 
     It follows from $\partial_\lambda z = (w - z) / \lambda$, hence $dq/d\lambda = 2\lambda(1 - zw)$;
     all other terms cancel.
     """
-    q = lam * lam * room
-    ratio = lam / (lam + 2 * bessel_quotient(q))
-    w = ratio * z
-    return -4 * ratio * w * (1 - z * w) * bessel_quotient_slope(q)
+    # At z = 0 the velocity is 0 too, and so is the quotient.
+    steepness = w / jnp.where(z == 0, 1, z)
+    return -4 * steepness * w * (1 - z * w) * bessel_quotient_slope(lam * lam * room)
 
 
 def scaled_variance(lam: Float[Array, "..."]) -> Float[Array, "..."]:

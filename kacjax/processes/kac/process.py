@@ -294,9 +294,9 @@ def _displace_jvp(refined, primals, tangents):
     z, w, atom = _place(lam, n, refined)
     y, v, room = (c * s) * z, c * w, (1 - z) * (1 + z)
     # Along the flow (n fixed) y has the slopes (v, (s v - y) / a, y / c) in (s, a, c), and
-    # v = c w(lam, n) those of w.
-    force = c * jnp.where(atom, 0, law.acceleration(lam, z, room))
-    rows = [(v, a * force), ((s * v - y) / a, s * force), (y / c, v / c)]
+    # v = c w(lam, n) those of w. Written without a division per component.
+    force = c * jnp.where(atom, 0, law.acceleration(lam, z, w, room))
+    rows = [(v, a * force), ((c * s / a) * (w - z), s * force), (s * z, w)]
     terms = [
         (y_slope * tangent, v_slope * tangent)
         for (y_slope, v_slope), tangent in zip(rows, tangents[:3], strict=True)

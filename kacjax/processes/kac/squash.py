@@ -68,7 +68,7 @@ def squash(
     z = (sigma * x) * polynomial(position, t)
     w = (sigma * kappa * x) * polynomial(velocity, t)
     atom = jnp.abs(x) >= jnp.where(lam < KINK, 1, jnp.inf)
-    sign = jnp.sign(n)
+    sign = jnp.where(n < 0, -1, jnp.ones_like(n))
     return jnp.where(atom, sign, z), jnp.where(atom, sign, w), atom
 
 

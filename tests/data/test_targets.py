@@ -1,10 +1,9 @@
-"""The targets lie where they should; the digits are whole and split once."""
+"""The targets lie where they should."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import sklearn.datasets
 
 from kacjax import data
 
@@ -71,18 +70,3 @@ def test_spirals_and_moons_are_thin():
 def test_funnel_narrows():
     x, y = np.asarray(data.funnel(KEY, 50_000)).T
     assert np.std(y[x < -0.5]) < 0.3 * np.std(y[x > 0.5])
-
-
-def test_digits_are_split_without_loss():
-    digits = data.load_digits()
-    assert digits.train.shape == (1437, 64)
-    assert digits.held_out.shape == (360, 64)
-    assert digits.train.dtype == np.float32
-    assert digits.train.min() == -1
-    assert digits.train.max() == 1
-    together = np.concatenate([digits.train, digits.held_out])
-    original = sklearn.datasets.load_digits().data / 8 - 1
-    np.testing.assert_array_equal(np.unique(together, axis=0), np.unique(original, axis=0))
-    shares = np.bincount(digits.held_out_labels) / 360 - np.bincount(digits.train_labels) / 1437
-    assert np.abs(shares).max() < 0.002
-    np.testing.assert_array_equal(data.load_digits().held_out, digits.held_out)
