@@ -1,7 +1,18 @@
 """kacjax: generative models whose noise is the Kac process, in JAX."""
 
 from kacjax import models
-from kacjax.generation import generate, trajectory
+from kacjax.exact import ExactVelocity, exact_velocity
+from kacjax.generation import (
+    decode,
+    encode,
+    generate,
+    generate_chunks,
+    guided,
+    initial_noise,
+    interpolate,
+    log_density,
+    trajectory,
+)
 from kacjax.losses import flow_matching_loss
 from kacjax.paths import (
     PathSample,
@@ -17,6 +28,7 @@ from kacjax.training import FitResult, TrainState, fit, train_step
 __version__ = "0.1.0"
 
 __all__ = [
+    "ExactVelocity",
     "FitResult",
     "KacProcess",
     "PathSample",
@@ -24,12 +36,20 @@ __all__ = [
     "Process",
     "TrainState",
     "WienerProcess",
+    "decode",
     "diffusion_path",
+    "encode",
+    "exact_velocity",
     "fit",
     "flow_matching_loss",
     "flow_matching_path",
     "generate",
+    "generate_chunks",
+    "guided",
+    "initial_noise",
+    "interpolate",
     "kac_path",
+    "log_density",
     "models",
     "time_grid",
     "train_step",
