@@ -1,8 +1,8 @@
 """Figures, drawn on request and returned; saving them is the caller's."""
 
+from kacjax.plots.animation import trajectory_gif
 from kacjax.plots.process import density_figure, paths_figure, velocity_figure
 from kacjax.plots.samples import (
-    image_grid,
     images_figure,
     points_figure,
     trajectories_figure,
@@ -13,11 +13,11 @@ from kacjax.plots.style import COLOURS
 __all__ = [
     "COLOURS",
     "density_figure",
-    "image_grid",
     "images_figure",
     "paths_figure",
     "points_figure",
     "trajectories_figure",
+    "trajectory_gif",
     "velocity_figure",
     "zoom_figure",
 ]

@@ -1,21 +1,16 @@
 """Figures of samples: beside data, up close, and on their way from the noise."""
 
 from collections.abc import Mapping
-from typing import TypeAlias
 
 import numpy as np
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 from scipy.ndimage import gaussian_filter
 
-from kacjax.data.images import to_uint8
 from kacjax.plots.style import BLUE, COLOURS, GREY, INK, LABELS, VERMILION, Points, panels, styled
-
-Images: TypeAlias = UInt8[np.ndarray, "_ _ _ _"] | Float[np.ndarray, "_ _ _ _"] | Float[Array, "_ _ _ _"]
-"""Images, channels last: bytes, or floats in `[-1, 1]`."""
 
 _SHOWN = 5000
 _BINS = 160
@@ -39,7 +34,7 @@ def points_figure(sets: Mapping[str, Points], limit: float = 1.9) -> Figure:
         scatter.set_title(LABELS.get(title, title))
         _draw_density(density, points, limit, colour)
         for ax in (scatter, density):
-            _square(ax, limit)
+            square(ax, limit)
             ax.label_outer()
     return figure
 
@@ -72,7 +67,7 @@ def zoom_figure(
             fontsize=8,
         )
         ax.set_title(f"{LABELS.get(title, title)}: {len(offset):,} points")
-        _square(ax, width)
+        square(ax, width)
     figure.supxlabel(f"offset from the mode ({centre[0]:g}, {centre[1]:g})", fontsize=10)
     return figure
 
@@ -97,7 +92,7 @@ def trajectories_figure(
         ax.plot(*path.T, color=BLUE, alpha=0.3, linewidth=0.7)
     ax.scatter(*positions[0].T, s=9, color=GREY, linewidths=0, label="noise", zorder=3)
     ax.scatter(*positions[-1].T, s=9, color=INK, linewidths=0, label="samples", zorder=3)
-    _square(ax, 1.05 * float(np.abs(positions).max()) if limit is None else limit)
+    square(ax, 1.05 * float(np.abs(positions).max()) if limit is None else limit)
     legend = figure.legend(loc="outside upper center", ncols=3, markerscale=1.2)
     for handle in legend.legend_handles:
         if handle is not None:
@@ -106,47 +101,42 @@ def trajectories_figure(
 
 
 @styled
-def images_figure(
-    sets: Mapping[str, Points | Images], side: int | None = None, rows: int = 8
-) -> Figure:
-    """Square grids of images side by side; grey ones white on black.
+def images_figure(sets: Mapping[str, Points], side: int, rows: int = 8) -> Figure:
+    """Square grids of grey images side by side, white on black.
 
     Args:
-        sets: By title, data first: images as `image_grid` takes them, or as vectors of `side**2`
-            values in `[-1, 1]`.
-        side: Height and width in pixels of images that are vectors.
+        sets: Images as vectors of `side**2` values in `[-1, 1]`, by title, data first.
+        side: Height and width of an image in pixels.
         rows: Images along each side of a grid.
     """
     figure, axes = panels(len(sets), 3.6 * len(sets), 3.85)
     for ax, (title, images) in zip(axes, sets.items(), strict=True):
-        images = np.asarray(images)
-        if side is not None:
-            images = images.reshape(-1, side, side, 1)
-        ax.imshow(image_grid(images, rows), interpolation="nearest")
+        ax.imshow(mosaic(np.asarray(images), side, rows), cmap="gray", vmin=-1, vmax=1)
         ax.set_title(LABELS.get(title, title))
         ax.axis("off")
     return figure
 
 
-def image_grid(images: Images, rows: int = 8) -> UInt8[np.ndarray, "height width 3"]:
+def mosaic(images: np.ndarray, side: int | None, rows: int) -> np.ndarray:
     """Tiles the first `rows**2` images, each in a frame of black one pixel wide.
 
     Args:
-        images: Of shape `(num, height, width, colours)` with one or three colours; bytes, or
-            floats in `[-1, 1]`.
+        images: Images `(num, height, width, channels)`, or vectors of `side**2` values.
+        side: Height and width, where images are vectors.
         rows: Images along each side of the grid.
 
     Returns:
-        One image as bytes, pixel for pixel.
+        An image of values in `[-1, 1]`, or in colour, of values in `[0, 1]`.
     """
-    shown = np.asarray(images)[: rows**2]
-    if shown.dtype != np.uint8:
-        shown = to_uint8(np.asarray(shown, np.float32))
-    num, height, width, _ = shown.shape
-    framed = np.zeros((rows**2, height + 2, width + 2, 3), np.uint8)
-    framed[:num, 1:-1, 1:-1] = shown
-    tiled = framed.reshape(rows, rows, height + 2, width + 2, 3).swapaxes(1, 2)
-    return tiled.reshape(rows * (height + 2), rows * (width + 2), 3)
+    if side is not None:
+        images = images.reshape(len(images), side, side, 1)
+    height, width, channels = images.shape[1:]
+    framed = np.full((rows**2, height + 2, width + 2, channels), -1.0)
+    shown = images[: rows**2]
+    framed[: len(shown), 1:-1, 1:-1] = shown
+    tiled = framed.reshape(rows, rows, height + 2, width + 2, channels).swapaxes(1, 2)
+    whole = tiled.reshape(rows * (height + 2), rows * (width + 2), channels)
+    return whole[..., 0] if channels == 1 else np.clip((whole + 1) / 2, 0, 1)
 
 
 def _draw_density(ax: Axes, points: np.ndarray, limit: float, colour: str) -> None:
@@ -164,6 +154,7 @@ def _draw_density(ax: Axes, points: np.ndarray, limit: float, colour: str) -> No
     )
 
 
-def _square(ax: Axes, limit: float) -> None:
+def square(ax: Axes, limit: float) -> None:
+    """Shows the square of half the width `limit` around the origin, undistorted."""
     ax.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
     ax.locator_params(nbins=4)

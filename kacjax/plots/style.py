@@ -23,7 +23,7 @@ COLOURS = {"data": GREY, "kac": BLUE, "diffusion": VERMILION, "flow-matching": G
 LABELS = {"kac": "Kac flow", "diffusion": "diffusion", "flow-matching": "flow matching"}
 """What titles call the models."""
 
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "figure.dpi": 160,
     "font.size": 10,
     "axes.titlesize": 11,
@@ -45,6 +45,7 @@ _STYLE: dict[Any, Any] = {
     "lines.linewidth": 1.6,
     "mathtext.fontset": "cm",
 }
+"""Matplotlib's settings for every figure."""
 
 P = ParamSpec("P")
 
@@ -54,7 +55,7 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
 
     @wraps(draw)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> Figure:
-        with matplotlib.rc_context(_STYLE):
+        with matplotlib.rc_context(STYLE):
             return draw(*args, **kwargs)
 
     return wrapper
