@@ -133,13 +133,19 @@ def check_batch_size(batch_size: int, mesh: Mesh | None, accumulate: int = 1) ->
     """
     devices = 1 if mesh is None else mesh.size
     unit = devices * accumulate
-    if batch_size % unit:
-        below = batch_size // unit * unit
-        nearest = " or ".join(str(size) for size in (below, below + unit) if size)
-        raise ValueError(
-            f"batch_size must be a multiple of {unit} ({devices} devices, {accumulate} "
-            f"micro-batches), got {batch_size}; the nearest are {nearest}."
-        )
+    if batch_size % unit == 0:
+        return
+    if accumulate == 1:
+        what = "devices"
+    elif devices == 1:
+        what = "micro-batches"
+    else:
+        what = f"{devices} devices times {accumulate} micro-batches"
+    below = batch_size // unit * unit
+    nearest = f"are {below} and {below + unit}" if below else f"is {unit}"
+    raise ValueError(
+        f"batch_size must be a multiple of {unit} ({what}), got {batch_size}; the nearest {nearest}."
+    )
 
 
 def bytes_per_device(tree: Any) -> int:

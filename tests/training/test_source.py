@@ -9,7 +9,7 @@ DATA = np.zeros((4, 2))
 
 
 def test_types_of_training():
-    source = check_resident(DATA, [0, 1, 2, 0], classes=3)
+    source = check_resident(DATA, np.arange(4) % 3, classes=3)
     assert source.data.dtype == np.float32
     assert source.labels.dtype == np.int32
     assert check_resident(np.zeros((4, 2), np.uint8)).data.dtype == np.uint8
@@ -26,8 +26,8 @@ def test_types_of_training():
         ((np.array([[1.0, np.nan]]),), "data must be finite, got 1 NaN"),
         ((DATA, np.zeros(3, int)), r"labels must be integers of shape \(4,\), got .* \(3,\)"),
         ((DATA, np.zeros(4)), "labels must be integers of shape .* got float64"),
-        ((DATA, [0, 1, 2, 3], 3), "labels must not be negative and below 3, got 0 to 3"),
-        ((DATA, [0, 1, 2, -1]), "labels must not be negative, got -1 to 2"),
+        ((DATA, np.arange(4), 3), "labels must not be negative and below 3, got 0 to 3"),
+        ((DATA, np.arange(4) - 1), "labels must not be negative, got -1 to 2"),
     ],
 )
 def test_bad_data(arguments, message):

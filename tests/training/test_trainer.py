@@ -54,6 +54,14 @@ def test_a_run_in_pieces_equals_the_whole_to_the_last_bit(trainer, whole, cuts):
     np.testing.assert_array_equal(np.concatenate(losses), whole[1].loss)
 
 
+@pytest.mark.parametrize("steps_per_call", [1, 20])
+def test_calls_of_any_length_give_the_same_run(whole, steps_per_call):
+    trainer = small_trainer(mlp(), steps_per_call=steps_per_call)
+    state, metrics = trainer.run(trainer.init(KEY), trainer.resident(DATA))
+    np.testing.assert_allclose(metrics.loss, whole[1].loss, rtol=1e-4)
+    chex.assert_trees_all_close(state.ema, whole[0].ema, rtol=1e-4, atol=1e-6)
+
+
 def test_one_program_for_any_count():
     trainer = small_trainer(steps_per_call=8)
     state, source = trainer.init(KEY), trainer.resident(DATA)
@@ -188,8 +196,11 @@ class Counted(nnx.Module):
         ({"on_nonfinite": "ignore"}, "on_nonfinite must be one of skip, stop; got 'ignore'"),
         ({"label_dropout": 1.0}, r"label_dropout must lie in \[0, 1\), got 1.0"),
         ({"label_dropout": 0.1, "model": mlp()}, "label_dropout needs classes"),
-        ({"accumulate": 5}, "batch_size must be a multiple of 5 .* got 16; .* are 15 or 20"),
-        ({"accumulate": 17}, "the nearest are 17"),
+        (
+            {"accumulate": 5},
+            "batch_size must be a multiple of 5 .* got 16; the nearest are 15 and 20",
+        ),
+        ({"accumulate": 17}, "the nearest is 17"),
         ({"schedule": "step"}, "schedule must be one of"),
         ({"model": Counted()}, "model must hold floating variables only, but .*count.* int32"),
     ],

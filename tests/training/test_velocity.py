@@ -1,5 +1,7 @@
 """The velocity of a network: a pytree, which passes on what the network takes and no more."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -48,7 +50,8 @@ def test_passes_on_what_the_network_takes():
     key = jax.random.key(0)
     affine = velocity_of(Affine())
     np.testing.assert_array_equal(affine(T, X, LABEL), affine(T, X))
-    shifted = jax.tree.map(lambda leaf: leaf + jnp.arange(leaf.shape[0])[:, None], affine)
+    rows = jax.tree.map(lambda leaf: leaf + jnp.arange(len(leaf))[:, None], affine.parameters)
+    shifted = dataclasses.replace(affine, parameters=rows)
     assert jnp.all(shifted(T, X, LABEL) != shifted(T, X))
     assert jnp.any(affine(T, X, LABEL, key=key) != affine(T, X, LABEL))
     np.testing.assert_array_equal(velocity_of(Bare())(T, X, key=key), X)

@@ -1,0 +1,163 @@
+"""Meshes: the same run on any devices, less memory where the state is split, clear refusals."""
+
+import os
+import socket
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from kacjax import sharding
+from kacjax.sharding import _is_in_cluster
+from tests import sharding_worker
+from tests.sharding_worker import BATCH, DIM
+
+
+def start(tmp_path, name, *arguments, devices=1):
+    """Starts a worker; its results will lie in the file that is returned."""
+    file = tmp_path / f"{name}.npz"
+    environment = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+    }
+    command = [sys.executable, "-m", "tests.sharding_worker", str(file), *map(str, arguments)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(command, env=environment, **pipes), file
+
+
+def finish(worker, file):
+    printed, _ = worker.communicate(timeout=600)
+    assert worker.returncode == 0, printed
+    return dict(np.load(file))
+
+
+@pytest.fixture(scope="module")
+def single():
+    """The run on one device."""
+    with jax.numpy_dtype_promotion("standard"):
+        return sharding_worker.train(sharding_worker.make_trainer())
+
+
+@pytest.fixture(scope="module")
+def eight(tmp_path_factory):
+    """The runs on eight simulated devices."""
+    return finish(*start(tmp_path_factory.mktemp("eight"), "eight", devices=8))
+
+
+def agree(results, name, single):
+    """Losses, norms and parameters equal those of one device to 1e-5."""
+    for key in ("losses", "norms"):
+        np.testing.assert_allclose(results[f"{name}/{key}"], single[key], rtol=1e-5)
+    for key in ("parameters", "ema"):
+        np.testing.assert_allclose(results[f"{name}/{key}"], single[key], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["8x1", "1x8", "2x4", "stream"])
+def test_any_devices_train_as_one(eight, single, name):
+    agree(eight, name, single)
+
+
+def test_a_split_state_takes_its_share_of_memory(eight, single):
+    assert eight["8x1/bytes"] == single["bytes"]
+    assert eight["1x8/bytes"] < eight["2x4/bytes"] < single["bytes"] / 2
+    # Vectors stay whole: with layers of 512 units they are 2 % of the state.
+    assert 7 < eight["wide/1"] / eight["wide/8"] <= 8
+
+
+def test_noise_is_made_in_parts(eight):
+    """No array of the whole batch's size in the program of one device."""
+    text = str(eight["text"])
+    assert f"f32[{BATCH // 8},{DIM}]" in text
+    assert f"f32[{BATCH},{DIM}]" not in text
+    assert f"u32[{BATCH},{DIM}]" not in text
+
+
+def test_batches_that_do_not_divide_are_refused_with_the_nearest(eight):
+    odd, small, micro = map(str, eight["errors"])
+    assert "multiple of 8 (devices), got 49; the nearest are 48 and 56" in odd
+    assert "got 3; the nearest is 8" in small
+    assert "multiple of 32 (8 devices times 4 micro-batches), got 48" in micro
+    assert "the nearest are 32 and 64" in micro
+
+
+def test_two_processes_train_as_one(tmp_path, single):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        coordinator = f"127.0.0.1:{free.getsockname()[1]}"
+    workers = [start(tmp_path, f"process{i}", coordinator, i) for i in range(2)]
+    for worker in workers:
+        results = finish(*worker)
+        agree(results, "split", single)
+        agree(results, "stream", single)
+        assert results["split/bytes"] < 0.75 * single["bytes"]
+        assert results["stream/bytes"] == single["bytes"]
+
+
+def test_a_mesh_uses_all_devices():
+    mesh = sharding.make_mesh()
+    assert dict(mesh.shape) == {"data": 1, "fsdp": 1}
+    with pytest.raises(ValueError, match="fsdp must divide the number of devices, 1; got 2"):
+        sharding.make_mesh(fsdp=2)
+    with pytest.raises(ValueError, match=r"data \* fsdp must be the number of devices, 1; got 3"):
+        sharding.make_mesh(data=3)
+
+
+def test_bytes_count_every_leaf():
+    tree = {"a": np.zeros(3), "key": jax.random.key(0), "b": [np.zeros((2, 2), np.uint8)]}
+    placed = sharding.replicate(tree, sharding.make_mesh())
+    assert sharding.bytes_per_device(placed) == 3 * 4 + 8 + 4
+
+
+@pytest.mark.parametrize(
+    ("environment", "several"),
+    [
+        ({}, False),
+        ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "2"}, False),  # sbatch itself, outside srun
+        *[
+            (
+                {
+                    **{"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "n[1-2]"},
+                    **{"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NTASKS": tasks},
+                },
+                several,
+            )
+            for tasks, several in (("2", True), ("1", False))
+        ],
+        ({"OMPI_COMM_WORLD_SIZE": "2", "OMPI_MCA_orte_hnp_uri": "1.0;tcp://10.0.0.1:1"}, True),
+        ({"OMPI_COMM_WORLD_SIZE": "1", "OMPI_MCA_orte_hnp_uri": "1.0;tcp://10.0.0.1:1"}, False),
+    ],
+)
+def test_clusters_are_recognised(environment, several):
+    environment = {"TPU_SKIP_MDS_QUERY": "1", **environment}
+    assert _is_in_cluster(environment) == several
+
+
+def test_a_process_that_is_alone_is_left_alone(monkeypatch):
+    calls = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *given: calls.append(given))
+    assert not sharding.initialise_distributed(processes=1)
+    assert not sharding.initialise_distributed()
+    assert calls == []
+    sharding.initialise_distributed("host:1", 4, 3)
+    assert calls == [("host:1", 4, 3)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ("host:1", None, 0),
+            "coordinator, processes and process_id go together, got host:1, None",
+        ),
+        ((None, 2, None), "go together, got None, 2 and None"),
+        (("host:1", 2, 2), "process_id must lie in 0 to 1, got 2"),
+        (("host:1", 0, 0), "processes must be an integer of at least 1, got 0"),
+    ],
+)
+def test_processes_that_are_half_described(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        sharding.initialise_distributed(*arguments)
