@@ -3,11 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 import kacjax
 from experiments import runs
@@ -69,45 +68,42 @@ def network(velocity: NetworkVelocity) -> Any:
     return nnx.merge(velocity.graphdef, velocity.parameters)
 
 
-class Labelled(eqx.Module):
-    """A velocity with the class of each sample filled in."""
-
-    velocity: NetworkVelocity
-    label: Int[Array, " num"]
-
-    def __call__(self, t: Float[Array, " num"], x: Float[Array, "num *event"]) -> Array:
-        """The velocity at points `x` and times `t`."""
-        return self.velocity(t, x, self.label)
-
-
 def draw(
-    velocity: NetworkVelocity | Labelled,
-    path: kacjax.ProbabilityPath,
+    velocity: NetworkVelocity,
     key: Key,
     shape: tuple[int, ...],
     sampling: SamplingConfig,
+    **options: Any,
 ) -> tuple[Float[np.ndarray, "num *event"], int]:
-    """Samples, and how often the network was evaluated for each.
+    """Samples, and how often the network was evaluated for each, at most.
+
+    Args:
+        velocity: The velocity.
+        key: Random key.
+        shape: Shape of the samples.
+        sampling: The solver.
+        **options: More of `kacjax.generate`.
 
     Raises:
         UserError: If the solver diverged.
     """
     samples, nfe = kacjax.generate(
         velocity,
-        path,
+        velocity.path,
         key,
         shape=shape,
         steps=sampling.solver_steps,
         solver=sampling.solver,
         grid=sampling.grid,
         return_nfe=True,
+        **options,
     )
     if not np.all(np.isfinite(samples)):
         raise UserError(
             f"generation diverged with {sampling.solver} and {sampling.solver_steps} steps; "
             "use more steps or another solver."
         )
-    return np.asarray(samples), int(nfe)
+    return np.asarray(samples), int(np.max(nfe))
 
 
 def draw_samples(
@@ -119,7 +115,7 @@ def draw_samples(
         UserError: If the solver diverged.
     """
     shape = (sampling.num_samples, dataset.dim)
-    samples, nfe = draw(velocity, velocity.path, key, shape, sampling)
+    samples, nfe = draw(velocity, key, shape, sampling)
     return dataset.finish(jnp.asarray(samples)), nfe
 
 

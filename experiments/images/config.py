@@ -59,7 +59,7 @@ class UNetConfig:
     """The network."""
 
     size: Size = "cifar10"
-    """Named size; the next five replace parts of it."""
+    """Named size; the next six replace parts of it."""
     channels: Annotated[int | None, _of_size("INT")] = None
     """Channels of the first level."""
     multipliers: Annotated[tuple[int, ...] | None, _of_size("INT [INT ...]")] = None
@@ -68,6 +68,8 @@ class UNetConfig:
     """Residual blocks a level."""
     attention: Annotated[tuple[int, ...] | None, _of_size("INT [INT ...]")] = None
     """Resolutions with self-attention."""
+    head_channels: Annotated[int | None, _of_size("INT")] = None
+    """Channels of an attention head."""
     dropout: Annotated[float | None, _of_size("FLOAT")] = None
     """Dropout."""
     conditional: bool = False
@@ -89,7 +91,7 @@ class UNetConfig:
         """
         if self.conditional and not classes:
             raise ValueError("--conditional needs classes, and these images have none.")
-        names = ("channels", "multipliers", "blocks", "attention", "dropout")
+        names = ("channels", "multipliers", "blocks", "attention", "head_channels", "dropout")
         replaced = {name: getattr(self, name) for name in names}
         keywords = kacjax.models.unet_size(self.size) | {
             name: value for name, value in replaced.items() if value is not None

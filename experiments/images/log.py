@@ -108,10 +108,10 @@ class Log:
                     if number is not None:
                         self._board.add_scalar(tag, number, step)
 
-    def picture(self, step: int, name: str, image: np.ndarray) -> None:
-        """Shows an image of shape `(height, width, colours)` in TensorBoard."""
+    def pictures(self, step: int, name: str, images: np.ndarray) -> None:
+        """Shows images of shape `(num, height, width, colours)` in TensorBoard."""
         with user_errors(OSError, saying="cannot write the log: "):
-            self._board.add_image(name, image, step, dataformats="HWC")
+            self._board.add_images(name, images, step, dataformats="NHWC")
 
     def sync(self) -> None:
         """Waits until the rows are on the disk: no checkpoint may be ahead of its log."""

@@ -7,10 +7,13 @@ import numpy as np
 from jaxtyping import UInt8
 
 from experiments.config import SamplingConfig
-from experiments.sampling import Labelled, draw, network
+from experiments.sampling import draw, network
 from kacjax._typing import Key
 from kacjax.data import to_uint8
 from kacjax.training import NetworkVelocity
+
+# Images that are generated together.
+_CHUNK = 256
 
 
 def draw_images(
@@ -31,10 +34,9 @@ def draw_images(
     """
     config = network(velocity).config
     sampling = sampling if num is None else dataclasses.replace(sampling, num_samples=num)
-    function = velocity
+    num, labels = sampling.num_samples, None
     if config["classes"]:
-        label = jnp.arange(sampling.num_samples, dtype=jnp.int32) % config["classes"]
-        function = Labelled(velocity, label)
-    shape = (sampling.num_samples, *config["shape"])
-    samples, nfe = draw(function, velocity.path, key, shape, sampling)
+        labels = jnp.arange(num, dtype=jnp.int32) % config["classes"]
+    shape, chunk = (num, *config["shape"]), min(num, _CHUNK)
+    samples, nfe = draw(velocity, key, shape, sampling, labels=labels, chunk_size=chunk)
     return to_uint8(samples), nfe

@@ -83,7 +83,7 @@ class Session:
                 stack.callback(log.close)
             bar = Progress(self.trainer.steps, self.step, shown=hosts.is_first())
             stack.callback(bar.close)
-            source = self._source()
+            source = self.images.source(self.trainer, self.config, self.step)
             for _ in self._calls(source, checkpoints, log):
                 bar.update(self.step, self._interval.row()["loss"], self.clock.speed())
                 if self._due(self.config.training.log_every) or self.step == self.trainer.steps:
@@ -129,12 +129,6 @@ class Session:
         self._interval = Interval(found.description["interval"])
         tell(f"going on at step {self.step:,}.")
         return found.state
-
-    def _source(self) -> Any:
-        arrays = self.images.arrays
-        labels = arrays.labels if self.config.network.conditional else None
-        with user_errors(ValueError):
-            return self.trainer.resident(arrays.images, labels)
 
     def _calls(self, source: Any, checkpoints: Checkpoints, log: Log | None) -> Iterator[None]:
         """Calls the device again and again; ends with the steps, or where a stop is asked for."""

@@ -1,7 +1,6 @@
 """Trains on images: a run that may be stopped at any moment, and goes on as if it had not been."""
 
 import contextlib
-import math
 import time
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import kacjax
 from experiments import hosts, report, runs
 from experiments.command import user_errors
 from experiments.images.config import ImageConfig
-from experiments.images.data import ImageSet, load_images
+from experiments.images.data import ImageSet, load
 from experiments.images.log import Log, read_rows
 from experiments.images.sampling import draw_images
 from experiments.images.session import LONGEST_CALL, Session, tell
@@ -22,6 +21,7 @@ from experiments.interrupt import StopSignals
 from experiments.sampling import save_velocity
 from kacjax import plots, sharding
 from kacjax._typing import Key
+from kacjax.data import to_float
 from kacjax.training import Trainer
 
 _GRID = 64
@@ -47,11 +47,12 @@ def train(config: ImageConfig, command: str) -> Path:
     with user_errors(ValueError):
         mesh = sharding.make_mesh(fsdp=devices.fsdp) if jax.device_count() > 1 else None
         sharding.check_batch_size(config.training.batch_size, mesh, config.training.accumulate)
-    images = load_images(config, first=hosts.is_first())
+    images = load(config, first=hosts.is_first())
     trainer = make_trainer(config, images, mesh)
     folder = config.folder()
     with contextlib.ExitStack() as stack:
         hosts.on_first(lambda: stack.enter_context(runs.open_run(folder, config)))
+        stack.callback(images.close)
         stop = stack.enter_context(StopSignals())
         session = Session(config, folder, images, trainer, stop)
         tell(_headline(session))
@@ -101,8 +102,8 @@ def make_network(config: ImageConfig, images: ImageSet) -> kacjax.models.UNet:
     Raises:
         ValueError: If it does not fit the images.
     """
-    shape, classes = images.arrays.images.shape[1:], len(images.arrays.classes)
-    return config.network.make(shape, classes, float(config.model.T), config.training.seed)
+    T, seed = float(config.model.make().T), config.training.seed
+    return config.network.make(images.shape, len(images.classes), T, seed)
 
 
 def show_samples(session: Session, log: Log | None) -> None:
@@ -112,7 +113,7 @@ def show_samples(session: Session, log: Log | None) -> None:
         return
     save_velocity(session.folder, velocity, **_notes(session))
     images, _ = draw_images(velocity, _sampling_key(session), session.config.sampling, _GRID)
-    log.picture(session.step, "samples", plots.image_grid(images, math.isqrt(_GRID)))
+    log.pictures(session.step, "samples", images)
     _draw_figure(session, images)
 
 
@@ -148,15 +149,14 @@ def finish(session: Session) -> None:
 
 def _draw_figure(session: Session, images: np.ndarray) -> None:
     """Real images beside samples."""
-    real = session.images.arrays.images
-    rows = np.random.default_rng(0).permutation(len(real))[:_GRID]
-    sets = {"real images": real[rows], session.config.model.path: images}
-    runs.write_figure(session.folder / "samples.png", plots.images_figure(sets))
+    sets = {"real images": session.images.shown, session.config.model.path: images}
+    figure = plots.images_figure({title: to_float(each) for title, each in sets.items()})
+    runs.write_figure(session.folder / "samples.png", figure)
 
 
 def _notes(session: Session) -> dict[str, Any]:
-    classes = session.images.arrays.classes
-    return {"data": session.config.data, "classes": list(classes), "step": session.step}
+    classes = list(session.images.classes)
+    return {"data": session.config.data, "classes": classes, "step": session.step}
 
 
 def _sampling_key(session: Session) -> Key:
@@ -168,8 +168,8 @@ def _headline(session: Session) -> str:
     config, device = session.config, jax.devices()[0]
     count = _parameters(session.trainer.structure.parameters)
     devices = f"{jax.device_count()} x {device.device_kind}"
-    images = len(session.images.arrays.images)
-    return f"{config.data}, {config.model.path}: {images:,} images, {count:,} parameters, {devices}"
+    num = session.images.num
+    return f"{config.data}, {config.model.path}: {num:,} images, {count:,} parameters, {devices}"
 
 
 def _parameters(parameters: Any) -> int:

@@ -10,7 +10,18 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 from scipy.ndimage import gaussian_filter
 
-from kacjax.plots.style import BLUE, COLOURS, GREY, INK, LABELS, VERMILION, Points, panels, styled
+from kacjax.plots.style import (
+    BLUE,
+    COLOURS,
+    GREY,
+    INK,
+    LABELS,
+    VERMILION,
+    Images,
+    Points,
+    panels,
+    styled,
+)
 
 _SHOWN = 5000
 _BINS = 160
@@ -101,12 +112,15 @@ def trajectories_figure(
 
 
 @styled
-def images_figure(sets: Mapping[str, Points], side: int, rows: int = 8) -> Figure:
-    """Square grids of grey images side by side, white on black.
+def images_figure(
+    sets: Mapping[str, Points | Images], side: int | None = None, rows: int = 8
+) -> Figure:
+    """Square grids of images side by side, grey ones white on black.
 
     Args:
-        sets: Images as vectors of `side**2` values in `[-1, 1]`, by title, data first.
-        side: Height and width of an image in pixels.
+        sets: Images of values in `[-1, 1]` by title, data first: of shape
+            `(num, height, width, channels)`, or as vectors of `side**2` values.
+        side: Height and width in pixels of images that are vectors.
         rows: Images along each side of a grid.
     """
     figure, axes = panels(len(sets), 3.6 * len(sets), 3.85)

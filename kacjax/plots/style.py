@@ -13,6 +13,9 @@ from matplotlib.figure import Figure
 Points: TypeAlias = Float[Array, "_ _"] | Float[np.ndarray, "_ _"]
 """Points as rows, in JAX or NumPy."""
 
+Images: TypeAlias = Float[Array, "_ _ _ _"] | Float[np.ndarray, "_ _ _ _"]
+"""Images with channels last, in JAX or NumPy."""
+
 # Okabe and Ito's palette, told apart by colour-blind readers and in grey.
 BLUE, VERMILION, GREEN, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#56B4E9"
 INK, GREY, PALE = "#222222", "#777777", "#CCCCCC"
