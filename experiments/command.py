@@ -36,15 +36,20 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def run(body: Callable[[], None]) -> int:
-    """Runs a command: 0 on success, 2 after printing a user's error as one line."""
+def run(body: Callable[[], None], interrupted: str = "interrupted: nothing was written.") -> int:
+    """Runs a command: 0 on success, 2 after printing a user's error as one line.
+
+    Args:
+        body: The command.
+        interrupted: What to say when the user stops it; the status is then 130.
+    """
     try:
         body()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted: nothing was written.", file=sys.stderr)
+        print(interrupted, file=sys.stderr)
         return 130
     return 0
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from types import UnionType
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import tyro
@@ -14,6 +15,7 @@ from kacjax.data import TARGETS
 MAX_SEED = 2**31 - 1
 DATA = ("digits", *TARGETS)
 MAY_BE_ZERO = ("fourier", "warmup")
+NO_COUNTS = ("seed", "process_id")
 
 ModelName = Literal["kac", "diffusion", "flow-matching"]
 Solver = Literal["euler", "heun", "tsit5"]
@@ -148,13 +150,7 @@ class TrainConfig:
         """
         check_choice("data", self.data, DATA)
         for group in (self.model, self.network, self.training, self.sampling):
-            for name, kind in get_type_hints(type(group)).items():
-                _check_type(name, getattr(group, name), kind)
-        for group in (self.network, self.training, self.sampling):
-            for field in dataclasses.fields(group):
-                value = getattr(group, field.name)
-                if isinstance(value, int) and field.name != "seed":
-                    check_count(flag(field.name), value, int(field.name not in MAY_BE_ZERO))
+            check_group(group)
         check_positive("--learning-rate", self.training.learning_rate)
         check_positive("--time-power", self.training.time_power)
         if not 0 <= self.training.ema_decay < 1:
@@ -172,10 +168,36 @@ def check_seed(seed: int) -> None:
         raise ValueError(f"--seed must lie between 0 and {MAX_SEED}, got {seed}.")
 
 
+def check_group(group: Any) -> None:
+    """Checks that every value of a group of flags is of its field's type, and counts at least 1.
+
+    Raises:
+        TypeError, ValueError: If one is not; values that come from a file may be anything.
+    """
+    for name, kind in get_type_hints(type(group)).items():
+        value = getattr(group, name)
+        _check_type(name, value, kind)
+        if name not in NO_COUNTS:
+            for count in value if isinstance(value, tuple) else (value,):
+                if isinstance(count, int) and not isinstance(count, bool):
+                    check_count(flag(name), count, int(name not in MAY_BE_ZERO))
+
+
 def _check_type(name: str, value: Any, kind: Any) -> None:
-    if get_origin(kind) is Literal:
-        check_choice(flag(name), value, get_args(kind))
-    elif not isinstance(value, int | float if kind is float else kind) or isinstance(value, bool):
+    kinds = [each for each in get_args(kind) if each is not type(None)]
+    if isinstance(kind, UnionType):
+        if value is not None:
+            _check_type(name, value, kinds[0])
+    elif get_origin(kind) is Literal:
+        check_choice(flag(name), value, kinds)
+    elif get_origin(kind) is tuple:
+        if not isinstance(value, tuple):
+            raise TypeError(f"{flag(name)} must be a list, got {value!r}.")
+        for each in value:
+            _check_type(name, each, kinds[0])
+    elif not isinstance(value, int | float if kind is float else kind) or (
+        isinstance(value, bool) and kind is not bool
+    ):
         raise TypeError(f"{flag(name)} must be of type {kind.__name__}, got {value!r}.")
 
 

@@ -12,10 +12,14 @@ from typing import Annotated, Any
 
 import numpy as np
 import tyro
+from matplotlib.figure import Figure
 
 from experiments import report, runs
 from experiments.command import UserError, parse_flags, run, user_errors
 from experiments.datasets import make_dataset
+from experiments.images.config import NAMES
+from kacjax.data import to_float
+from kacjax.plots import images_figure
 from kacjax.plots.style import LABELS
 
 
@@ -42,16 +46,22 @@ def show(config: GalleryConfig) -> None:
     if len(names) != 1 or len(set(models)) != len(models):
         found = ", ".join(f"{each.data} {each.model.path}" for each in configs)
         raise UserError(f"--runs must be of one data set and of different models, got {found}.")
-    dataset = make_dataset(names.pop())
     samples, columns = {}, {}
     for folder, model in zip(config.runs, models, strict=True):
         samples[model], columns[LABELS[model]] = _load(folder)
-    for name, figure in dataset.figures(samples).items():
+    for name, figure in _figures(names.pop(), samples).items():
         runs.write_figure(config.out / name, figure)
         print(config.out / name)
     table = report.markdown(columns)
     runs.write_text(config.out / "table.md", table)
     print(config.out / "table.md", table, sep="\n\n", end="")
+
+
+def _figures(name: str, samples: dict[str, np.ndarray]) -> dict[str, Figure]:
+    """Figures by file name."""
+    if name in NAMES:
+        return {"samples.png": images_figure({k: to_float(v) for k, v in samples.items()})}
+    return make_dataset(name).figures(samples)
 
 
 def _load(folder: Path) -> tuple[np.ndarray, dict[str, Any]]:

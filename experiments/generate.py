@@ -1,4 +1,4 @@
-"""Generates samples from a finished run.
+"""Generates samples from a run: points as floats, images as bytes.
 
 python -m experiments.generate --run runs/grid2d-kac --num 1000 --steps 50 --out samples.npy
 """
@@ -17,6 +17,8 @@ from experiments import report, runs
 from experiments.command import UserError, parse_flags, run, user_errors
 from experiments.config import Grid, SamplingConfig, Solver, check_seed
 from experiments.datasets import make_dataset
+from experiments.images.config import ImageConfig
+from experiments.images.sampling import draw_images
 from experiments.sampling import draw_samples, load_velocity
 from kacjax._validation import check_count
 
@@ -55,14 +57,22 @@ def generate(config: GenerateConfig) -> None:
     if config.out.suffix != ".npy" or config.out.is_dir():
         raise UserError(f"--out must name a .npy file, got {config.out}.")
     trained = runs.load_config(config.run)
-    dataset = make_dataset(trained.data)
-    velocity = load_velocity(config.run, trained, dataset.dim)
     sampling = SamplingConfig(config.num, config.solver, config.steps, config.grid)
-    start = time.perf_counter()
-    samples, nfe = draw_samples(velocity, dataset, jax.random.key(config.seed), sampling)
-    seconds = time.perf_counter() - start
+    key, quality = jax.random.key(config.seed), {}
+    if isinstance(trained, ImageConfig):
+        velocity = load_velocity(config.run, trained)
+        start = time.perf_counter()
+        samples, nfe = draw_images(velocity, key, sampling)
+        seconds = time.perf_counter() - start
+    else:
+        dataset = make_dataset(trained.data)
+        velocity = load_velocity(config.run, trained, dataset.dim)
+        start = time.perf_counter()
+        samples, nfe = draw_samples(velocity, dataset, key, sampling)
+        seconds = time.perf_counter() - start
+        quality = dataset.quality(samples)
     runs.write_array(config.out, samples)
-    rows = {"samples": config.num, "nfe": nfe, "seconds": seconds, **dataset.quality(samples)}
+    rows = {"samples": config.num, "nfe": nfe, "seconds": seconds, **quality}
     print(report.table(f"{trained.data}, {trained.model.path}, from {config.run}", rows))
     print(config.out)
 

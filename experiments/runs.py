@@ -1,10 +1,12 @@
-"""The folder of a run: written aside and moved into place whole, so that nothing is half there.
+"""The folder of a run: `config.json`, `metrics.json`, the network, `samples.npy` and figures.
 
-A run holds `config.json`, `metrics.json`, `checkpoint/`, `samples.npy` and figures. It is built in
-a hidden folder next to its destination. Training that fails leaves the destination as it was.
+A short run is built in a hidden folder next to its destination and moved into place whole: training
+that fails leaves the destination as it was. A long one, which can be resumed, is written where it
+stays, with `checkpoints/`, `metrics.jsonl` and `tensorboard/`, and every file of it at once.
 """
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -18,11 +20,15 @@ from matplotlib.figure import Figure
 
 from experiments.command import UserError, user_errors
 from experiments.config import TrainConfig, from_dict, to_dict
+from experiments.images import config as images
+from experiments.images.config import ImageConfig
 
-CONFIG, METRICS, CHECKPOINT, SAMPLES = "config.json", "metrics.json", "checkpoint", "samples.npy"
+CONFIG, METRICS, SAMPLES = "config.json", "metrics.json", "samples.npy"
+VELOCITY = "velocity.safetensors"
+CHECKPOINTS, LOG, TENSORBOARD = "checkpoints", "metrics.jsonl", "tensorboard"
 FIGURES = ("samples.png", "zoom.png", "trajectories.png")
-_OURS = {CONFIG, METRICS, CHECKPOINT, SAMPLES, *FIGURES}
-_FORMAT = "kacjax-run-1"
+_OURS = {CONFIG, METRICS, SAMPLES, VELOCITY, CHECKPOINTS, LOG, TENSORBOARD, *FIGURES}
+_FORMAT, _LOCK = "kacjax-run-1", ".lock"
 
 
 def is_run(folder: Path) -> bool:
@@ -40,7 +46,7 @@ def check_destination(folder: Path, overwrite: bool) -> None:
         UserError: If there is a file, a folder that is not a run, or a run and no `overwrite`.
     """
     with user_errors(OSError, saying="cannot use the output folder: "):
-        if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        if not folder.exists() or (folder.is_dir() and all(map(_is_trace, folder.iterdir()))):
             return
     if not folder.is_dir():
         raise UserError(f"{folder} is a file; choose another --out.")
@@ -50,6 +56,11 @@ def check_destination(folder: Path, overwrite: bool) -> None:
         raise UserError(
             f"{folder} holds another run; choose another --out, or replace it with --overwrite."
         )
+
+
+def _is_trace(path: Path) -> bool:
+    """Whether a file is all that is left of a run that was killed as it began."""
+    return path.name == _LOCK or path.name.startswith(f".{CONFIG}.")
 
 
 @contextlib.contextmanager
@@ -75,7 +86,57 @@ def new_run(folder: Path, config: TrainConfig) -> Iterator[Path]:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def load_config(folder: Path) -> TrainConfig:
+@contextlib.contextmanager
+def open_run(folder: Path, config: ImageConfig) -> Iterator[None]:
+    """The folder of a run that is written in place: a new one, or one that is gone on with.
+
+    Raises:
+        UserError: If the destination must not be touched or cannot be written, if it holds a run
+            of another configuration, or if another process trains there.
+    """
+    values = {"format": _FORMAT, **images.to_dict(config)}
+    if config.resume and is_run(folder):
+        changes = images.differences(_read_config(folder), values)
+        if changes:
+            raise UserError(f"{folder} was begun with other flags: {'; '.join(changes)}.")
+    else:
+        check_destination(folder, config.overwrite)
+    with user_errors(OSError, saying="cannot write the run: "):
+        folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder):
+        if not config.resume and is_run(folder):
+            # First of all what a later --resume would go on from.
+            for name in (CHECKPOINTS, *sorted(_OURS - {CHECKPOINTS, CONFIG})):
+                _remove(folder / name)
+        write_json(folder / CONFIG, values)
+        yield
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keeps a second process from training in the folder; the system ends the lock with us."""
+    with user_errors(OSError, saying="cannot write the run: "):
+        file = (folder / _LOCK).open("w")
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another process is training in {folder}.") from None
+        except OSError:
+            # A file system without locks.
+            pass
+        yield
+
+
+def _remove(path: Path) -> None:
+    with user_errors(OSError, saying="cannot replace the run: "):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def load_config(folder: Path) -> TrainConfig | ImageConfig:
     """The configuration of a run.
 
     Raises:
@@ -85,10 +146,14 @@ def load_config(folder: Path) -> TrainConfig:
         raise UserError(f"there is no run folder {folder}.")
     if not (folder / CONFIG).is_file():
         raise UserError(f"{folder} is not a run: it has no {CONFIG}.")
-    with user_errors(
-        OSError, ValueError, KeyError, TypeError, saying=f"{folder / CONFIG} is damaged: "
-    ):
-        return from_dict(json.loads((folder / CONFIG).read_text()))
+    values = _read_config(folder)
+    with user_errors(ValueError, KeyError, TypeError, saying=f"{folder / CONFIG} is damaged: "):
+        return (images.from_dict if values["data"] in images.NAMES else from_dict)(values)
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    with user_errors(OSError, ValueError, saying=f"{folder / CONFIG} is damaged: "):
+        return json.loads((folder / CONFIG).read_text())
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:

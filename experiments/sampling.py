@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
@@ -13,8 +13,9 @@ from experiments import runs
 from experiments.command import UserError, user_errors
 from experiments.config import SamplingConfig, TrainConfig
 from experiments.datasets import Dataset
+from experiments.images.config import ImageConfig
 from kacjax._typing import Key
-from kacjax.checkpoints import load_checkpoint, load_description, save_checkpoint
+from kacjax.export import path_to_dict
 from kacjax.training import NetworkVelocity
 
 
@@ -30,38 +31,79 @@ def make_model(config: TrainConfig, dim: int) -> kacjax.models.MLP:
     )
 
 
-def save_velocity(folder: Path, velocity: NetworkVelocity) -> None:
-    """Writes the parameters of a trained velocity; the run's configuration has the rest."""
-    arrays = _filled(velocity.parameters)
-    with user_errors(ValueError, OSError):
-        save_checkpoint(folder / runs.CHECKPOINT, arrays, {"shapes": _shapes(arrays)})
+def save_velocity(folder: Path, velocity: NetworkVelocity, **notes: Any) -> None:
+    """Writes a trained velocity into the folder of a run."""
+    with user_errors(ValueError, OSError, saying="cannot write the network: "):
+        kacjax.save_velocity(folder / runs.VELOCITY, velocity, notes)
 
 
-def load_velocity(folder: Path, config: TrainConfig, dim: int) -> NetworkVelocity:
+def load_velocity(
+    folder: Path, config: TrainConfig | ImageConfig, dim: int | None = None
+) -> NetworkVelocity:
     """The trained velocity of a run.
 
+    Args:
+        folder: The run, or another folder that `save_velocity` filled.
+        config: Its configuration.
+        dim: Dimension of the data, where the network is one for vectors.
+
     Raises:
-        UserError: If its checkpoint is missing or damaged, or does not fit the configuration.
+        UserError: If its file is missing or damaged, or does not fit the configuration.
     """
-    graphdef, parameters = nnx.split(make_model(config, dim))
-    arrays = _filled(parameters)
-    with user_errors(ValueError):
-        # Asked first: Orbax reports another shape from many threads at once.
-        if load_description(folder / runs.CHECKPOINT).get("shapes") != _shapes(arrays):
-            raise UserError(f"{folder} is damaged: its checkpoint is of another network.")
-        loaded = iter(load_checkpoint(folder / runs.CHECKPOINT, arrays))
-    parameters = jax.tree.map(lambda leaf: next(loaded) if leaf.size else leaf, parameters)
-    path = config.model.make()
-    return NetworkVelocity(parameters, path, graphdef, config.network.parameterisation)
+    with user_errors(ValueError, OSError):
+        velocity = kacjax.load_velocity(folder / runs.VELOCITY)
+    fits = (
+        path_to_dict(velocity.path) == path_to_dict(config.model.make())
+        and velocity.parameterisation == config.network.parameterisation
+    )
+    if dim is not None and isinstance(config, TrainConfig):
+        fits = fits and network(velocity).config == make_model(config, dim).config
+    if not fits:
+        raise UserError(f"{folder} is damaged: {runs.VELOCITY} is of another run.")
+    return velocity
 
 
-def _filled(parameters: Any) -> list[Array]:
-    """The arrays that hold something: Orbax refuses an empty one, such as no Fourier features."""
-    return [leaf for leaf in jax.tree.leaves(parameters) if leaf.size]
+def network(velocity: NetworkVelocity) -> Any:
+    """The network of a velocity, with its `config`."""
+    return nnx.merge(velocity.graphdef, velocity.parameters)
 
 
-def _shapes(arrays: list[Array]) -> list[list[int]]:
-    return [list(array.shape) for array in arrays]
+def draw(
+    velocity: NetworkVelocity,
+    key: Key,
+    shape: tuple[int, ...],
+    sampling: SamplingConfig,
+    **options: Any,
+) -> tuple[Float[np.ndarray, "num *event"], int]:
+    """Samples, and how often the network was evaluated for each, at most.
+
+    Args:
+        velocity: The velocity.
+        key: Random key.
+        shape: Shape of the samples.
+        sampling: The solver.
+        **options: More of `kacjax.generate`.
+
+    Raises:
+        UserError: If the solver diverged.
+    """
+    samples, nfe = kacjax.generate(
+        velocity,
+        velocity.path,
+        key,
+        shape=shape,
+        steps=sampling.solver_steps,
+        solver=sampling.solver,
+        grid=sampling.grid,
+        return_nfe=True,
+        **options,
+    )
+    if not np.all(np.isfinite(samples)):
+        raise UserError(
+            f"generation diverged with {sampling.solver} and {sampling.solver_steps} steps; "
+            "use more steps or another solver."
+        )
+    return np.asarray(samples), int(np.max(nfe))
 
 
 def draw_samples(
@@ -72,22 +114,9 @@ def draw_samples(
     Raises:
         UserError: If the solver diverged.
     """
-    samples, nfe = kacjax.generate(
-        velocity,
-        velocity.path,
-        key,
-        shape=(sampling.num_samples, dataset.dim),
-        steps=sampling.solver_steps,
-        solver=sampling.solver,
-        grid=sampling.grid,
-        return_nfe=True,
-    )
-    if not np.all(np.isfinite(samples)):
-        raise UserError(
-            f"generation diverged with {sampling.solver} and {sampling.solver_steps} steps; "
-            "use more steps or another solver."
-        )
-    return dataset.finish(samples), int(nfe)
+    shape = (sampling.num_samples, dataset.dim)
+    samples, nfe = draw(velocity, key, shape, sampling)
+    return dataset.finish(jnp.asarray(samples)), nfe
 
 
 def draw_trajectory(

@@ -2,8 +2,11 @@
 
 python -m experiments.train digits
 python -m experiments.train grid2d --path diffusion --seed 1 --out runs/first
+python -m experiments.train cifar10 --size tiny --steps 200
+python -m experiments.train images --data FOLDER --resume
 """
 
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -18,6 +21,8 @@ from experiments.command import MARKERS, parse, run, user_errors
 from experiments.config import TrainConfig
 from experiments.datasets import make_dataset
 from experiments.defaults import DEFAULTS
+from experiments.images import train as images
+from experiments.images.config import ImageConfig
 from experiments.sampling import draw_samples, draw_trajectory, make_model, save_velocity
 
 
@@ -97,9 +102,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         unused = config.model.unused(DEFAULTS[config.data][1].model)
         if unused:
             print(f"note: {config.model.path} does not use {', '.join(unused)}.", file=sys.stderr)
-        train(config)
+        if isinstance(config, ImageConfig):
+            images.train(config, _continuing(sys.argv[1:] if argv is None else argv))
+        else:
+            train(config)
 
     return run(body)
+
+
+def _continuing(argv: Sequence[str]) -> str:
+    """The command line that goes on with a run."""
+    flags = [flag for flag in argv if flag not in ("--overwrite", "--resume")]
+    return shlex.join(["python", "-m", "experiments.train", *flags, "--resume"])
 
 
 if __name__ == "__main__":

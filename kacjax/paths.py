@@ -16,7 +16,7 @@ $$ u(t, x \mid x_0) = f'(t) \, x_0 + g'(t) \, v\bigl(g(t), x - f(t) x_0\bigr). $
 | linear flow matching | Wiener, `sigma = 1` | $1 - t$ | $t^2$ |
 """
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -26,6 +26,9 @@ from kacjax._typing import ArrayLike, Key, Shape
 from kacjax._validation import check_nonnegative, check_positive
 from kacjax.processes import KacProcess, Process, WienerProcess
 from kacjax.schedules import Clock, Signal, make_clock, make_signal, value_and_derivative
+
+if TYPE_CHECKING:
+    from kacjax.exact import ExactVelocity
 
 # Times are raised to this fraction of T, where displacements are far below any resolution:
 # Brownian velocities are infinite at 0, and 0 * inf must not reach a loss.
@@ -152,6 +155,12 @@ class ProbabilityPath(eqx.Module):
         r"""How far the velocity moves with the predicted data, $f' - g' \beta(g) f$; negative."""
         f, f_prime, g, g_prime = self._schedules(t, 1)
         return f_prime - g_prime * self.process.linear_velocity(g) * f
+
+    def exact_velocity(self, data: Float[Array, "num *event"], **options: Any) -> "ExactVelocity":
+        """The marginal velocity of this path for finite data; see `kacjax.exact_velocity`."""
+        from kacjax.exact import exact_velocity  # It imports this module.
+
+        return exact_velocity(self, data, **options)
 
     def _schedules(self, t: Array, ndim: int) -> tuple[Array, Array, Array, Array]:
         """`f`, `f'`, `g`, `g'` at `t`, shaped to broadcast against `(batch, *event)`."""

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from kacjax._typing import ArrayLike, Scalar
-from kacjax._validation import check_count, check_positive, choose
+from kacjax._validation import check_count, check_positive, choose, is_concrete
 
 
 class Signal(eqx.Module):
@@ -139,21 +139,26 @@ GRIDS = {"uniform": 1.0, "power": 2.0}
 
 
 def time_grid(
-    name: str, T: ArrayLike, steps: int, power: Scalar | None = None
+    name: str,
+    T: ArrayLike,
+    steps: int,
+    power: Scalar | None = None,
+    t_min: Scalar = 0.0,
 ) -> Float[Array, " steps_plus_one"]:
-    r"""The times at which a fixed-step solver stops, falling from `T` to 0.
+    r"""The times at which a fixed-step solver stops, falling from `T` to `t_min`.
 
-    $t_k = T (1 - k / \text{steps})^p$, with $p = 1$ for `uniform` and $p = 2$ for `power`, which
-    crowds the points near the data.
+    $t_k^{1/p}$ is linear in $k$; from `T` to 0, $t_k = T (1 - k / \text{steps})^p$. With $p = 1$ for
+    `uniform`; $p = 2$ for `power` crowds the points near the data.
 
     Args:
         name: `uniform` or `power`.
         T: Final time of the path.
         steps: Number of steps, at least 1.
         power: The exponent $p$, if another than the name's is wanted; positive.
+        t_min: The last time, in `[0, T)`.
 
     Returns:
-        `steps + 1` times; the first is exactly `T` and the last exactly 0.
+        `steps + 1` times; the first is exactly `T` and the last exactly `t_min`.
 
     Raises:
         ValueError: If the name is unknown, `steps` is below 1 or `power` not positive.
@@ -163,4 +168,8 @@ def time_grid(
     check_positive("power", exponent)
     # From NumPy: XLA may divide by a constant inexactly, and the ends are promised to be exact.
     u = jnp.asarray(np.linspace(1, 0, steps + 1), jnp.result_type(float))
-    return jnp.asarray(T * jnp.power(u, exponent))
+    if is_concrete(t_min) and t_min == 0:
+        return jnp.asarray(T * jnp.power(u, exponent))
+    low = jnp.power(t_min / T, 1 / jnp.asarray(exponent, u.dtype))
+    times = jnp.asarray(T * jnp.power(low + (1 - low) * u, exponent))
+    return times.at[0].set(T).at[-1].set(t_min)

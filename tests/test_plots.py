@@ -9,6 +9,7 @@ import matplotlib
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from PIL import Image, ImageSequence
 
 from kacjax import KacProcess, WienerProcess, data, plots
 
@@ -73,3 +74,26 @@ def test_velocity_figure_shows_a_bound_and_an_explosion():
 def test_plots_do_not_load_pyplot():
     code = "import sys, kacjax.plots; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_animations_of_points_and_of_images(tmp_path):
+    """One frame for each time, the last one held; what is shown changes."""
+    shrinking = jnp.linspace(2, 0.1, 4)[:, None, None] * POINTS[:20][None]
+    colours = np.linspace(-1, 1, 3)[:, None, None, None, None] * np.ones((3, 2, 4, 5, 3))
+    cases = {
+        "points": (shrinking, {"times": jnp.linspace(1, 0, 4), "data": POINTS}),
+        "vectors": (jnp.zeros((3, 2, 16)) + jnp.linspace(-1, 1, 3)[:, None, None], {"side": 4}),
+        "colours": (colours, {"rows": 2}),
+    }
+    for name, (trajectory, options) in cases.items():
+        file = tmp_path / f"{name}.gif"
+        plots.trajectory_gif(file, trajectory, fps=5, hold=0.4, **options)
+        with Image.open(file) as image:
+            frames = [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(image)]
+            duration = sum(frame.info["duration"] for frame in ImageSequence.Iterator(image))
+        # Equal frames are stored as one that lasts longer.
+        assert len(frames) == len(trajectory)
+        assert duration == (len(trajectory) + 2) * 200
+        assert np.any(frames[0] != frames[-1])
+    with pytest.raises(ValueError, match="points in the plane, images"):
+        plots.trajectory_gif(tmp_path / "no.gif", jnp.zeros((3, 2, 7)))

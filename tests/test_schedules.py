@@ -78,3 +78,11 @@ def test_bad_arguments(call, message):
 def test_grid_under_jit():
     grid = jax.jit(lambda T: time_grid("power", T, 4))(2.0)
     np.testing.assert_allclose(grid, time_grid("power", 2.0, 4))
+
+
+def test_grid_above_zero_keeps_its_shape_and_its_ends():
+    """The p-th roots of the times are evenly spaced, from T to t_min exactly."""
+    times = np.asarray(time_grid("power", 2.0, 7, power=3.0, t_min=0.01))
+    assert times[0] == 2
+    assert times[-1] == np.float32(0.01)
+    np.testing.assert_allclose(np.diff(np.cbrt(times), 2), 0, atol=1e-6)

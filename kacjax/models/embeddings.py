@@ -6,7 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
+
+from kacjax._validation import check_count, check_positive, is_concrete
 
 # Times below this fraction of T look alike to the network: too few of them are ever drawn for
 # it to learn a difference, and to extrapolate one would blur the samples.
@@ -44,6 +46,58 @@ def time_feature_count(dim: int) -> int:
     return dim + 2 * _LOG_SINUSOIDS + 1
 
 
+class ConditionEmbedding(nnx.Module):
+    r"""What a network is told beside its input: the time, and a class where there are any.
+
+    $$ \mathrm{silu}\bigl(W_2 \, \mathrm{silu}(W_1 \, \mathrm{features}(t)) + E_y\bigr) $$
+
+    `E` has one row more than there are classes, the null label's: it stands for no class.
+
+    Args:
+        sinusoids: Sinusoids of the time, even; see `time_features`.
+        width: Width of the embedding.
+        T: Final time, the unit of `t`.
+        classes: Number of classes; none if missing.
+        rngs: Random streams for initialisation.
+
+    Raises:
+        ValueError: If `T` is not positive or `classes` not a positive integer.
+    """
+
+    def __init__(
+        self, sinusoids: int, width: int, *, T: float, classes: int | None, rngs: nnx.Rngs
+    ):
+        check_positive("T", T)
+        self.T, self.sinusoids, self.classes = float(T), sinusoids, classes
+        self.first = nnx.Linear(time_feature_count(sinusoids), width, rngs=rngs)
+        self.second = nnx.Linear(width, width, rngs=rngs)
+        if classes is not None:
+            check_count("classes", classes)
+        self.labels = nnx.Embed(classes + 1, width, rngs=rngs) if classes is not None else None
+
+    def __call__(
+        self, t: Float[Array, " batch"], label: Int[Array, " batch"] | None = None
+    ) -> Float[Array, "batch width"]:
+        """The embedding of times and labels; without labels, of the null label.
+
+        Raises:
+            ValueError: If there are labels but no classes, or a label is not in `0..classes`.
+        """
+        h = self.second(jax.nn.silu(self.first(time_features(t, self.T, self.sinusoids))))
+        if self.labels is not None and self.classes is not None:
+            if label is None:
+                label = jnp.full(t.shape, self.classes, jnp.int32)
+            elif is_concrete(label) and not jnp.all((label >= 0) & (label <= self.classes)):
+                raise ValueError(
+                    f"label must lie in 0..{self.classes} ({self.classes}: no class), got values "
+                    f"from {label.min()} to {label.max()}."
+                )
+            h = h + self.labels(label)
+        elif label is not None:
+            raise ValueError("label must be None for a network without classes.")
+        return jax.nn.silu(h)
+
+
 class FourierFeatures(nnx.Module):
     r"""The input beside $\sin(Bx)$ and $\cos(Bx)$ with fixed random frequencies `B`.
 
@@ -54,10 +108,10 @@ class FourierFeatures(nnx.Module):
     """
 
     def __init__(self, dim: int, count: int, lowest: float, highest: float, *, rngs: nnx.Rngs):
-        directions = np.asarray(nnx.initializers.normal(1.0)(rngs.params(), (dim, count)))
-        directions = directions / np.linalg.norm(directions, axis=0, keepdims=True)
+        directions = nnx.initializers.normal(1.0)(rngs.params(), (dim, count))
+        directions = directions / jnp.linalg.norm(directions, axis=0, keepdims=True)
         lengths = np.geomspace(lowest, highest, count) if count else np.zeros(0)
-        self.frequencies = nnx.Variable(jnp.asarray(directions * lengths))
+        self.frequencies = nnx.Variable(directions * jnp.asarray(lengths, directions.dtype)[None])
         self.features = dim + 2 * count
 
     def __call__(self, x: Float[Array, "batch dim"]) -> Float[Array, "batch features"]:

@@ -3,10 +3,14 @@
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
+from kacjax._typing import Key
 from kacjax._validation import check_count, check_nonnegative, check_positive
-from kacjax.models.embeddings import FourierFeatures, time_feature_count, time_features
+from kacjax.models.base import Network
+from kacjax.models.embeddings import ConditionEmbedding, FourierFeatures
+
+_TIME_SINUSOIDS = 32
 
 
 class ResidualBlock(nnx.Module):
@@ -27,8 +31,8 @@ class ResidualBlock(nnx.Module):
         return h + self.second(jax.nn.silu(update))
 
 
-class MLP(nnx.Module):
-    """Residual network `model(t, x)` for vectors, with smooth activations.
+class MLP(Network):
+    """Residual network `model(t, x, label=None)` for vectors, with smooth activations.
 
     Args:
         dim: Dimension of the data.
@@ -39,6 +43,7 @@ class MLP(nnx.Module):
             fine structure in low dimension.
         highest_frequency: Of the Fourier features, in radians per unit of `x`.
         T: Final time of the path, the unit of `t`.
+        classes: Number of classes; without it the network knows no labels.
 
     Raises:
         ValueError: If a size is not a positive integer or `T` is not positive.
@@ -54,17 +59,23 @@ class MLP(nnx.Module):
         fourier: int = 0,
         highest_frequency: float = 30.0,
         T: float = 1.0,
+        classes: int | None = None,
     ):
         for name, value in (("dim", dim), ("width", width), ("depth", depth)):
             check_count(name, value)
         check_nonnegative("fourier", fourier)
         check_positive("highest_frequency", highest_frequency)
-        check_positive("T", T)
-        self.T = float(T)
-        self.time_dim = 32
+        self.remember(
+            dim=dim,
+            width=width,
+            depth=depth,
+            fourier=fourier,
+            highest_frequency=highest_frequency,
+            T=T,
+            classes=classes,
+        )
         self.embedding = FourierFeatures(dim, fourier, 0.5, highest_frequency, rngs=rngs)
-        self.time_in = nnx.Linear(time_feature_count(self.time_dim), width, rngs=rngs)
-        self.time_out = nnx.Linear(width, width, rngs=rngs)
+        self.condition = ConditionEmbedding(_TIME_SINUSOIDS, width, T=T, classes=classes, rngs=rngs)
         self.first = nnx.Linear(self.embedding.features, width, rngs=rngs)
         self.blocks = nnx.List([ResidualBlock(width, rngs=rngs) for _ in range(depth)])
         self.norm = nnx.LayerNorm(width, rngs=rngs)
@@ -72,11 +83,25 @@ class MLP(nnx.Module):
         self.last = nnx.Linear(width, dim, kernel_init=zeros, rngs=rngs)
 
     def __call__(
-        self, t: Float[Array, " batch"], x: Float[Array, "batch dim"]
+        self,
+        t: Float[Array, " batch"],
+        x: Float[Array, "batch dim"],
+        label: Int[Array, " batch"] | None = None,
+        *,
+        key: Key | None = None,
     ) -> Float[Array, "batch dim"]:
-        """The velocity at points `x` and times `t`; zero at initialisation."""
-        time = self.time_out(jax.nn.silu(self.time_in(time_features(t, self.T, self.time_dim))))
-        time = jax.nn.silu(time)
+        """The velocity at points `x` and times `t`; zero at initialisation.
+
+        Args:
+            t: Times in `[0, T]`.
+            x: Points.
+            label: Classes from 0 up; `classes` stands for none, as does no `label`.
+            key: Not used: there is no dropout here.
+
+        Raises:
+            ValueError: If there are labels but no classes, or labels are out of range.
+        """
+        time = self.condition(t, label)
         h = self.first(self.embedding(x))
         for block in self.blocks:
             h = block(h, time)

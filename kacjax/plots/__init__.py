@@ -1,5 +1,6 @@
 """Figures, drawn on request and returned; saving them is the caller's."""
 
+from kacjax.plots.animation import trajectory_gif
 from kacjax.plots.process import density_figure, paths_figure, velocity_figure
 from kacjax.plots.samples import (
     images_figure,
@@ -16,6 +17,7 @@ __all__ = [
     "paths_figure",
     "points_figure",
     "trajectories_figure",
+    "trajectory_gif",
     "velocity_figure",
     "zoom_figure",
 ]

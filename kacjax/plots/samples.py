@@ -10,7 +10,18 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 from scipy.ndimage import gaussian_filter
 
-from kacjax.plots.style import BLUE, COLOURS, GREY, INK, LABELS, VERMILION, Points, panels, styled
+from kacjax.plots.style import (
+    BLUE,
+    COLOURS,
+    GREY,
+    INK,
+    LABELS,
+    VERMILION,
+    Images,
+    Points,
+    panels,
+    styled,
+)
 
 _SHOWN = 5000
 _BINS = 160
@@ -34,7 +45,7 @@ def points_figure(sets: Mapping[str, Points], limit: float = 1.9) -> Figure:
         scatter.set_title(LABELS.get(title, title))
         _draw_density(density, points, limit, colour)
         for ax in (scatter, density):
-            _square(ax, limit)
+            square(ax, limit)
             ax.label_outer()
     return figure
 
@@ -67,7 +78,7 @@ def zoom_figure(
             fontsize=8,
         )
         ax.set_title(f"{LABELS.get(title, title)}: {len(offset):,} points")
-        _square(ax, width)
+        square(ax, width)
     figure.supxlabel(f"offset from the mode ({centre[0]:g}, {centre[1]:g})", fontsize=10)
     return figure
 
@@ -92,7 +103,7 @@ def trajectories_figure(
         ax.plot(*path.T, color=BLUE, alpha=0.3, linewidth=0.7)
     ax.scatter(*positions[0].T, s=9, color=GREY, linewidths=0, label="noise", zorder=3)
     ax.scatter(*positions[-1].T, s=9, color=INK, linewidths=0, label="samples", zorder=3)
-    _square(ax, 1.05 * float(np.abs(positions).max()) if limit is None else limit)
+    square(ax, 1.05 * float(np.abs(positions).max()) if limit is None else limit)
     legend = figure.legend(loc="outside upper center", ncols=3, markerscale=1.2)
     for handle in legend.legend_handles:
         if handle is not None:
@@ -101,29 +112,45 @@ def trajectories_figure(
 
 
 @styled
-def images_figure(sets: Mapping[str, Points], side: int, rows: int = 8) -> Figure:
-    """Square grids of grey images side by side, white on black.
+def images_figure(
+    sets: Mapping[str, Points | Images], side: int | None = None, rows: int = 8
+) -> Figure:
+    """Square grids of images side by side, grey ones white on black.
 
     Args:
-        sets: Images as vectors of `side**2` values in `[-1, 1]`, by title, data first.
-        side: Height and width of an image in pixels.
+        sets: Images of values in `[-1, 1]` by title, data first: of shape
+            `(num, height, width, channels)`, or as vectors of `side**2` values.
+        side: Height and width in pixels of images that are vectors.
         rows: Images along each side of a grid.
     """
     figure, axes = panels(len(sets), 3.6 * len(sets), 3.85)
     for ax, (title, images) in zip(axes, sets.items(), strict=True):
-        ax.imshow(_mosaic(np.asarray(images), side, rows), cmap="gray", vmin=-1, vmax=1)
+        ax.imshow(mosaic(np.asarray(images), side, rows), cmap="gray", vmin=-1, vmax=1)
         ax.set_title(LABELS.get(title, title))
         ax.axis("off")
     return figure
 
 
-def _mosaic(images: np.ndarray, side: int, rows: int) -> np.ndarray:
-    """Tiles the first `rows**2` images, each in a frame of black one pixel wide."""
-    shown = images[: rows**2].reshape(-1, side, side)
-    framed = np.full((rows**2, side + 2, side + 2), -1.0)
+def mosaic(images: np.ndarray, side: int | None, rows: int) -> np.ndarray:
+    """Tiles the first `rows**2` images, each in a frame of black one pixel wide.
+
+    Args:
+        images: Images `(num, height, width, channels)`, or vectors of `side**2` values.
+        side: Height and width, where images are vectors.
+        rows: Images along each side of the grid.
+
+    Returns:
+        An image of values in `[-1, 1]`, or in colour, of values in `[0, 1]`.
+    """
+    if side is not None:
+        images = images.reshape(len(images), side, side, 1)
+    height, width, channels = images.shape[1:]
+    framed = np.full((rows**2, height + 2, width + 2, channels), -1.0)
+    shown = images[: rows**2]
     framed[: len(shown), 1:-1, 1:-1] = shown
-    tiled = framed.reshape(rows, rows, side + 2, side + 2).swapaxes(1, 2)
-    return tiled.reshape(rows * (side + 2), rows * (side + 2))
+    tiled = framed.reshape(rows, rows, height + 2, width + 2, channels).swapaxes(1, 2)
+    whole = tiled.reshape(rows * (height + 2), rows * (width + 2), channels)
+    return whole[..., 0] if channels == 1 else np.clip((whole + 1) / 2, 0, 1)
 
 
 def _draw_density(ax: Axes, points: np.ndarray, limit: float, colour: str) -> None:
@@ -141,6 +168,7 @@ def _draw_density(ax: Axes, points: np.ndarray, limit: float, colour: str) -> No
     )
 
 
-def _square(ax: Axes, limit: float) -> None:
+def square(ax: Axes, limit: float) -> None:
+    """Shows the square of half the width `limit` around the origin, undistorted."""
     ax.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
     ax.locator_params(nbins=4)

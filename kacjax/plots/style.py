@@ -13,6 +13,9 @@ from matplotlib.figure import Figure
 Points: TypeAlias = Float[Array, "_ _"] | Float[np.ndarray, "_ _"]
 """Points as rows, in JAX or NumPy."""
 
+Images: TypeAlias = Float[Array, "_ _ _ _"] | Float[np.ndarray, "_ _ _ _"]
+"""Images with channels last, in JAX or NumPy."""
+
 # Okabe and Ito's palette, told apart by colour-blind readers and in grey.
 BLUE, VERMILION, GREEN, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#56B4E9"
 INK, GREY, PALE = "#222222", "#777777", "#CCCCCC"
@@ -23,7 +26,7 @@ COLOURS = {"data": GREY, "kac": BLUE, "diffusion": VERMILION, "flow-matching": G
 LABELS = {"kac": "Kac flow", "diffusion": "diffusion", "flow-matching": "flow matching"}
 """What titles call the models."""
 
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "figure.dpi": 160,
     "font.size": 10,
     "axes.titlesize": 11,
@@ -45,6 +48,7 @@ _STYLE: dict[Any, Any] = {
     "lines.linewidth": 1.6,
     "mathtext.fontset": "cm",
 }
+"""Matplotlib's settings for every figure."""
 
 P = ParamSpec("P")
 
@@ -54,7 +58,7 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
 
     @wraps(draw)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> Figure:
-        with matplotlib.rc_context(_STYLE):
+        with matplotlib.rc_context(STYLE):
             return draw(*args, **kwargs)
 
     return wrapper

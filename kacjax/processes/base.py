@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jax.scipy.special import ndtr
 from jax.scipy.stats import norm
 
-from kacjax._typing import Array, ArrayLike, Float, Key, Shape
+from kacjax._typing import Array, ArrayLike, Float, Key, Scalar, Shape
 from kacjax._validation import check_nonnegative, is_concrete
 
 # |N| beyond this has probability below the smallest positive float64 normal.
@@ -136,6 +136,17 @@ class Process(eqx.Module):
     def density(self, s: ArrayLike, y: ArrayLike) -> Float[Array, "..."]:
         """Density of the continuous part of the law; see `log_density`."""
         return jnp.exp(self.log_density(s, y))
+
+    def spread_law(
+        self, s: ArrayLike, y: ArrayLike, width: Scalar
+    ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+        """Log-density and velocity of a law without atoms that stands for this one.
+
+        Where a process has atoms they are spread over a layer of relative width `width`, with a
+        velocity that satisfies the continuity equation; otherwise it is the law itself.
+        """
+        del width
+        return self.log_density(s, y), self.velocity(s, y)
 
     def cdf(self, s: ArrayLike, y: ArrayLike) -> Float[Array, "..."]:
         """Distribution function, in the middle of its step at an atom."""

@@ -18,10 +18,11 @@ from jax.custom_derivatives import SymbolicZero
 from jax.scipy.special import ndtri
 from jax.scipy.stats import norm
 
-from kacjax._typing import Array, ArrayLike, Float, Int, Key, Shape
+from kacjax._typing import Array, ArrayLike, Float, Int, Key, Scalar, Shape
 from kacjax._validation import check_choice, check_nonnegative, check_positive
 from kacjax.processes.base import Process, align
 from kacjax.processes.kac import jumps, law, tails
+from kacjax.processes.kac.spread import spread
 from kacjax.processes.kac.squash import CUT, squash
 from kacjax.special import bessel_quotient
 
@@ -125,6 +126,17 @@ class KacProcess(Process):
         # The density in y is that in z over c s, and lam / (c s) = a / c has no s to divide by.
         inner = jnp.log(a / c) + law.log_density_over_lam(a * s, z, room)
         return jnp.where(inside > 0, inner, -jnp.inf)
+
+    def spread_law(
+        self, s: ArrayLike, y: ArrayLike, width: Scalar
+    ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+        r"""Log-density and velocity of the law whose atoms fill $1 - \omega \le |y| / cs \le 1$.
+
+        It satisfies the continuity equation exactly; see `kacjax.processes.kac.spread`, also for
+        the continuation outside the cone, for `s > 0`.
+        """
+        s, y, a, c = align(s, y, self.a, self.c)
+        return spread(a, c, s, y, jnp.asarray(width, y.dtype))
 
     def atom_mass(self, s: ArrayLike) -> Float[Array, "..."]:
         r"""Probability $e^{-as}$ of no jump yet, shared by the atoms at $\pm c s$."""

@@ -1,0 +1,1 @@
+"""Training on images: runs that stop at any moment and go on."""
