@@ -1,15 +1,22 @@
 r"""Solvers of the path's ordinary differential equation, by Diffrax, and what they cost.
 
-| solver | order | evaluations | steps |
+| solver | order | evaluations for $n$ steps | steps |
 | --- | --- | --- | --- |
-| `euler` | 1 | 1 a step | fixed |
-| `heun`, `midpoint` | 2 | 2 a step | fixed |
-| `rk4` | 4 | 4 a step | fixed |
-| `tsit5`, `dopri5` | 5 | 1, and 6 a step | adaptive |
-| `dopri8` | 8 | 1, and 13 a step | adaptive |
+| `euler` | 1 | $n$ | fixed |
+| `heun` | 2 | $2n$ | fixed |
+| `midpoint` | 2 | $2n$ | fixed |
+| `rk4` | 4 | $4n$, or $4n - 2$ from or to $t = 0$ | fixed |
+| `tsit5`, `dopri5` | 5 | $6n + 1$, or $6n + 3$ | adaptive |
+| `dopri8` | 8 | $13n + 1$, or $13n + 3$ | adaptive |
 
 Adaptive solvers are *first same as last*: the last stage of a step is the first of the next, also after
 a rejected one, so that of 7 stages 6 are new. Rejected steps count.
+
+**At $t = 0$** a velocity may be infinite, as a diffusion's is, and a network has never seen it, so no
+solver asks there. Downwards, Euler's and the midpoint rule never would. The others make their last step
+by the midpoint rule: `heun` and `rk4` the last of the grid, adaptive solvers the one from $10^{-6} T$.
+(Heun's rule with a time shifted away from 0 would halve the last step of an exact straight line.) Upwards,
+the first slope is taken in the middle of the step instead of at its beginning.
 """
 
 from collections.abc import Callable
@@ -65,10 +72,13 @@ ADAPTIVE: dict[str, tuple[Callable[[], diffrax.AbstractSolver], int]] = {
 }
 """Adaptive solvers, with their evaluations a step; one more begins the whole."""
 
+# These have no stage at the end of a step: towards t = 0 they need no other rule for the last one.
+_OPEN = ("euler", "midpoint")
+
 CONTROLS = ("joint", "sample")
 
-# Adaptive solvers evaluate no velocity before this fraction of T.
-_EARLIEST = 1e-8
+# Adaptive solvers choose their steps down to this fraction of T; one more step leads to 0.
+_EARLIEST = 1e-6
 # Their first step and their longest one, in parts of all the time: over longer ones the velocity of
 # simple data changes so much that error estimates vanish by chance.
 _FIRST, _LONGEST = 0.01, 0.25
@@ -98,12 +108,14 @@ class Plan(NamedTuple):
         control: Whether steps are chosen for the batch (`joint`) or for each `sample`.
         stops: The times at which fixed steps end, falling; an adaptive solver's two ends.
         tolerances: Relative and absolute tolerance.
+        to_zero: Whether the last time is 0.
     """
 
     solver: str
     control: str
     stops: Float[Array, " stops"]
     tolerances: tuple[Array, Array]
+    to_zero: bool
 
     @property
     def adaptive(self) -> bool:
@@ -143,9 +155,10 @@ def make_plan(
     stops = time_grid(grid, path.T, steps, power, t_min=t_min)
     dtype = jnp.result_type(float)
     tolerances = (jnp.asarray(rtol, dtype), jnp.asarray(atol, dtype))
-    return Plan(
-        solver, control, stops if solver in FIXED else stops[jnp.array([0, -1])], tolerances
-    )
+    to_zero = is_concrete(t_min) and bool(t_min == 0)
+    if solver in ADAPTIVE:
+        stops = stops[jnp.array([0, -1])]
+    return Plan(solver, control, stops, tolerances, to_zero)
 
 
 @eqx.filter_jit
@@ -189,19 +202,56 @@ def _solve(
     leaf = jax.tree.leaves(state)[0]
     batch, dtype = leaf.shape[:1], leaf.dtype
     stops, saved = plan.stops.astype(dtype), saved.astype(dtype)
-    # At t = 0 itself a velocity may be infinite, as a diffusion's is. Going down, Euler never asks
-    # there; whoever does is answered with an earlier time of the last step.
-    inner = _EARLIEST * stops[0] if plan.adaptive else stops[-2] / 2
-    earliest = jnp.where(stops[-1] > 0, stops[-1], inner)
 
-    def right_hand_side(t, state, args):
-        return field(jnp.full(batch, jnp.maximum(t, earliest), dtype), state, args)
+    def ask(t, state):
+        return field(jnp.full(batch, t, dtype), state, args)
 
+    # Where the interval ends at 0: the stop before it, and whether another rule takes that step.
+    before = _EARLIEST * stops[0] if plan.adaptive else stops[-2]
+    own = not plan.to_zero or plan.solver in _OPEN
+    earliest = before / 2 if plan.to_zero else stops[-1]
+
+    def run(state, stops, saved):
+        if stops.size < 2:
+            still = lambda leaf: jnp.broadcast_to(leaf, (saved.size, *leaf.shape))  # noqa: E731
+            return jax.tree.map(still, state), jnp.zeros((), int)
+        if forwards:
+            stops = stops[::-1]
+        right_hand_side = lambda t, state, _: ask(jnp.maximum(t, earliest), state)  # noqa: E731
+        return _diffrax(right_hand_side, plan, state, stops, saved)
+
+    if own:
+        return run(state, stops, saved)
+    inner = stops.at[-1].set(before) if plan.adaptive else stops[:-1]
     if forwards:
-        stops = stops[::-1]
+        middle = _move(state, before / 2, ask(before / 2, state))
+        states, nfe = run(_move(state, before, ask(before / 2, middle)), inner, saved)
+        return states, jnp.asarray(nfe + 2)
+    # The state before the last step comes with those asked for, the last one of all.
+    times = jnp.concatenate([jnp.maximum(saved, before), before[None]])
+    states, nfe = run(state, inner, times)
+    start = jax.tree.map(lambda leaf: leaf[-1], states)
+    middle = _move(start, -before / 2, ask(before, start))
+    end = _move(start, -before, ask(before / 2, middle))
+
+    def place(states, start, end):
+        column = jnp.expand_dims(saved, tuple(range(1, states.ndim)))
+        between = start + (end - start) * jnp.maximum(1 - column / before, 0)
+        return jnp.where(column < before, between, states[:-1])
+
+    return jax.tree.map(place, states, start, end), jnp.asarray(nfe + 2)
+
+
+def _move(state: Any, time: Array, slope: Any) -> Any:
+    return jax.tree.map(lambda leaf, change: leaf + time * change, state, slope)
+
+
+def _diffrax(
+    right_hand_side: Any, plan: Plan, state: Any, stops: Array, saved: Array
+) -> tuple[Any, Array]:
     if plan.adaptive:
         method, evaluations = ADAPTIVE[plan.solver]
-        relative, absolute = (tolerance.astype(dtype) for tolerance in plan.tolerances)
+        relative, absolute = (tolerance.astype(stops.dtype) for tolerance in plan.tolerances)
         span = stops[-1] - stops[0]
         controller = diffrax.PIDController(
             rtol=relative, atol=absolute, dtmax=_LONGEST * jnp.abs(span)
@@ -218,7 +268,6 @@ def _solve(
         t1=stops[-1],
         dt0=first,
         y0=state,
-        args=args,
         saveat=diffrax.SaveAt(ts=saved),
         stepsize_controller=controller,
         max_steps=max_steps,
