@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import pathlib
 import platform
+import re
 import statistics
 import subprocess
 import time
@@ -46,8 +47,24 @@ def surroundings(*packages: str) -> dict[str, Any]:
         "device": jax.devices()[0].device_kind,
         "platform": platform.platform(terse=True),
         "commit": commit.stdout.strip() + ("+changes" if changed.stdout.strip() else ""),
-        "versions": {name: importlib.metadata.version(name) for name in ("jax", *packages)},
+        "versions": {name: _version(name) for name in ("jax", *packages)},
     }
+
+
+def _version(package: str) -> str:
+    """The installed version; a package may be on the path without being installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def device_name() -> str:
+    """The device for the name of a result file: `cpu`, or the model of the accelerator."""
+    device = jax.devices()[0]
+    if device.platform == "cpu":
+        return "cpu"
+    return re.sub(r"[^a-z0-9]+", "-", device.device_kind.lower()).strip("-")
 
 
 def write_result(name: str, result: Mapping[str, Any]) -> pathlib.Path:

@@ -74,3 +74,25 @@ def test_fourier_features_at_a_point():
 def test_bad_sizes(arguments, message):
     with pytest.raises(ValueError, match=message):
         MLP(rngs=nnx.Rngs(0), **arguments)
+
+
+def test_labels_change_the_output_and_the_null_label_is_none():
+    model = MLP(2, rngs=nnx.Rngs(0), width=16, depth=1, classes=3)
+    model.last.kernel[...] = jnp.ones((16, 2))
+    t, x = jnp.linspace(0.1, 1, 4), jax.random.normal(jax.random.key(0), (4, 2))
+    outputs = [model(t, x, jnp.full(4, label, jnp.int32)) for label in range(4)]
+    for i in range(4):
+        for j in range(i):
+            assert jnp.all(outputs[i] != outputs[j])
+    np.testing.assert_array_equal(model(t, x), outputs[3])
+    np.testing.assert_array_equal(model(t, x, key=jax.random.key(0)), outputs[3])
+
+
+def test_labels_out_of_place():
+    t, x, label = jnp.ones(2), jnp.ones((2, 2)), jnp.array([0, 4])
+    with pytest.raises(ValueError, match="label must be None for a network without classes"):
+        MLP(2, rngs=nnx.Rngs(0), width=16, depth=1)(t, x, label)
+    with pytest.raises(ValueError, match=r"label must lie in 0\.\.3 .* from 0 to 4"):
+        MLP(2, rngs=nnx.Rngs(0), width=16, depth=1, classes=3)(t, x, label)
+    with pytest.raises(ValueError, match="classes must be an integer of at least 1, got -2"):
+        MLP(2, rngs=nnx.Rngs(0), width=16, depth=1, classes=-2)

@@ -40,5 +40,7 @@ class SelfAttention(nnx.Module):
         batch, height, width, channels = x.shape
         qkv = self.inputs(self.norm(x))
         qkv = qkv.reshape(batch, height * width, 3, self.heads, channels // self.heads)
-        mixed = jax.nn.dot_product_attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])
+        # The function itself mixes types, which strict promotion forbids.
+        with jax.numpy_dtype_promotion("standard"):
+            mixed = jax.nn.dot_product_attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])
         return x + self.output(mixed.reshape(x.shape))

@@ -30,10 +30,21 @@ class UNet(Network):
     Parameters are float32. Convolutions and matrix products compute in `dtype`; normalisation,
     softmax, the embedding of the time and the output are float32.
 
-    The size `cifar10` of `unet_size` has 35,524,227 parameters for 32x32x3 without classes; the
-    derivation is `unet_parameter_count` in the tests. Written for 128 channels, an embedding of
-    256, and residual blocks of $9 i o + 9 o^2 + 2 i + 518 o$ parameters, and $i o + o$ more where
-    channels change, the parts are PARTS.
+    The size `cifar10` of `unet_size` has 35,526,531 parameters for 32x32x3 without classes. Of a
+    residual block from `i` to `o` channels they are $9 i o + 9 o^2 + 2 i + 518 o$ (two 3x3
+    convolutions, two norms, the map of the 256 numbers of the embedding to scale and shift), and
+    $i o + o$ more where `i` is not `o`; of attention $4 c^2 + 6 c$; of a change of resolution
+    $9 c^2 + 3 c$:
+
+    | part | from and to, times | parameters |
+    | --- | --- | ---: |
+    | time embedding | 137 to 256 to 256 | 101,120 |
+    | first and last convolution, last norm | 3 to 128, 128 to 3 | 7,299 |
+    | encoder | 128 to 128 (2), 128 to 256, 256 to 256 (5) | 8,337,408 |
+    | middle | 256 to 256 (2), attention | 2,889,216 |
+    | decoder | 512 to 256 (8), 384 to 256, 384 to 128, 256 to 128 (2) | 19,772,288 |
+    | attention at 16x16 | 256 (5) | 1,318,400 |
+    | changes of resolution | 128, 256 (5) | 3,100,800 |
 
     Args:
         shape: `(height, width, colours)` of an image; `2**(len(multipliers) - 1)` must divide the
@@ -109,7 +120,8 @@ class UNet(Network):
         self.first = convolution(shape[-1], channels, 3, dtype=dtype, rngs=rngs)
         skips = [channels]
         encoder: list[nnx.Module] = []
-        for level, (side, multiplier) in enumerate(zip(sides, multipliers, strict=True)):
+        levels = list(enumerate(zip(sides, multipliers, strict=True)))
+        for level, (side, multiplier) in levels:
             if level:
                 encoder.append(Resample(current, up=False, dtype=dtype, rngs=rngs))
                 skips.append(current)
@@ -119,7 +131,7 @@ class UNet(Network):
                 skips.append(current)
         middle = [residual(current, current, attend) for attend in (True, False)]
         decoder: list[nnx.Module] = []
-        for level, (side, multiplier) in reversed(list(enumerate(zip(sides, multipliers)))):
+        for level, (side, multiplier) in reversed(levels):
             for _ in range(blocks + 1):
                 outputs = channels * multiplier
                 decoder.append(residual(current + skips.pop(), outputs, side in attention))
