@@ -1,4 +1,4 @@
-"""Training of a small classifier of images, on the device in one scan."""
+"""Training of a small classifier of images."""
 
 import dataclasses
 import functools
@@ -16,8 +16,6 @@ from tqdm.auto import tqdm
 from kacjax.data import ImageArrays, draw_batch
 from kacjax.models import Classifier, ImageClassifier
 
-_STEPS_PER_CALL = 50
-
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
@@ -28,6 +26,7 @@ class Recipe:
         epochs: Passes over the data.
         flip: Whether a mirrored image is of the same class.
         shift: Largest random shift along each axis, in pixels.
+        stride: Of the network's first convolution.
         batch_size: Images in a step.
         learning_rate: Peak of the one-cycle schedule.
         weight_decay: Of AdamW.
@@ -37,6 +36,7 @@ class Recipe:
     epochs: int
     flip: bool
     shift: int
+    stride: int = 1
     batch_size: int = 128
     learning_rate: float = 4e-3
     weight_decay: float = 1e-2
@@ -70,7 +70,11 @@ def train_classifier(
     shape = images.images.shape[1:]
     with _promotion():
         model = Classifier(
-            shape, len(images.classes), rngs=nnx.Rngs(seed), channels=recipe.channels
+            shape,
+            len(images.classes),
+            rngs=nnx.Rngs(seed),
+            channels=recipe.channels,
+            stride=recipe.stride,
         )
         graphdef, parameters, statistics = nnx.split(model, nnx.Param, ...)
         per_epoch = -(-len(images.images) // recipe.batch_size)
@@ -81,28 +85,17 @@ def train_classifier(
         )
         state = (parameters, statistics, optimiser.init(parameters))
         data = (jnp.asarray(images.images), jnp.asarray(images.labels))
-        step = functools.partial(_step, graphdef, optimiser, recipe, jax.random.key(seed))
-        # One length of scan only, so that it is compiled once; the last call may end past `steps`,
-        # where the learning rate stays at its lowest.
-        run = jax.jit(
-            lambda state, first: jax.lax.scan(
-                lambda state, offset: step(data, state, first + offset),
-                state,
-                jnp.arange(_STEPS_PER_CALL),
-            )
-        )
+        # One call a step: inside a scan, XLA's convolutions on a CPU use one thread and are slow.
+        step = jax.jit(functools.partial(_step, graphdef, optimiser, recipe, jax.random.key(seed)))
         losses = []
-        with tqdm(total=steps, disable=not progress, unit="step") as bar:
-            for first in range(0, steps, _STEPS_PER_CALL):
-                state, loss = run(state, first)
-                losses.append(np.asarray(loss))
-                bar.update(min(_STEPS_PER_CALL, steps - first))
-                bar.set_postfix(loss=f"{losses[-1].mean():.4g}", refresh=False)
+        for number in tqdm(range(steps), disable=not progress, unit="step"):
+            state, loss = step(data, state, number)
+            losses.append(loss)
     trained = nnx.merge(graphdef, state[0], state[1])
     return Trained(
         ImageClassifier(trained, images.classes),
         time.perf_counter() - start,
-        float(np.concatenate(losses)[-per_epoch:].mean()),
+        float(np.mean(losses[-per_epoch:])),
     )
 
 
@@ -133,7 +126,7 @@ def _step(
     x = _shift(jax.random.fold_in(key, number), x, recipe.shift)
 
     def loss_of(parameters):
-        model = nnx.merge(graphdef, parameters, statistics)
+        model = nnx.merge(graphdef, parameters, statistics, copy=True)
         losses = optax.softmax_cross_entropy_with_integer_labels(model(x).logits, labels)
         return jnp.mean(losses), nnx.split(model, nnx.Param, ...)[2]
 

@@ -30,7 +30,7 @@ from kacjax._validation import check_count
 CLASSIFIER, REPORT = "classifier.safetensors", "features.json"
 RECIPES = {
     "mnist": Recipe(channels=(16, 32, 64), epochs=3, flip=False, shift=2),
-    "cifar10": Recipe(channels=(32, 64, 128), epochs=8, flip=True, shift=4),
+    "cifar10": Recipe(channels=(32, 64, 128), epochs=6, flip=True, shift=4, stride=2),
 }
 LOADERS = {"mnist": data.load_mnist, "cifar10": data.load_cifar10}
 # Standard deviation of the blur, in pixels.

@@ -67,8 +67,11 @@ def test_neighbours_stand_right_of_their_image():
     rows = np.asarray(canvas)[::2, :, 0]
     np.testing.assert_allclose(rows[0], [0, 1, 1, 1, 1, 1, 0.5, 1, 0], atol=1e-6)
     np.testing.assert_allclose(rows[1], [0.2, 1, 1, 1, 1, 1, 1, 1, 0.75], atol=1e-6)
+    index = np.zeros((2, 1), int)
     with pytest.raises(ValueError, match="1 or 3 channels"):
-        plots.neighbours_figure(images[..., :0], train, np.zeros((2, 1), int))
+        plots.neighbours_figure(images[..., :0], train, index)
+    with pytest.raises(ValueError, match="of one size"):
+        plots.neighbours_figure(images, np.repeat(train, 2, axis=1), index)
 
 
 def test_density_figure_states_the_atoms():

@@ -125,12 +125,20 @@ def frechet_distance(x_features: Points, y_features: Points) -> float:
     Raises:
         ValueError: If the dimensions differ, or a set has fewer than two points or is not finite.
     """
+    if x_features.shape[1] != y_features.shape[1]:
+        raise ValueError(
+            "x_features and y_features must be of one dimension, got the shapes "
+            f"{x_features.shape} and {y_features.shape}."
+        )
     x, y = (FeatureStatistics.of(features) for features in (x_features, y_features))
     return frechet_distance_from_statistics(x.mean, x.covariance, y.mean, y.covariance)
 
 
 def frechet_distance_from_statistics(
-    mean_x: Vector, covariance_x: Matrix, mean_y: Vector, covariance_y: Matrix
+    mean_x: Float[np.ndarray, " _"],
+    covariance_x: Float[np.ndarray, "_ _"],
+    mean_y: Float[np.ndarray, " _"],
+    covariance_y: Float[np.ndarray, "_ _"],
 ) -> float:
     r"""The squared Fréchet distance from means and covariances; see `frechet_distance`.
 

@@ -16,8 +16,10 @@ _SHORTEST_SIDE = 4
 class ConvolutionBlock(nnx.Module):
     """A convolution of 3 by 3 pixels, batch normalisation, rectifier."""
 
-    def __init__(self, inputs: int, outputs: int, *, rngs: nnx.Rngs):
-        self.convolution = nnx.Conv(inputs, outputs, (3, 3), use_bias=False, rngs=rngs)
+    def __init__(self, inputs: int, outputs: int, stride: int, *, rngs: nnx.Rngs):
+        self.convolution = nnx.Conv(
+            inputs, outputs, (3, 3), strides=stride, use_bias=False, rngs=rngs
+        )
         self.norm = nnx.BatchNorm(outputs, momentum=0.95, rngs=rngs)
 
     def __call__(
@@ -50,6 +52,7 @@ class Classifier(nnx.Module):
         classes: Number of classes.
         rngs: Random streams for initialisation.
         channels: Width at each resolution; the last is the dimension of the features.
+        stride: Of the first convolution: 2 halves the resolution at once, at a quarter of the cost.
 
     Raises:
         ValueError: If a size is not a positive integer, or the images are too small to be halved
@@ -63,20 +66,24 @@ class Classifier(nnx.Module):
         *,
         rngs: nnx.Rngs,
         channels: Sequence[int] = (16, 32, 64),
+        stride: int = 1,
     ):
         for size in (*shape, *channels):
             check_count("shape and channels", size)
+        check_count("stride", stride)
         check_count("classes", classes, 2)
-        if len(shape) != 3 or min(shape[:2]) < _SHORTEST_SIDE * 2 ** (len(channels) - 1):
+        side = _SHORTEST_SIDE * stride * 2 ** (len(channels) - 1)
+        if len(shape) != 3 or min(shape[:2]) < side:
             raise ValueError(
-                f"shape must be (height, width, channels), with sides of at least "
-                f"{_SHORTEST_SIDE * 2 ** (len(channels) - 1)} pixels, got {tuple(shape)}."
+                f"shape must be (height, width, channels), with sides of at least {side} pixels, "
+                f"got {tuple(shape)}."
             )
-        self.shape, self.classes, self.channels = tuple(shape), classes, tuple(channels)
+        self.shape, self.classes = tuple(shape), classes
+        self.channels, self.stride = tuple(channels), stride
         inputs, blocks = shape[-1], []
         for width in channels:
-            blocks.append(ConvolutionBlock(inputs, width, rngs=rngs))
-            blocks.append(ConvolutionBlock(width, width, rngs=rngs))
+            blocks.append(ConvolutionBlock(inputs, width, 1 if blocks else stride, rngs=rngs))
+            blocks.append(ConvolutionBlock(width, width, 1, rngs=rngs))
             inputs = width
         self.blocks = nnx.List(blocks)
         self.head = nnx.Linear(inputs, classes, rngs=rngs)
@@ -88,6 +95,7 @@ class Classifier(nnx.Module):
             "shape": list(self.shape),
             "classes": self.classes,
             "channels": list(self.channels),
+            "stride": self.stride,
         }
 
     def __call__(self, x: Float[Array, "batch height width channels"]) -> ClassifierOutput:

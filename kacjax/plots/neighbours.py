@@ -1,22 +1,26 @@
 """Generated images next to the training images that are nearest to them."""
 
+from typing import TypeAlias
+
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 from matplotlib.figure import Figure
 
 from kacjax.plots.style import INK, panels, styled
 
+Images: TypeAlias = (
+    Float[Array, "_ _ _ _"] | Float[np.ndarray, "_ _ _ _"] | UInt8[np.ndarray, "_ _ _ _"]
+)
+"""Images of shape `(num, height, width, channels)`."""
+
+# Pixels between an image and its neighbours.
 _GAP = 4
 
 
 @styled
 def neighbours_figure(
-    images: Float[Array, "num h w c"]
-    | Float[np.ndarray, "num h w c"]
-    | UInt8[np.ndarray, "num h w c"],
-    train: Float[Array, "others h w c"]
-    | Float[np.ndarray, "others h w c"]
-    | UInt8[np.ndarray, "others h w c"],
+    images: Images,
+    train: Images,
     index: Int[Array, "num k"] | Int[np.ndarray, "num k"],
     rows: int = 8,
 ) -> Figure:
@@ -29,11 +33,16 @@ def neighbours_figure(
         rows: Images to show.
 
     Raises:
-        ValueError: If there are no images, or not 1 or 3 channels.
+        ValueError: If there are no images, not 1 or 3 channels, or the images of one set have
+            another shape than those of the other.
     """
     if not len(images) or images.shape[-1] not in (1, 3):
         raise ValueError(
             f"images must not be empty and have 1 or 3 channels, got shape {images.shape}."
+        )
+    if images.shape[1:] != train.shape[1:]:
+        raise ValueError(
+            f"images and train must be of one size, got {images.shape} and {train.shape}."
         )
     shown = _as_unit(np.asarray(images[:rows]))
     near = _as_unit(np.asarray(train)[np.asarray(index[:rows])])

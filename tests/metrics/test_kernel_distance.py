@@ -33,10 +33,9 @@ def test_a_subset_of_everything_is_everything():
 
 
 def test_subsets_agree_with_all_pairs():
-    value = metrics.kernel_distance(X, Y, jax.random.key(1), subsets=400, subset_size=60)
-    error = value.standard_deviation / np.sqrt(400)
-    assert abs(value.mean - reference(X, Y)) < 5.5 * error
-    assert error > 0
+    value = metrics.kernel_distance(X, Y, jax.random.key(1), subsets=300, subset_size=60)
+    error = value.standard_deviation / np.sqrt(300)
+    assert 0 < abs(value.mean - reference(X, Y)) < 5.5 * error
 
 
 def test_mean_for_equal_laws():

@@ -1,7 +1,6 @@
 """Mode statistics against brute force, at known answers, and for samples of the mixture."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
@@ -16,14 +15,14 @@ def test_mode_statistics_equal_brute_force():
     x = (RNG.normal(size=(1000, 2)) + np.array([0.5, 0])).astype(np.float32)
     weights = np.arange(1, 10) / 45
     table = np.linalg.norm(x[:, None].astype(float) - MODES[None], axis=-1)
-    nearest, hit = table.argmin(axis=1), table.min(axis=1) <= 0.1
+    nearest, hit = table.argmin(axis=1), table.min(axis=1) <= 0.3
     shares = np.bincount(nearest, minlength=9) / 1000
-    statistics = metrics.mode_statistics(x, MODES, 0.1, weights=weights, min_hits=5)
+    statistics = metrics.mode_statistics(x, MODES, 0.3, weights=weights, min_hits=20)
     assert statistics.median_distance == pytest.approx(np.median(table.min(axis=1)), rel=1e-5)
     assert statistics.within_radius == pytest.approx(hit.mean())
     assert statistics.total_variation == pytest.approx(np.abs(shares - weights).sum() / 2, rel=1e-5)
     counts = np.bincount(nearest[hit], minlength=9)
-    assert 0 < statistics.covered == np.sum(counts >= 5) < 9
+    assert 0 < statistics.covered == np.sum(counts >= 20) < 9
     assert statistics.kl_divergence == pytest.approx(scipy.stats.entropy(shares, weights), rel=1e-4)
     squares = sum(
         np.var(x[hit & (nearest == mode)], axis=0).sum() * counts[mode]
@@ -47,8 +46,8 @@ def test_mode_statistics_see_a_missing_mode():
 def test_samples_of_the_mixture():
     # 200 repetitions of 500 samples of grid2d: the divergence of multinomial shares has the mean
     # (M - 1) / 2n (and 1e-2 of that in the next order), the total variation that of normal errors.
-    draws = jnp.stack([data.grid2d(key, 500) for key in jax.random.split(jax.random.key(0), 200)])
-    statistics = jax.vmap(lambda x: metrics.mode_statistics(x, MODES))(draws)
+    keys = jax.random.split(jax.random.key(0), 200)
+    statistics = jax.vmap(lambda key: metrics.mode_statistics(data.grid2d(key, 500), MODES))(keys)
     assert_mean(statistics.kl_divergence, 8 / (2 * 500))
     assert_mean(statistics.total_variation, 9 / 2 * np.sqrt(2 / np.pi * 8 / 81 / 500))
     assert np.all(statistics.covered == 9)
