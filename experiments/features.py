@@ -3,7 +3,7 @@
 python -m experiments.features mnist --data-root DIR
 python -m experiments.features cifar10 --data-root DIR --epochs 8
 
-The folder then holds `classifier.safetensors`, which `kacjax.models.load_classifier` reads, and
+The folder then holds `classifier.safetensors`, which `kacjax.export.load_classifier` reads, and
 `features.json` with the accuracy on test images and, as a scale for the scores of a model, those of
 test images against other test images, of noise, and of blurred test images.
 """
@@ -24,7 +24,7 @@ from experiments import report, runs
 from experiments.classifier import Recipe, Trained, accuracy, train_classifier
 from experiments.command import parse_flags, run, user_errors
 from experiments.config import check_seed
-from kacjax import data, metrics, models
+from kacjax import data, export, metrics, models
 from kacjax._validation import check_count
 
 CLASSIFIER, REPORT = "classifier.safetensors", "features.json"
@@ -82,9 +82,9 @@ def train(config: FeaturesConfig) -> dict[str, Any]:
         "training_loss": trained.loss,
     }
     with runs.atomic(out / CLASSIFIER) as file:
-        models.save_classifier(file, trained.classifier, summary)
+        export.save_classifier(file, trained.classifier, summary)
         # What is judged is what was written: rounded.
-        classifier = models.load_classifier(file)
+        classifier = export.load_classifier(file)
     summary = {
         **summary,
         "parameters": _count(trained),

@@ -42,7 +42,7 @@ class ImageJudge:
 
     The features of the last layer before the classes tell apart what matters for the classes, and
     the probabilities tell how sure they are. `python -m experiments.features` trains such a
-    classifier for MNIST and CIFAR-10; `models.mnist_classifier` comes with the library.
+    classifier for MNIST and CIFAR-10; `export.mnist_classifier` comes with the library.
 
     Source: the distance is that of M. Heusel et al., *GANs trained by a two time-scale update
     rule converge to a local Nash equilibrium*, NeurIPS 2017, with a classifier of the data at

@@ -1,14 +1,18 @@
-"""A small convolutional classifier of images, for its features and probabilities."""
+"""A small convolutional classifier of images, and a trained one as a function of images."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, UInt8
 
 from kacjax._validation import check_count
+from kacjax.data import to_float
+from kacjax.models.base import Network
 
 _SHORTEST_SIDE = 4
 
@@ -41,7 +45,7 @@ class ClassifierOutput(NamedTuple):
     logits: Float[Array, "batch classes"]
 
 
-class Classifier(nnx.Module):
+class Classifier(Network):
     """Convolutional network from images to classes.
 
     Two blocks at each resolution, which is halved between the widths in `channels`. `train()` and
@@ -78,8 +82,7 @@ class Classifier(nnx.Module):
                 f"shape must be (height, width, channels), with sides of at least {side} pixels, "
                 f"got {tuple(shape)}."
             )
-        self.shape, self.classes = tuple(shape), classes
-        self.channels, self.stride = tuple(channels), stride
+        self.remember(shape=shape, classes=classes, channels=channels, stride=stride)
         inputs, blocks = shape[-1], []
         for width in channels:
             blocks.append(ConvolutionBlock(inputs, width, 1 if blocks else stride, rngs=rngs))
@@ -87,16 +90,6 @@ class Classifier(nnx.Module):
             inputs = width
         self.blocks = nnx.List(blocks)
         self.head = nnx.Linear(inputs, classes, rngs=rngs)
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """Constructor keywords without `rngs`, as JSON holds them."""
-        return {
-            "shape": list(self.shape),
-            "classes": self.classes,
-            "channels": list(self.channels),
-            "stride": self.stride,
-        }
 
     def __call__(self, x: Float[Array, "batch height width channels"]) -> ClassifierOutput:
         """Features and logits of images in `[-1, 1]`."""
@@ -107,3 +100,54 @@ class Classifier(nnx.Module):
                 x = nnx.max_pool(x, (2, 2), (2, 2))
         features = jnp.mean(x, axis=(1, 2))
         return ClassifierOutput(features, self.head(features))
+
+
+class ImageClassifier:
+    """A trained classifier: `images -> (features, probabilities)`, as `metrics.ImageJudge` asks.
+
+    Args:
+        model: The network; it is copied.
+        classes: Names of the classes.
+
+    Raises:
+        ValueError: If there are not as many names as the network has classes.
+    """
+
+    def __init__(self, model: Classifier, classes: Sequence[str]):
+        if len(classes) != model.config["classes"]:
+            raise ValueError(
+                f"classes must be {model.config['classes']} names, got {len(classes)}."
+            )
+        self.config = model.config
+        self.classes = tuple(classes)
+        model = nnx.clone(model)
+        model.eval()
+        self.graphdef, self.state = nnx.split(model)
+
+    def __call__(
+        self,
+        images: Float[Array, "num height width channels"]
+        | Float[np.ndarray, "num height width channels"]
+        | UInt8[np.ndarray, "num height width channels"],
+    ) -> tuple[Float[Array, "num dim"], Float[Array, "num classes"]]:
+        """Features and probabilities of images, in bytes or floats in `[-1, 1]`.
+
+        Raises:
+            ValueError: If the images have another shape.
+        """
+        if list(images.shape[1:]) != self.config["shape"]:
+            raise ValueError(
+                f"images must have the shape (num, *{self.config['shape']}), got {images.shape}."
+            )
+        floats = to_float(np.asarray(images)) if images.dtype == np.uint8 else images
+        return _classify(self.graphdef, self.state, jnp.asarray(floats, jnp.float32))
+
+    def features(self, images: Any) -> Float[Array, "num dim"]:
+        """The features alone, a feature function for Fréchet and kernel distances."""
+        return self(images)[0]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _classify(graphdef: Any, state: Any, images: Array) -> tuple[Array, Array]:
+    output = nnx.merge(graphdef, state)(images)
+    return output.features, jax.nn.softmax(output.logits)

@@ -1,4 +1,4 @@
-"""The classifier of images, as a network, as a file, and the one that comes with the library."""
+"""The classifier of images, as a network and as a function."""
 
 import jax
 import jax.numpy as jnp
@@ -8,19 +8,12 @@ from flax import nnx
 
 from kacjax import models
 from kacjax.data import to_float
-
-SHAPE = (16, 16, 3)
-IMAGES = np.random.default_rng(0).integers(0, 256, (7, *SHAPE)).astype(np.uint8)
+from tests.models.small_classifier import IMAGES, small_classifier
 
 
 @pytest.fixture(scope="module")
 def classifier():
-    model = models.Classifier(SHAPE, 4, rngs=nnx.Rngs(0), channels=(4, 8))
-    # Statistics as after some training, not those of the start.
-    for block in model.blocks:
-        block.norm.mean[...] = block.norm.mean[...] + 0.1
-        block.norm.var[...] = block.norm.var[...] * 2
-    return models.ImageClassifier(model, ("a", "b", "c", "d"))
+    return small_classifier()
 
 
 def test_features_and_probabilities(classifier):
@@ -50,42 +43,6 @@ def test_training_uses_the_batch_and_keeps_its_statistics():
     kept = model.blocks[0].norm.mean[...]
     assert jnp.max(jnp.abs(model(x).logits - first)) > 1e-3
     np.testing.assert_array_equal(model.blocks[0].norm.mean[...], kept)
-
-
-def test_a_file_holds_everything_to_float16(classifier, tmp_path):
-    file = tmp_path / "classifier.safetensors"
-    models.save_classifier(file, classifier, {"data": "none"})
-    loaded = models.load_classifier(file)
-    assert loaded.config == classifier.config
-    assert loaded.classes == classifier.classes
-    for found, expected in zip(loaded(IMAGES), classifier(IMAGES), strict=True):
-        np.testing.assert_allclose(found, expected, atol=2e-3)
-    # Rounded once: what was read is written without loss.
-    models.save_classifier(file, loaded)
-    np.testing.assert_array_equal(models.load_classifier(file)(IMAGES)[0], loaded(IMAGES)[0])
-
-
-def test_damaged_and_foreign_files_are_refused(classifier, tmp_path):
-    from safetensors.numpy import save_file
-
-    file = tmp_path / "classifier.safetensors"
-    save_file({"x": np.zeros(3, np.float32)}, file)
-    with pytest.raises(ValueError, match="holds no classifier"):
-        models.load_classifier(file)
-    file.write_bytes(b"junk")
-    with pytest.raises(ValueError, match="damaged or no safetensors"):
-        models.load_classifier(file)
-
-
-def test_the_classifier_of_mnist_comes_with_the_library():
-    classifier = models.mnist_classifier()
-    assert classifier.classes == tuple("0123456789")
-    # A bar, drawn by hand, is a one.
-    image = np.zeros((1, 28, 28, 1), np.uint8)
-    image[0, 5:23, 13:16] = 255
-    features, probabilities = classifier(image)
-    assert features.shape == (1, 64)
-    assert int(probabilities.argmax()) == 1
 
 
 @pytest.mark.parametrize(
