@@ -137,7 +137,7 @@ def test_foreign_files(file, tmp_path):
     with pytest.raises(ValueError, match="text is damaged or no safetensors file"):
         kacjax.load_velocity(tmp_path / "text")
     save_file({"x": np.ones(3)}, tmp_path / "other")
-    with pytest.raises(ValueError, match="other is a safetensors file, but holds no velocity"):
+    with pytest.raises(ValueError, match="other is a safetensors file, but none of kacjax"):
         kacjax.load_velocity(tmp_path / "other")
     shutil.copy(file, tmp_path / "mixed")
     save_file(load_file(file), tmp_path / "mixed", {"kacjax": "{}", "digest": ""})

@@ -30,6 +30,9 @@ DRAWINGS = {
         jnp.linspace(2, 1, 5)[:, None, None] * POINTS[:30][None], POINTS
     ),
     "images": lambda: plots.images_figure({"data": -jnp.ones((3, 64))}, side=8),
+    "neighbours": lambda: plots.neighbours_figure(
+        np.zeros((9, 8, 8, 3), np.uint8), np.ones((5, 8, 8, 3), np.float32), np.ones((9, 4), int)
+    ),
     "paths": _paths,
     "density": lambda: plots.density_figure(KAC, (0.1, 1.0)),
     "velocity": lambda: plots.velocity_figure(KAC, WienerProcess(1.0)),
@@ -53,6 +56,22 @@ def test_images_lie_in_reading_order():
     assert canvas is not None
     assert canvas.shape == (8, 8)
     assert (canvas[1, 1], canvas[1, 5], canvas[5, 1], canvas[5, 5]) == (-0.5, 0.5, 1.0, -1.0)
+
+
+def test_neighbours_stand_right_of_their_image():
+    images = np.array([0, 51], np.uint8)[:, None, None, None]
+    train = np.linspace(-1, 1, 5, dtype=np.float32)[:, None, None, None]
+    figure = plots.neighbours_figure(images, train, np.array([[2, 0], [4, 3]]))
+    canvas = figure.axes[0].images[0].get_array()
+    assert canvas is not None
+    rows = np.asarray(canvas)[::2, :, 0]
+    np.testing.assert_allclose(rows[0], [0, 1, 1, 1, 1, 1, 0.5, 1, 0], atol=1e-6)
+    np.testing.assert_allclose(rows[1], [0.2, 1, 1, 1, 1, 1, 1, 1, 0.75], atol=1e-6)
+    index = np.zeros((2, 1), int)
+    with pytest.raises(ValueError, match="1 or 3 channels"):
+        plots.neighbours_figure(images[..., :0], train, index)
+    with pytest.raises(ValueError, match="of one size"):
+        plots.neighbours_figure(images, np.repeat(train, 2, axis=1), index)
 
 
 def test_density_figure_states_the_atoms():

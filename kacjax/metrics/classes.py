@@ -25,6 +25,25 @@ class ClassStatistics(NamedTuple):
     total_variation: float
 
 
+def class_statistics(
+    probabilities: Float[np.ndarray, "num classes"], frequencies: Float[np.ndarray, " classes"]
+) -> ClassStatistics:
+    """Judges predictions against the frequencies of the real classes."""
+    predicted = class_frequencies(probabilities)
+    return ClassStatistics(
+        confidence=float(probabilities.max(axis=1).mean()),
+        total_variation=float(np.abs(predicted - frequencies).sum() / 2),
+    )
+
+
+def class_frequencies(
+    probabilities: Float[np.ndarray, "num classes"],
+) -> Float[np.ndarray, " classes"]:
+    """How often each class is the most probable one."""
+    classes = np.arange(probabilities.shape[1])
+    return np.mean(probabilities.argmax(axis=1)[:, None] == classes, axis=0)
+
+
 class ClassJudge:
     """A support vector machine with a Gaussian kernel, trained on real data.
 
@@ -53,7 +72,7 @@ class ClassJudge:
             # Deprecated in favour of one-against-rest calibration, which hardly sees noise.
             warnings.filterwarnings("ignore", message=".*probability", category=FutureWarning)
             self._svm.fit(np.asarray(as_points("train", train)), np.asarray(labels))
-        self._frequencies = self._count(np.asarray(labels))
+        self._frequencies = np.mean(np.asarray(labels)[:, None] == self._svm.classes_, axis=0)
 
     def probabilities(self, x: Points) -> Float[np.ndarray, "num classes"]:
         """Probability of each class, in sorted order, for every sample."""
@@ -61,12 +80,4 @@ class ClassJudge:
 
     def statistics(self, x: Points) -> ClassStatistics:
         """Judges samples; see `ClassStatistics`."""
-        probabilities = self.probabilities(x)
-        frequencies = self._count(self._svm.classes_[probabilities.argmax(axis=1)])
-        return ClassStatistics(
-            confidence=float(probabilities.max(axis=1).mean()),
-            total_variation=float(np.abs(frequencies - self._frequencies).sum() / 2),
-        )
-
-    def _count(self, labels: np.ndarray) -> np.ndarray:
-        return np.mean(labels[:, None] == self._svm.classes_, axis=0)
+        return class_statistics(self.probabilities(x), self._frequencies)

@@ -1,9 +1,37 @@
 """What nearest neighbours tell: whether samples look like data, and whether they are copies."""
 
-import jax.numpy as jnp
-from jaxtyping import Array, Float
+from typing import NamedTuple
 
-from kacjax.metrics.distances import Points, as_points, nearest, nearest_other
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from kacjax.metrics.distances import Points, as_points, k_nearest, nearest, nearest_other
+
+
+class Neighbours(NamedTuple):
+    """The nearest training data of samples, nearest first.
+
+    Attributes:
+        distance: Distances, rising.
+        index: Rows of the training data.
+    """
+
+    distance: Float[Array, "num k"]
+    index: Int[Array, "num k"]
+
+
+def nearest_neighbours(x: Points, train: Points, k: int = 1) -> Neighbours:
+    """The `k` training data nearest to each sample; `plots.neighbours_figure` shows them.
+
+    Args:
+        x: Samples.
+        train: Training data.
+        k: How many, at most all of them.
+
+    Raises:
+        ValueError: If the dimensions differ, a set is empty or not finite, or `k` is out of range.
+    """
+    return Neighbours(*k_nearest(x, train, k))
 
 
 def two_sample_accuracy(x: Points, y: Points) -> Float[Array, ""]:
@@ -37,3 +65,31 @@ def memorisation_ratio(x: Points, train: Points, held_out: Points) -> Float[Arra
         ValueError: If the dimensions differ, or a set is empty or not finite.
     """
     return jnp.mean(nearest(x, train)[0]) / jnp.mean(nearest(held_out, train)[0])
+
+
+def memorised_share(
+    x: Points, train: Points, held_out: Points, quantile: float = 0.05
+) -> Float[Array, ""]:
+    r"""Share of the samples that lie closer to the training data than held-out data hardly ever do.
+
+    A sample counts if its distance to the nearest training datum is below the `quantile` of those
+    of held-out data. About `quantile` for samples as new as unseen data; the share of copies where
+    some are, which a mean would hide.
+
+    Source: the data-copying test of C. Meehan, K. Chaudhuri, S. Dasgupta, *A non-parametric test to
+    detect data-copying in generative models*, AISTATS 2020, with one quantile in place of ranks.
+
+    Args:
+        x: Samples.
+        train: Training data.
+        held_out: Data of the same law that were not trained on.
+        quantile: Between 0 and 1.
+
+    Raises:
+        ValueError: If the dimensions differ, a set is empty or not finite, or the quantile is not
+            between 0 and 1.
+    """
+    if not 0 < quantile < 1:
+        raise ValueError(f"quantile must lie between 0 and 1, got {quantile}.")
+    threshold = jnp.quantile(nearest(held_out, train)[0], quantile)
+    return jnp.mean(nearest(x, train)[0] < threshold)

@@ -1,6 +1,7 @@
 """Figures, drawn on request and returned; saving them is the caller's."""
 
 from kacjax.plots.animation import trajectory_gif
+from kacjax.plots.neighbours import neighbours_figure
 from kacjax.plots.process import density_figure, paths_figure, velocity_figure
 from kacjax.plots.samples import (
     images_figure,
@@ -14,6 +15,7 @@ __all__ = [
     "COLOURS",
     "density_figure",
     "images_figure",
+    "neighbours_figure",
     "paths_figure",
     "points_figure",
     "trajectories_figure",
