@@ -259,9 +259,7 @@ def test_comparisons_may_share_their_cells(finished, tmp_path, monkeypatch):
     out, _ = finished
     before = times(out / "cells")
     monkeypatch.setattr(work, "train", None)
-    # A grid of rates gives the model another name, but not its network.
-    flags = ("--cells", str(out / "cells"), "--a", "9", "9")
-    assert command(tmp_path / "other", *flags) == 0
+    assert command(tmp_path / "other", "--cells", str(out / "cells")) == 0
     assert times(out / "cells") == before
     assert not (tmp_path / "other" / "cells").exists()
     table = (out / report.CSV).read_text()

@@ -19,6 +19,9 @@ from experiments.config import (
 from kacjax._validation import check_count, check_positive
 from kacjax.generation import ADAPTIVE, FIXED
 
+# To be raised when `Dataset.quality` means something else: older judgements are then not read.
+_JUDGEMENT_VERSION = 1
+
 Clock = Literal["t", "t2"]
 FixedSolver = Literal["euler", "heun", "midpoint", "rk4"]
 AdaptiveSolver = Literal["tsit5", "dopri5", "dopri8"]
@@ -250,7 +253,7 @@ def _wiener(sigma: float, clock: Clock) -> Model:
 
 def evaluation_dict(config: EvaluationConfig) -> dict[str, Any]:
     """Everything that decides the judgement of a network, as JSON has it."""
-    values = dataclasses.asdict(config)
+    values = {"version": _JUDGEMENT_VERSION, **dataclasses.asdict(config)}
     return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
 
 
