@@ -2,6 +2,8 @@
 
 import abc
 from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,10 +21,27 @@ Samples = Float[np.ndarray, "num dim"]
 Trajectory = Callable[[int], Float[Array, "times paths dim"]]
 
 
+class Headline(NamedTuple):
+    """A figure of `Dataset.quality` that a comparison puts into its table.
+
+    Attributes:
+        key: Its name there.
+        title: A few words for the head of a column.
+        best: Which values are the better ones: low ones, high ones, or those near one.
+        log: Whether it is drawn on a logarithmic axis.
+    """
+
+    key: str
+    title: str
+    best: Literal["low", "high", "one"] = "low"
+    log: bool = True
+
+
 class Dataset(abc.ABC):
     """A data set of vectors."""
 
     dim: int
+    headlines: ClassVar[tuple[Headline, ...]]
 
     @abc.abstractmethod
     def training(self, key: Key) -> Float[Array, "num dim"]:
@@ -31,6 +50,10 @@ class Dataset(abc.ABC):
     @abc.abstractmethod
     def quality(self, samples: Samples) -> dict[str, float]:
         """Figures by which samples are judged."""
+
+    @abc.abstractmethod
+    def reference(self, num: int) -> dict[str, float]:
+        """The same figures of `num` new real data: what no model can be expected to beat."""
 
     @abc.abstractmethod
     def figures(self, samples: Mapping[str, Samples]) -> dict[str, Figure]:
@@ -50,9 +73,12 @@ class Plane(Dataset):
     """A two-dimensional target, of which there is as much data as is asked for."""
 
     dim = 2
+    headlines = (Headline("energy_distance", "energy distance"),)
 
     def __init__(self, name: str):
         self._sample = data.target(name)
+        # Energy distance of data from data, by their number.
+        self._floor: dict[int, float] = {}
 
     def training(self, key: Key) -> Float[Array, "num 2"]:
         """A large draw: a batch hardly ever sees a point again."""
@@ -60,11 +86,18 @@ class Plane(Dataset):
 
     def quality(self, samples: Samples) -> dict[str, float]:
         """The energy distance from fresh data, beside that of data from data."""
-        first, second = (self._fresh(seed, len(samples)) for seed in (1, 2))
+        num = len(samples)
+        first = self._fresh(1, num)
+        if num not in self._floor:
+            self._floor[num] = float(metrics.energy_distance(self._fresh(2, num), first))
         return {
             "energy_distance": float(metrics.energy_distance(samples, first)),
-            "energy_distance_of_data": float(metrics.energy_distance(second, first)),
+            "energy_distance_of_data": self._floor[num],
         }
+
+    def reference(self, num: int) -> dict[str, float]:
+        """The figures of a draw that is neither training data nor what samples are judged by."""
+        return self.quality(self._fresh(3, num))
 
     def figures(self, samples: Mapping[str, Samples]) -> dict[str, Figure]:
         """Scatter and density beside data."""
@@ -83,18 +116,43 @@ class Grid2d(Plane):
     """The nine modes, where a sample can be told to be right or wrong."""
 
     radius = 0.01
+    headlines = (
+        Headline("median_distance_to_mode", "median distance"),
+        Headline("within_0.01_of_a_mode", "within 0.01", "high", log=False),
+        Headline("mode_total_variation", "mode TV"),
+        Headline("relative_mode_width", "mode width", "one"),
+        Headline("energy_distance", "energy distance"),
+    )
 
     def __init__(self):
         super().__init__("grid2d")
 
     def quality(self, samples: Samples) -> dict[str, float]:
-        """Distance to the nearest mode, and the balance of the modes."""
+        """Distance to the nearest mode, balance and width of the modes, energy distance."""
         statistics = metrics.mode_statistics(samples, data.GRID2D_MODES, self.radius)
         return {
             "median_distance_to_mode": float(statistics.median_distance),
             f"within_{self.radius:g}_of_a_mode": float(statistics.within_radius),
             "mode_total_variation": float(statistics.total_variation),
+            "relative_mode_width": self.relative_width(samples),
+            **super().quality(samples),
         }
+
+    def relative_width(self, samples: Samples) -> float:
+        """Deviation of the samples within a mode over that of the data, 1 for samples like data.
+
+        From the median absolute deviation within the radius, averaged over modes and components:
+        a few stray samples do not count for width, and neither does a shifted centre.
+        """
+        offsets = samples[:, None] - data.GRID2D_MODES
+        near = np.linalg.norm(offsets, axis=-1) <= self.radius
+        widths = [
+            np.median(np.abs(own - np.median(own, axis=0)), axis=0).mean()
+            for own in (offsets[near[:, i], i] for i in range(near.shape[1]))
+            if len(own)
+        ]
+        # 1.4826 makes the deviation of a normal law of its median absolute deviation.
+        return float(1.4826 * np.mean(widths) / data.GRID2D_STD) if widths else 0.0
 
     def figures(self, samples: Mapping[str, Samples]) -> dict[str, Figure]:
         """Those of any target, and a zoom on one mode."""
@@ -109,9 +167,19 @@ class DigitImages(Dataset):
     """The real handwritten digits."""
 
     dim = data.DIGITS_SIDE**2
+    headlines = (
+        Headline("class_total_variation", "class TV", log=False),
+        Headline("confidence", "confidence", "high", log=False),
+        Headline("two_sample_accuracy", "2-sample acc.", log=False),
+        Headline("memorisation_ratio", "memorisation", "one", log=False),
+    )
 
     def __init__(self):
         self._digits = data.load_digits()
+
+    @cached_property
+    def _judge(self) -> metrics.ClassJudge:
+        return metrics.ClassJudge(self._digits.train, self._digits.train_labels)
 
     def training(self, key: Key) -> Float[Array, "num 64"]:
         """The training digits, whatever the key."""
@@ -124,15 +192,25 @@ class DigitImages(Dataset):
 
     def quality(self, samples: Samples) -> dict[str, float]:
         """Classes and confidence, likeness to held-out digits, distance from training digits."""
-        train, labels, held_out, _ = self._digits
-        judge = metrics.ClassJudge(train, labels)
-        statistics = judge.statistics(samples)
+        train, _, held_out, _ = self._digits
+        statistics = self._judge.statistics(samples)
         return {
             "class_total_variation": statistics.total_variation,
             "confidence": statistics.confidence,
-            "confidence_of_held_out": judge.statistics(held_out).confidence,
+            "confidence_of_held_out": self._judge.statistics(held_out).confidence,
             "two_sample_accuracy": self._two_sample_accuracy(samples),
             "memorisation_ratio": float(metrics.memorisation_ratio(samples, train, held_out)),
+        }
+
+    def reference(self, num: int) -> dict[str, float]:
+        """The held-out digits' confidence, and what the other figures are for equal laws."""
+        del num
+        confidence = self._judge.statistics(self._digits.held_out).confidence
+        return {
+            "class_total_variation": 0.0,
+            "confidence": confidence,
+            "two_sample_accuracy": 0.5,
+            "memorisation_ratio": 1.0,
         }
 
     def _two_sample_accuracy(self, samples: Samples) -> float:

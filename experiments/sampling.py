@@ -16,7 +16,7 @@ from experiments.datasets import Dataset
 from experiments.images.config import ImageConfig
 from kacjax._typing import Key
 from kacjax.export import path_to_dict
-from kacjax.training import NetworkVelocity
+from kacjax.training import NetworkVelocity, Trainer
 
 
 def make_model(config: TrainConfig, dim: int) -> kacjax.models.MLP:
@@ -28,6 +28,22 @@ def make_model(config: TrainConfig, dim: int) -> kacjax.models.MLP:
         depth=config.network.depth,
         fourier=config.network.fourier,
         T=float(config.model.make().T),
+    )
+
+
+def make_trainer(config: TrainConfig, dim: int) -> Trainer:
+    """The trainer of a run, as `train` has it."""
+    options = config.training
+    return Trainer(
+        make_model(config, dim),
+        config.model.make(),
+        steps=options.steps,
+        batch_size=options.batch_size,
+        learning_rate=options.learning_rate,
+        warmup=options.warmup,
+        ema_decay=options.ema_decay,
+        time_power=options.time_power,
+        parameterisation=config.network.parameterisation,
     )
 
 

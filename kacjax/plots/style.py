@@ -20,10 +20,23 @@ Images: TypeAlias = Float[Array, "_ _ _ _"] | Float[np.ndarray, "_ _ _ _"]
 BLUE, VERMILION, GREEN, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#56B4E9"
 INK, GREY, PALE = "#222222", "#777777", "#CCCCCC"
 
-COLOURS = {"data": GREY, "kac": BLUE, "diffusion": VERMILION, "flow-matching": GREEN}
+COLOURS = {
+    "data": GREY,
+    "kac": BLUE,
+    "kac-t": BLUE,
+    "kac-t2": SKY,
+    "diffusion": VERMILION,
+    "flow-matching": GREEN,
+}
 """One colour for each model, the same in every figure."""
 
-LABELS = {"kac": "Kac flow", "diffusion": "diffusion", "flow-matching": "flow matching"}
+LABELS = {
+    "kac": "Kac flow",
+    "kac-t": "Kac, clock t",
+    "kac-t2": "Kac, clock t²",
+    "diffusion": "diffusion",
+    "flow-matching": "flow matching",
+}
 """What titles call the models."""
 
 STYLE: dict[Any, Any] = {

@@ -1,0 +1,277 @@
+"""What a comparison compares: models, seeds, checkpoints and ways to generate, as flags."""
+
+import dataclasses
+import itertools
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import tyro
+
+from experiments.config import (
+    MAX_SEED,
+    NetworkConfig,
+    OptimiserConfig,
+    PathConfig,
+    SamplingConfig,
+    TrainConfig,
+    to_dict,
+)
+from kacjax._validation import check_count, check_positive
+from kacjax.generation import ADAPTIVE, FIXED
+
+# To be raised when `Dataset.quality` means something else: older judgements are then not read.
+_JUDGEMENT_VERSION = 1
+
+Clock = Literal["t", "t2"]
+FixedSolver = Literal["euler", "heun", "midpoint", "rk4"]
+AdaptiveSolver = Literal["tsit5", "dopri5", "dopri8"]
+
+# What --quick does in place of flags that are left at their defaults; steps are divided by this.
+_QUICK_DIVISOR, _QUICK_SAMPLES, _QUICK_SEEDS, _QUICK_CHECKPOINTS = 5, 2000, 1, (0.25, 1.0)
+
+
+class Model(NamedTuple):
+    """One line of the table: a path under a short name."""
+
+    name: str
+    path: PathConfig
+
+
+class Sampler(NamedTuple):
+    """One way to generate: a solver with the exponent of its time grid and its evaluations.
+
+    Attributes:
+        solver: Name of the solver.
+        power: Exponent of the time grid; 0 for the default grid of the path, and for an adaptive
+            solver, which chooses its own times.
+        nfe: Evaluations asked for; 0 for an adaptive solver.
+    """
+
+    solver: str
+    power: float
+    nfe: int
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether the solver chooses its own steps."""
+        return self.solver in ADAPTIVE
+
+    @property
+    def steps(self) -> int:
+        """Steps of a fixed-step solver: as many as the evaluations pay for, at least one."""
+        return 1 if self.adaptive else max(1, self.nfe // FIXED[self.solver][1])
+
+    @property
+    def name(self) -> str:
+        """A short name, such as `euler`, or `euler^3` with the exponent of another time grid."""
+        return f"{self.solver}^{self.power:g}" if self.power else self.solver
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelsConfig:
+    """Models; every combination of the values is one."""
+
+    a: tuple[float, ...] = (9.0,)
+    """Kac: rates of jumps."""
+    c: tuple[float, ...] = (3.0,)
+    """Kac: speeds."""
+    clock: tuple[Clock, ...] = ("t", "t2")
+    """Clocks of every model; diffusion with t2 is flow matching."""
+    matched: bool = False
+    """Wiener models also with sigma = c / sqrt(a)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationConfig:
+    """Generation and judgement, the same for every model."""
+
+    nfe: tuple[int, ...] = (5, 10, 20, 50, 100)
+    """Evaluations of the network for a sample."""
+    solver: tuple[FixedSolver, ...] = ("euler",)
+    """Solvers with fixed steps."""
+    power: tuple[float, ...] = ()
+    """Exponents of their time grids; the path's default if none."""
+    adaptive: tuple[AdaptiveSolver, ...] = ("tsit5",)
+    """Adaptive solvers."""
+    tolerance: float = 1e-3
+    """Their relative and absolute tolerance."""
+    num_samples: int = 5000
+    """Samples to generate and judge."""
+
+    @property
+    def shown(self) -> int:
+        """The evaluations whose samples are kept and drawn: the middle ones."""
+        ordered = sorted(set(self.nfe))
+        return ordered[(len(ordered) - 1) // 2]
+
+    def samplers(self) -> list[Sampler]:
+        """Every way to generate, the adaptive ones last."""
+        fixed = itertools.product(self.solver, self.power or (0.0,), sorted(set(self.nfe)))
+        return [Sampler(*each) for each in fixed] + [Sampler(each, 0, 0) for each in self.adaptive]
+
+
+@dataclasses.dataclass(frozen=True)
+class CompareConfig:
+    """A comparison on one data set."""
+
+    data: Annotated[str, tyro.conf.Suppress]
+    models: ModelsConfig = ModelsConfig()
+    network: NetworkConfig = dataclasses.field(default_factory=NetworkConfig)
+    training: OptimiserConfig = dataclasses.field(default_factory=OptimiserConfig)
+    evaluation: EvaluationConfig = EvaluationConfig()
+    seeds: int = 3
+    """Seeds, counted from --seed: of network, batches, noise and prior."""
+    checkpoints: tuple[float, ...] = (0.05, 0.25, 0.5, 1.0)
+    """Fractions of the training after which to judge; the last is 1."""
+    quick: bool = False
+    """One seed, a fifth of the steps, fewer samples and checkpoints."""
+    out: Annotated[
+        Path | None,
+        tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: runs/compare-DATA)"),
+    ] = None
+    """Folder of the results; one that was interrupted continues."""
+    cells: Annotated[
+        Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: OUT/cells)")
+    ] = None
+    """Folder of networks and judgements, which comparisons may share."""
+
+    def check(self) -> None:
+        """Raises a `ValueError` that names the first flag with an impossible value."""
+        for name, values in (
+            ("--a", self.models.a),
+            ("--c", self.models.c),
+            ("--power", self.evaluation.power),
+            ("--tolerance", (self.evaluation.tolerance,)),
+        ):
+            for value in values:
+                check_positive(name, value)
+        for name, values in (
+            ("--nfe", self.evaluation.nfe),
+            ("--num-samples", (self.evaluation.num_samples,)),
+            ("--seeds", (self.seeds,)),
+        ):
+            for value in values:
+                check_count(name, value)
+        for name, values in (
+            ("--a", self.models.a),
+            ("--c", self.models.c),
+            ("--clock", self.models.clock),
+            ("--nfe", self.evaluation.nfe),
+            ("--solver", self.evaluation.solver),
+        ):
+            if not values:
+                raise ValueError(f"{name} needs at least one value.")
+        fractions = self.checkpoints
+        if not fractions or max(fractions) != 1 or not all(0 < each <= 1 for each in fractions):
+            raise ValueError(
+                f"--checkpoints must lie in (0, 1] and hold 1, got {' '.join(map(str, fractions))}."
+            )
+        if self.training.seed + self.seeds - 1 > MAX_SEED:
+            raise ValueError(f"--seed plus --seeds must stay below {MAX_SEED}.")
+        for run in self.runs(self.training.seed).values():
+            run.check()
+
+    def folder(self) -> Path:
+        """Where the results go."""
+        return self.out or Path("runs", f"compare-{self.data}")
+
+    def cells_folder(self) -> Path:
+        """Where the networks and judgements go."""
+        return self.cells or self.folder() / "cells"
+
+    def all_seeds(self) -> range:
+        """The seeds."""
+        return range(self.training.seed, self.training.seed + self.seeds)
+
+    def steps(self) -> list[int]:
+        """The numbers of optimiser steps after which to judge, rising."""
+        return sorted({max(1, round(each * self.training.steps)) for each in self.checkpoints})
+
+    def runs(self, seed: int) -> dict[str, TrainConfig]:
+        """The training run of every model by the model's name."""
+        training = dataclasses.replace(self.training, seed=seed)
+        return {
+            model.name: TrainConfig(self.data, model.path, self.network, training, SamplingConfig())
+            for model in make_models(self.models)
+        }
+
+    def quickened(self, defaults: "CompareConfig") -> "CompareConfig":
+        """What `--quick` makes of it: smaller wherever a flag was left at its default."""
+        if not self.quick:
+            return self
+
+        def pick(value: Any, default: Any, quick: Any) -> Any:
+            return quick if value == default else value
+
+        steps, samples = defaults.training.steps, defaults.evaluation.num_samples
+        training = dataclasses.replace(
+            self.training, steps=pick(self.training.steps, steps, max(1, steps // _QUICK_DIVISOR))
+        )
+        evaluation = dataclasses.replace(
+            self.evaluation,
+            num_samples=pick(self.evaluation.num_samples, samples, min(samples, _QUICK_SAMPLES)),
+        )
+        return dataclasses.replace(
+            self,
+            training=training,
+            evaluation=evaluation,
+            seeds=pick(self.seeds, defaults.seeds, _QUICK_SEEDS),
+            checkpoints=pick(self.checkpoints, defaults.checkpoints, _QUICK_CHECKPOINTS),
+        )
+
+
+def make_models(config: ModelsConfig) -> list[Model]:
+    """The models: Kac for every `a`, `c` and clock, then Wiener for every clock.
+
+    The rate and the speed are part of a Kac model's name where there are several.
+    """
+    several = len(set(config.a)) * len(set(config.c)) > 1
+    kac = [
+        Model(
+            f"kac-{clock}" + f"-a{a:g}-c{c:g}" * several,
+            PathConfig(path="kac", a=a, c=c, clock=clock),
+        )
+        for a, c, clock in itertools.product(config.a, config.c, config.clock)
+    ]
+    sigmas = [1.0]
+    if config.matched:
+        sigmas += [c / a**0.5 for a, c in itertools.product(config.a, config.c)]
+    wiener = [
+        _wiener(sigma, clock)
+        for sigma, clock in itertools.product(dict.fromkeys(sigmas), config.clock)
+    ]
+    return list(dict.fromkeys([*kac, *wiener]))
+
+
+def _wiener(sigma: float, clock: Clock) -> Model:
+    suffix = "" if sigma == 1 else f"-sigma{sigma:.3g}"
+    if clock == "t2" and sigma == 1:
+        return Model("flow-matching", PathConfig(path="flow-matching"))
+    name = "diffusion" if clock == "t" else "flow-matching"
+    return Model(name + suffix, PathConfig(path="diffusion", sigma=sigma, clock=clock))
+
+
+def evaluation_dict(config: EvaluationConfig) -> dict[str, Any]:
+    """Everything that decides the judgement of a network, as JSON has it."""
+    values = {"version": _JUDGEMENT_VERSION, **dataclasses.asdict(config)}
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
+
+
+def training_dict(run: TrainConfig) -> dict[str, Any]:
+    """Everything that decides a trained network, as JSON has it."""
+    return {name: value for name, value in to_dict(run).items() if name != "sampling"}
+
+
+def compare_dict(config: CompareConfig) -> dict[str, Any]:
+    """The whole comparison, as JSON has it, without where it lies."""
+    return {
+        "data": config.data,
+        "models": {
+            model.name: dataclasses.asdict(model.path) for model in make_models(config.models)
+        },
+        "network": dataclasses.asdict(config.network),
+        "training": dataclasses.asdict(config.training),
+        "evaluation": evaluation_dict(config.evaluation),
+        "seeds": list(config.all_seeds()),
+        "steps": config.steps(),
+    }

@@ -1,0 +1,125 @@
+"""The judgement of one network: quality, evaluations and time for every way to generate."""
+
+import time
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+import kacjax
+from experiments.compare.config import EvaluationConfig, Sampler
+from experiments.datasets import Dataset
+from kacjax._typing import Key
+from kacjax.diagnostics import field_statistics
+from kacjax.training import NetworkVelocity
+
+# Priors of generation; training draws its own keys from the same seed.
+_PRIOR = 1_000_003
+# The field is measured at points of the path from so many data, at so many times, from the first.
+_FIELD_POINTS, _FIELD_TIMES, _FIELD_EARLIEST = 256, 16, 1e-3
+
+
+class Judgement(NamedTuple):
+    """What a network is worth.
+
+    Attributes:
+        rows: One entry for each way to generate: solver, power, evaluations asked for and spent,
+            seconds a sample, and the figures by which the data set judges.
+        samples: Samples of the way that is drawn.
+        field: The velocity's size against time; see `measure_field`.
+    """
+
+    rows: list[dict[str, Any]]
+    samples: np.ndarray
+    field: dict[str, list[float]]
+
+
+class Judge:
+    """Judges networks on one data set, all with the same noise, real data and ways to generate."""
+
+    def __init__(self, dataset: Dataset, config: EvaluationConfig):
+        self._dataset, self._config = dataset, config
+        self._warm: set[tuple[str, Sampler]] = set()
+        self._points = dataset.training(jax.random.key(_PRIOR))[:_FIELD_POINTS]
+
+    def __call__(self, model: str, velocity: NetworkVelocity, seed: int) -> Judgement:
+        """Generates in every way and judges.
+
+        The key of the prior depends on the seed alone: models of one seed start from the same
+        normal variables, mapped by each one's own process.
+
+        Args:
+            model: Name of the model; what was compiled for it is not compiled again.
+            velocity: The trained velocity.
+            seed: The seed of the prior.
+        """
+        key = jax.random.fold_in(jax.random.key(_PRIOR), seed)
+        first = self._config.samplers()[0]
+        rows, shown = [], None
+        for sampler in self._config.samplers():
+            samples, nfe, seconds = self._generate(model, velocity, key, sampler)
+            finite = bool(np.all(np.isfinite(samples)))
+            rows.append(
+                {
+                    "solver": sampler.solver,
+                    "power": sampler.power,
+                    "asked": sampler.nfe,
+                    "nfe": nfe,
+                    "seconds_per_sample": seconds,
+                    "quality": self._dataset.quality(samples) if finite else None,
+                }
+            )
+            if shown is None or (sampler[:2] == first[:2] and sampler.nfe == self._config.shown):
+                shown = samples
+        assert shown is not None  # There is a solver: the configuration was checked.
+        return Judgement(rows, shown, measure_field(velocity, self._points))
+
+    def _generate(
+        self, model: str, velocity: NetworkVelocity, key: Key, sampler: Sampler
+    ) -> tuple[np.ndarray, int, float]:
+        """Samples, evaluations, and seconds a sample without compilation."""
+        runs = 1 if (model, sampler) in self._warm else 2
+        self._warm.add((model, sampler))
+        for _ in range(runs):
+            begin = time.perf_counter()
+            x, nfe = kacjax.generate(
+                velocity,
+                velocity.path,
+                key,
+                shape=(self._config.num_samples, self._dataset.dim),
+                steps=sampler.steps,
+                solver=sampler.solver,
+                power=sampler.power or None,
+                rtol=self._config.tolerance,
+                atol=self._config.tolerance,
+                return_nfe=True,
+            )
+            samples = self._dataset.finish(jnp.asarray(x))
+            seconds = time.perf_counter() - begin
+        return samples, int(nfe), seconds / len(samples)
+
+
+def measure_field(
+    velocity: NetworkVelocity, data: Float[Array, "num *event"]
+) -> dict[str, list[float]]:
+    """Size and steepness of a velocity at points of its path, against time.
+
+    Args:
+        velocity: The velocity.
+        data: Where the path's points start.
+
+    Returns:
+        The lists of `kacjax.diagnostics.FieldStatistics` by name.
+    """
+    path = velocity.path
+    times = jnp.asarray(np.geomspace(_FIELD_EARLIEST, 1, _FIELD_TIMES) * float(path.T), data.dtype)
+    key = jax.random.key(_PRIOR)
+    points = [path.sample(key, jnp.full(len(data), t), data).x_t for t in times]
+    found = _field_statistics(velocity, path, jnp.stack(points), times)
+    return {name: np.asarray(values).tolist() for name, values in found._asdict().items()}
+
+
+_field_statistics = eqx.filter_jit(field_statistics)
