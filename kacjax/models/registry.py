@@ -30,7 +30,7 @@ def rebuild(name: str, config: Mapping[str, Any], rngs: nnx.Rngs) -> Network:
     """
     network = choose("name", name, MODELS)
     try:
-        return network(**config, rngs=rngs)
+        return network(**config, rngs=rngs)  # pyright: ignore[reportCallIssue]
     except TypeError as error:
         raise ValueError(f"config does not describe a network {name}: {error}") from error
 

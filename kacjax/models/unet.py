@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -168,7 +170,7 @@ class UNet(Network):
         h = self.first(x.astype(self.dtype))
         skips, count = [h], 0
 
-        def apply(layer: nnx.Module, h: Array) -> Array:
+        def apply(layer: Any, h: Array) -> Array:
             nonlocal count
             if isinstance(layer, Resample):
                 return layer(h)

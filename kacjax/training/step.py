@@ -80,6 +80,7 @@ def train_step(
     """
     check_choice("on_nonfinite", on_nonfinite, NONFINITE_POLICIES)
     x0, labels = batch if isinstance(batch, tuple) else (batch, None)
+    x0 = jnp.asarray(x0)
     if x0.dtype == jnp.uint8:
         x0 = to_float(x0)
     noise_key, label_key, dropout_key = jax.random.split(key, 3)
