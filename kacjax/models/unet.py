@@ -1,7 +1,6 @@
 """A U-Net for images."""
 
 from collections.abc import Sequence
-
 from typing import Any
 
 import jax
