@@ -72,7 +72,7 @@ def load_cifar10(
 
     Args:
         split: `train`, 50,000 images, or `test`, 10,000.
-        root: See `data_root`; it may also be the folder of one of the forms itself.
+        root: See `data_root`; it may also be the folder or archive of one of the forms itself.
         download: Whether absent data may be downloaded, 170 MB.
         progress: Show a bar for a download and for decoding.
 
@@ -95,7 +95,8 @@ def _find(root: pathlib.Path) -> tuple[pathlib.Path, _Form] | None:
     for form in _FORMS:
         for folder in (root / name for name in _SUBFOLDERS):
             for path in (folder, *(folder / place for place in form.places)):
-                if path.is_file() or any((path / mark).exists() for mark in form.marks):
+                archived = path.is_file() and path.name in form.places
+                if archived or any((path / mark).exists() for mark in form.marks):
                     return path, form
     return None
 

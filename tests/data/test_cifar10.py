@@ -191,6 +191,9 @@ def test_photographs_are_decoded_once(photographs, packed, monkeypatch):
         np.testing.assert_array_equal(test.labels, np.arange(10))
         # From now on nothing is decoded.
         monkeypatch.setattr(decoding, "decode_image", None)
+    if packed:
+        direct = load_cifar10("test", root / "cifar10-jpeg.tar.xz", progress=False)
+        np.testing.assert_array_equal(direct.images, test.images)
 
 
 def test_wrong_photographs_are_refused(photographs):
