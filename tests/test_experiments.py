@@ -24,20 +24,14 @@ QUICK = [
 RUN_FILES = {"config.json", "metrics.json", "checkpoint", "samples.npy", "samples.png"}
 
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
 @pytest.fixture(autouse=True)
 def promotion_as_users_have_it():
     """Optax's Adam does not train under strict promotion."""
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         yield
-
-
-@pytest.fixture(autouse=True, scope="module")
-def compile_quickly():
-    """Compiling takes most of the time of so short runs."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 def fails(capsys, command, argv, *words):

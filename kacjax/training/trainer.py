@@ -76,7 +76,8 @@ class Trainer:
         accumulate: Micro-batches to a step, for less memory; see `train_step`.
         on_nonfinite: A loss or gradient that is not finite raises `NonFiniteError` (`stop`), or
             its update is not applied and counted in `state.skipped` (`skip`).
-        steps_per_call: Most steps in one call of the device.
+        steps_per_call: Most steps in one call of the device. On the CPU 1 is best for networks
+            with convolutions, which XLA makes slow there within a loop.
         mesh: Devices over which batch and state are spread, see `kacjax.sharding.make_mesh`; the
             default device if missing.
 
