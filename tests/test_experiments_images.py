@@ -6,35 +6,21 @@ import errno
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
 
 import jax
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 
 from experiments import gallery, generate, train
 from experiments.defaults import DEFAULTS
 from experiments.images.config import NAMES, differences, from_dict, to_dict
-from experiments.images.data import load
-from experiments.images.log import Interval, read_rows
-from experiments.images.train import make_trainer
-from experiments.runs import load_config
-from kacjax.checkpoints import Checkpoints, manager
+from experiments.images.log import Interval
+from kacjax.checkpoints import manager
 from kacjax.export import load_notes
 from kacjax.training import NonFiniteError, StepMetrics, Trainer
-
-# The smallest network with everything in it, and a run with all of its events.
-STEPS = 10
-NETWORK = ["--size", "tiny", "--channels", "8", "--head-channels", "8", "--multipliers", "1"]
-QUICK = [
-    *NETWORK,
-    *("--image-size", "8", "--batch-size", "4", "--steps", str(STEPS), "--dropout", "0.2"),
-    *("--log-every", "4", "--checkpoint-every", "3", "--sample-every", "6", "--keep", "2"),
-    *("--num-samples", "5", "--solver-steps", "2"),
-]
+from tests.image_runs import arguments, draw_pictures, outcome
 
 
 @pytest.fixture(autouse=True)
@@ -53,14 +39,14 @@ def compile_quickly_and_once(tmp_path_factory):
         "jax_persistent_cache_min_compile_time_secs": 0.0,
         "jax_persistent_cache_min_entry_size_bytes": -1,
     }
-    before = {name: jax.config.read(name) for name in chosen}
+    before = {name: getattr(jax.config, name) for name in chosen}
     for name, value in chosen.items():
         jax.config.update(name, value)
-    jax.experimental.compilation_cache.compilation_cache.reset_cache()
+    compilation_cache.reset_cache()
     yield
     for name, value in before.items():
         jax.config.update(name, value)
-    jax.experimental.compilation_cache.compilation_cache.reset_cache()
+    compilation_cache.reset_cache()
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -73,18 +59,7 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    """A folder of 30 coloured images in two classes."""
-    folder, random = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
-    for i in range(30):
-        file = folder / ("bright" if i % 2 else "dark") / f"{i}.png"
-        file.parent.mkdir(exist_ok=True)
-        low = 128 * (i % 2)
-        Image.fromarray(random.integers(low, low + 128, (8, 8, 3), np.uint8)).save(file)
-    return folder
-
-
-def arguments(pictures, out, *flags):
-    return ["images", "--data", str(pictures), *QUICK, "--out", str(out), *map(str, flags)]
+    return draw_pictures(tmp_path_factory.mktemp("pictures"))
 
 
 @pytest.fixture(scope="module")
@@ -93,21 +68,6 @@ def whole(pictures, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "deep" / "whole"
     assert train.main(arguments(pictures, out)) == 0
     return out
-
-
-def outcome(folder):
-    """All that must not depend on interruptions: the state bit for bit, and the rows."""
-    config = load_config(folder)
-    trainer = make_trainer(config, load(config, first=False), None)
-    with Checkpoints(folder / "checkpoints") as checkpoints:
-        step, state, description = checkpoints.restore(trainer.abstract_state())
-    rows = read_rows(folder / "metrics.jsonl", step)
-    for row in rows:
-        del row["images_per_second"]
-    data = jax.tree.map(np.asarray, state._replace(key=jax.random.key_data(state.key)))
-    leaves = [(leaf.dtype, leaf.shape, leaf.tobytes()) for leaf in jax.tree.leaves(data)]
-    network = (folder / "velocity.safetensors").read_bytes()
-    return step, leaves, rows, description["interval"], network
 
 
 @contextlib.contextmanager
@@ -196,7 +156,7 @@ def test_signals_save_and_say_how_to_go_on(number, pictures, whole, tmp_path, ca
     printed = capfd.readouterr()
     assert "stopping after this call" in printed.err
     *_, said, command = printed.out.splitlines()
-    assert said.startswith("stopped and saved at step ")
+    assert said.startswith("stopped at step ")
     assert not (out / "metrics.json").exists()
     assert command.split()[:3] == ["python", "-m", "experiments.train"]
     assert train.main(command.split()[3:]) == 0
@@ -387,38 +347,3 @@ def test_rows_do_not_depend_on_where_a_run_stopped():
     assert row["skipped"] == 1
     np.testing.assert_allclose(row["loss"], np.nanmean(metrics.loss.astype(float)))
     assert Interval().row()["loss"] is None
-
-
-def command(pictures, out, *flags, cache):
-    environment = {
-        **os.environ,
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-    }
-    line = [sys.executable, "-m", "experiments.train", *arguments(pictures, out, *flags)]
-    return subprocess.Popen(
-        line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    )
-
-
-def wait_for(path, process):
-    while not path.exists():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.02)
-
-
-def test_sigterm_from_outside(pictures, tmp_path):
-    out = tmp_path / "run"
-    steps = ["--steps", 100_000]
-    compiled = jax.config.read("jax_compilation_cache_dir")
-    process = command(pictures, out, *steps, cache=compiled)
-    wait_for(out / "checkpoints" / "3", process)
-    process.send_signal(signal.SIGTERM)
-    printed, said = process.communicate(timeout=100)
-    assert process.returncode == 0, said
-    assert "Traceback" not in said
-    step = int(printed.splitlines()[-2].rpartition("step ")[2].split(";")[0].replace(",", ""))
-    assert (out / "checkpoints" / str(step)).is_dir()
-    assert printed.splitlines()[-1].endswith("--resume")
