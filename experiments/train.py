@@ -6,6 +6,7 @@ python -m experiments.train cifar10 --size tiny --steps 200
 python -m experiments.train images --data FOLDER --resume
 """
 
+import logging
 import shlex
 import sys
 import time
@@ -22,7 +23,7 @@ from experiments.config import TrainConfig
 from experiments.datasets import make_dataset
 from experiments.defaults import DEFAULTS
 from experiments.images import train as images
-from experiments.images.config import ImageConfig
+from experiments.images.config import NAMES, ImageConfig
 from experiments.sampling import draw_samples, draw_trajectory, make_model, save_velocity
 
 
@@ -88,6 +89,9 @@ def train(config: TrainConfig) -> Path:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
+    argv = sys.argv[1:] if argv is None else argv
+    # Orbax reports through it at length what an error says in a line.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
 
     def body() -> None:
         config = parse(
@@ -103,10 +107,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         if unused:
             print(f"note: {config.model.path} does not use {', '.join(unused)}.", file=sys.stderr)
         if isinstance(config, ImageConfig):
-            images.train(config, _continuing(sys.argv[1:] if argv is None else argv))
+            images.train(config, _continuing(argv))
         else:
             train(config)
 
+    if argv and argv[0] in NAMES:
+        return run(body, "interrupted: --resume goes on from the newest checkpoint.")
     return run(body)
 
 

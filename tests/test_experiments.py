@@ -15,13 +15,16 @@ from experiments import gallery, generate, process, runs, train
 from experiments.config import PathConfig, from_dict, to_dict
 from experiments.datasets import make_dataset
 from experiments.defaults import DEFAULTS
+from experiments.images.config import NAMES
 from kacjax import data
 
 QUICK = [
     *("--steps", "20", "--batch-size", "32", "--width", "16", "--depth", "1"),
     *("--num-samples", "120", "--solver-steps", "5"),
 ]
-RUN_FILES = {"config.json", "metrics.json", "checkpoint", "samples.npy", "samples.png"}
+RUN_FILES = {
+    *("config.json", "metrics.json", "velocity.safetensors", "samples.npy", "samples.png"),
+}
 
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -233,7 +236,10 @@ def test_overwrite_replaces_a_run_and_keeps_other_files(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
-@pytest.mark.parametrize("name", DEFAULTS)
+POINTS = sorted(set(DEFAULTS) - set(NAMES))
+
+
+@pytest.mark.parametrize("name", POINTS)
 def test_configurations_survive_their_file(name):
     config = DEFAULTS[name][1]
     assert from_dict(json.loads(json.dumps(to_dict(config)))) == config
@@ -278,35 +284,27 @@ def _edit(old, new):
     return edit
 
 
-def _empty_checkpoint(folder):
-    for path in (folder / "checkpoint").rglob("*"):
-        if path.is_file():
-            path.write_bytes(b"")
-
-
-def _truncate_arrays(folder):
-    for path in (folder / "checkpoint" / "arrays").rglob("*"):
-        if path.is_file() and path.stat().st_size > 1000:
-            path.write_bytes(path.read_bytes()[:500])
+def _truncate_network(folder):
+    file = folder / "velocity.safetensors"
+    os.truncate(file, file.stat().st_size // 2)
 
 
 DAMAGES = {
     "not json": lambda folder: (folder / "config.json").write_text('{"format": "kacjax'),
     "no configuration": lambda folder: (folder / "config.json").unlink(),
-    "no checkpoint": lambda folder: (folder / "checkpoint").rename(folder / "lost"),
-    "empty checkpoint": _empty_checkpoint,
-    "truncated arrays": _truncate_arrays,
+    "no network": lambda folder: (folder / "velocity.safetensors").unlink(),
+    "empty network": lambda folder: (folder / "velocity.safetensors").write_bytes(b""),
+    "truncated network": _truncate_network,
     "unknown field": _edit('"c":', '"speed":'),
     "unknown data": _edit('"grid2d"', '"faces"'),
     "unknown model": _edit('"kac"', '"wave"'),
     "negative rate": _edit('"a": 9.0', '"a": -9.0'),
     "another type": _edit('"width": 16', '"width": "16"'),
     "another network": _edit('"width": 16', '"width": 32'),
+    "another path": _edit('"a": 9.0', '"a": 4.0'),
 }
 
 
-# Orbax leaves a coroutine behind when it finds a file damaged.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_damaged_runs_are_named(damage, finished, tmp_path, capsys):
     folder = tmp_path / "run"
@@ -331,5 +329,5 @@ def test_errors_reach_the_shell(tmp_path):
 
 
 def test_every_target_has_defaults():
-    assert set(DEFAULTS) == {"digits", *data.TARGETS}
+    assert set(DEFAULTS) == {"digits", *data.TARGETS, *NAMES}
     assert all(config.data == name for name, (_, config) in DEFAULTS.items())

@@ -60,7 +60,7 @@ def train(config: ImageConfig, command: str) -> Path:
         if session.train(network, lambda log: show_samples(session, log)):
             finish(session)
         elif hosts.is_first():
-            print(f"stopped and saved at step {session.step:,}; to go on:\n  {command}")
+            print(f"stopped at step {session.step:,}; to go on:\n  {command}")
     return folder
 
 
