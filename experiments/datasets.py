@@ -73,7 +73,10 @@ class Plane(Dataset):
     """A two-dimensional target, of which there is as much data as is asked for."""
 
     dim = 2
-    headlines = (Headline("energy_distance", "energy distance"),)
+    headlines = (
+        Headline("energy_distance", "energy distance"),
+        Headline("sliced_wasserstein", "sliced Wasserstein"),
+    )
 
     def __init__(self, name: str):
         self._sample = data.target(name)
@@ -85,7 +88,7 @@ class Plane(Dataset):
         return self._sample(key, TRAINING_POINTS)
 
     def quality(self, samples: Samples) -> dict[str, float]:
-        """The energy distance from fresh data, beside that of data from data."""
+        """Distances from fresh data, and the energy distance of data from data for scale."""
         num = len(samples)
         first = self._fresh(1, num)
         if num not in self._floor:
@@ -93,6 +96,9 @@ class Plane(Dataset):
         return {
             "energy_distance": float(metrics.energy_distance(samples, first)),
             "energy_distance_of_data": self._floor[num],
+            "sliced_wasserstein": float(
+                metrics.sliced_wasserstein(samples, first, jax.random.key(0))
+            ),
         }
 
     def reference(self, num: int) -> dict[str, float]:
