@@ -8,7 +8,7 @@ from typing import ClassVar, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 from matplotlib.figure import Figure
 
 from kacjax import data, metrics, plots
@@ -16,7 +16,7 @@ from kacjax._typing import Key
 
 TRAINING_POINTS = 200_000
 
-Samples = Float[np.ndarray, "num dim"]
+Samples = Shaped[np.ndarray, "num *event"]
 # Draws paths of generation: (number of paths) -> positions of shape (times, paths, dim).
 Trajectory = Callable[[int], Float[Array, "times paths dim"]]
 
@@ -38,13 +38,24 @@ class Headline(NamedTuple):
 
 
 class Dataset(abc.ABC):
-    """A data set of vectors."""
+    """Training data with a judge of samples.
 
-    dim: int
+    Attributes:
+        event: Shape of one datum.
+        headlines: What a comparison shows of `quality`.
+    """
+
+    event: tuple[int, ...]
     headlines: ClassVar[tuple[Headline, ...]]
 
+    @property
+    def dim(self) -> int:
+        """Dimension of the data, where they are vectors."""
+        (dim,) = self.event
+        return dim
+
     @abc.abstractmethod
-    def training(self, key: Key) -> Float[Array, "num dim"]:
+    def training(self, key: Key) -> Float[Array, "num *event"]:
         """Training data; `key` decides which, where they are drawn."""
 
     @abc.abstractmethod
@@ -64,7 +75,7 @@ class Dataset(abc.ABC):
         del trajectory
         return None
 
-    def finish(self, samples: Float[Array, "num dim"]) -> Samples:
+    def finish(self, samples: Float[Array, "num *event"]) -> Samples:
         """Brings samples into the range that the data have by definition."""
         return np.asarray(samples)
 
@@ -72,7 +83,7 @@ class Dataset(abc.ABC):
 class Plane(Dataset):
     """A two-dimensional target, of which there is as much data as is asked for."""
 
-    dim = 2
+    event = (2,)
     headlines = (
         Headline("energy_distance", "energy distance"),
         Headline("sliced_wasserstein", "sliced Wasserstein"),
@@ -172,7 +183,7 @@ class Grid2d(Plane):
 class DigitImages(Dataset):
     """The real handwritten digits."""
 
-    dim = data.DIGITS_SIDE**2
+    event = (data.DIGITS_SIDE**2,)
     headlines = (
         Headline("class_total_variation", "class TV", log=False),
         Headline("confidence", "confidence", "high", log=False),
