@@ -8,7 +8,7 @@ from typing import ClassVar, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 from matplotlib.figure import Figure
 
 from kacjax import data, metrics, plots
@@ -16,7 +16,7 @@ from kacjax._typing import Key
 
 TRAINING_POINTS = 200_000
 
-Samples = Float[np.ndarray, "num dim"]
+Samples = Shaped[np.ndarray, "num *event"]
 # Draws paths of generation: (number of paths) -> positions of shape (times, paths, dim).
 Trajectory = Callable[[int], Float[Array, "times paths dim"]]
 
@@ -38,13 +38,24 @@ class Headline(NamedTuple):
 
 
 class Dataset(abc.ABC):
-    """A data set of vectors."""
+    """Training data with a judge of samples.
 
-    dim: int
+    Attributes:
+        event: Shape of one datum.
+        headlines: What a comparison shows of `quality`.
+    """
+
+    event: tuple[int, ...]
     headlines: ClassVar[tuple[Headline, ...]]
 
+    @property
+    def dim(self) -> int:
+        """Dimension of the data, where they are vectors."""
+        (dim,) = self.event
+        return dim
+
     @abc.abstractmethod
-    def training(self, key: Key) -> Float[Array, "num dim"]:
+    def training(self, key: Key) -> Float[Array, "num *event"]:
         """Training data; `key` decides which, where they are drawn."""
 
     @abc.abstractmethod
@@ -64,7 +75,7 @@ class Dataset(abc.ABC):
         del trajectory
         return None
 
-    def finish(self, samples: Float[Array, "num dim"]) -> Samples:
+    def finish(self, samples: Float[Array, "num *event"]) -> Samples:
         """Brings samples into the range that the data have by definition."""
         return np.asarray(samples)
 
@@ -72,8 +83,11 @@ class Dataset(abc.ABC):
 class Plane(Dataset):
     """A two-dimensional target, of which there is as much data as is asked for."""
 
-    dim = 2
-    headlines = (Headline("energy_distance", "energy distance"),)
+    event = (2,)
+    headlines = (
+        Headline("energy_distance", "energy distance"),
+        Headline("sliced_wasserstein", "sliced Wasserstein"),
+    )
 
     def __init__(self, name: str):
         self._sample = data.target(name)
@@ -85,7 +99,7 @@ class Plane(Dataset):
         return self._sample(key, TRAINING_POINTS)
 
     def quality(self, samples: Samples) -> dict[str, float]:
-        """The energy distance from fresh data, beside that of data from data."""
+        """Distances from fresh data, and the energy distance of data from data for scale."""
         num = len(samples)
         first = self._fresh(1, num)
         if num not in self._floor:
@@ -93,6 +107,9 @@ class Plane(Dataset):
         return {
             "energy_distance": float(metrics.energy_distance(samples, first)),
             "energy_distance_of_data": self._floor[num],
+            "sliced_wasserstein": float(
+                metrics.sliced_wasserstein(samples, first, jax.random.key(0))
+            ),
         }
 
     def reference(self, num: int) -> dict[str, float]:
@@ -166,7 +183,7 @@ class Grid2d(Plane):
 class DigitImages(Dataset):
     """The real handwritten digits."""
 
-    dim = data.DIGITS_SIDE**2
+    event = (data.DIGITS_SIDE**2,)
     headlines = (
         Headline("class_total_variation", "class TV", log=False),
         Headline("confidence", "confidence", "high", log=False),

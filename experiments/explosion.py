@@ -25,8 +25,8 @@ import kacjax
 from experiments import report, runs
 from experiments.command import parse_flags, run, user_errors
 from experiments.compare.cells import digest
-from experiments.compare.config import Model, ModelsConfig, make_models
 from experiments.compare.figures import explosion_figure
+from experiments.compare.models import Model, ModelsConfig, make_models
 from experiments.config import TrainConfig, check_seed
 from experiments.defaults import DEFAULTS
 from experiments.sampling import make_trainer

@@ -19,14 +19,10 @@ from scipy import stats
 import kacjax
 from experiments.compare import cells, evaluation, figures, report, table, training, work
 from experiments.compare.__main__ import defaults, main
-from experiments.compare.config import (
-    CompareConfig,
-    EvaluationConfig,
-    ModelsConfig,
-    Sampler,
-    make_models,
-)
+from experiments.compare.config import CompareConfig, EvaluationConfig, Sampler
 from experiments.compare.evaluation import Judge
+from experiments.compare.models import ModelsConfig, make_models
+from experiments.compare.subjects import VectorSubject
 from experiments.datasets import Headline, make_dataset
 from kacjax.training import Trainer
 
@@ -212,7 +208,7 @@ def test_figures_are_written(finished):
 
 
 def test_models_of_one_seed_start_from_the_same_normals(monkeypatch):
-    dataset, config = make_dataset("moons"), EvaluationConfig(num_samples=50)
+    subject, config = VectorSubject("moons"), EvaluationConfig(num_samples=50)
     priors = []
 
     def generate(velocity, path, key, shape, **options):
@@ -220,7 +216,7 @@ def test_models_of_one_seed_start_from_the_same_normals(monkeypatch):
         return np.zeros(shape), 1
 
     monkeypatch.setattr(kacjax, "generate", generate)
-    judge = Judge(dataset, config)
+    judge = Judge(subject, config)
     monkeypatch.setattr(evaluation, "measure_field", lambda *arguments: {})
     for path, seed in (
         (kacjax.kac_path(), 0),
@@ -466,7 +462,7 @@ def test_training_that_was_stopped_gives_the_same_networks(tmp_path, monkeypatch
             # Training goes on in the velocity's memory.
             into[step] = jax.tree.map(np.array, velocity.parameters), record["loss"]
 
-        training.train(trainer, source, key, steps, keep, folder)
+        training.train(trainer, source, lambda: trainer.init(key), steps, keep, folder)
 
     whole, stopped, rest = {}, {}, {}
     run(whole)

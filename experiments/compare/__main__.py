@@ -11,23 +11,32 @@ import tyro
 
 from experiments.command import MARKERS, parse, run, user_errors
 from experiments.compare import cells, report
-from experiments.compare.config import CompareConfig
+from experiments.compare.config import CompareConfig, EvaluationConfig, ImageCompareConfig
+from experiments.compare.subjects import make_subject
 from experiments.compare.work import complete
 from experiments.config import TrainConfig
-from experiments.datasets import make_dataset
 from experiments.defaults import DEFAULTS
+from experiments.images.config import KnownSetConfig
 
 
 def defaults() -> dict[str, tuple[str, CompareConfig]]:
     """A line about each data set, and its comparison unless flags say otherwise."""
-    return {
-        name: (
-            about,
-            CompareConfig(name, network=config.network, training=config.training),
-        )
-        for name, (about, config) in DEFAULTS.items()
-        if isinstance(config, TrainConfig)
-    }
+    known: dict[str, tuple[str, CompareConfig]] = {}
+    for name, (about, config) in DEFAULTS.items():
+        if isinstance(config, TrainConfig):
+            whole = CompareConfig(name, network=config.network, training=config.training)
+        elif isinstance(config.source, KnownSetConfig):
+            whole = ImageCompareConfig(
+                name,
+                network=config.network,
+                training=config.training,
+                evaluation=EvaluationConfig(num_samples=2000, chunk_size=500),
+                source=config.source,
+            )
+        else:
+            continue
+        known[name] = about, whole
+    return known
 
 
 def compare(config: CompareConfig) -> None:
@@ -39,7 +48,7 @@ def compare(config: CompareConfig) -> None:
     """
     with user_errors(ValueError):
         config.check()
-    dataset = make_dataset(config.data)
+    subject = make_subject(config)
     say = report.Log(config.folder())
     others = cells.strangers(config)
     if others:
@@ -47,10 +56,10 @@ def compare(config: CompareConfig) -> None:
 
     def after_seed(line: str) -> None:
         say(line)
-        report.write_tables(config, dataset)
+        report.write_tables(config, subject.dataset)
 
-    complete(config, dataset, say, after_seed)
-    for line in report.write_all(config, dataset):
+    complete(config, subject, say, after_seed)
+    for line in report.write_all(config, subject.dataset):
         print(line)
 
 

@@ -24,8 +24,9 @@ import numpy as np
 
 from experiments import runs
 from experiments.command import UserError, user_errors
-from experiments.compare.config import CompareConfig, evaluation_dict, training_dict
+from experiments.compare.config import CompareConfig, training_dict
 from experiments.config import TrainConfig
+from experiments.images.config import ImageConfig
 
 FORMAT = "kacjax-compare-1"
 _TRAINING = "training.json"
@@ -44,14 +45,14 @@ class Cell(NamedTuple):
 
     model: str
     seed: int
-    run: TrainConfig
+    run: TrainConfig | ImageConfig
     folder: Path
 
 
 def make_cells(config: CompareConfig) -> list[Cell]:
     """All cells of a comparison: seed by seed, so that an early look has every model in it."""
 
-    def folder(run: TrainConfig) -> Path:
+    def folder(run: TrainConfig | ImageConfig) -> Path:
         name = f"{run.model.path}-seed{run.training.seed}-{digest(training_dict(run))}"
         return config.cells_folder() / name
 
@@ -149,7 +150,7 @@ def save_judgement(
     runs.write_json(
         file,
         {
-            "evaluation": evaluation_dict(config.evaluation),
+            "evaluation": config.judgement(),
             **judgement,
         },
     )
@@ -184,7 +185,7 @@ def strangers(config: CompareConfig) -> list[str]:
 
 
 def _judgement(cell: Cell, step: int, config: CompareConfig) -> Path:
-    name = digest(evaluation_dict(config.evaluation))
+    name = digest(config.judgement())
     return step_folder(cell, step) / f"judged-{name}.json"
 
 

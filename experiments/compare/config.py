@@ -1,20 +1,29 @@
 """What a comparison compares: models, seeds, checkpoints and ways to generate, as flags."""
 
 import dataclasses
+import hashlib
 import itertools
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import tyro
 
+from experiments.compare.models import ModelsConfig, make_models
 from experiments.config import (
     MAX_SEED,
     NetworkConfig,
     OptimiserConfig,
-    PathConfig,
     SamplingConfig,
     TrainConfig,
     to_dict,
+)
+from experiments.images import config as images
+from experiments.images.config import (
+    ImageConfig,
+    ImageOptimiserConfig,
+    KnownSetConfig,
+    UNetConfig,
 )
 from kacjax._validation import check_count, check_positive
 from kacjax.generation import ADAPTIVE, FIXED
@@ -22,19 +31,11 @@ from kacjax.generation import ADAPTIVE, FIXED
 # To be raised when `Dataset.quality` means something else: older judgements are then not read.
 _JUDGEMENT_VERSION = 1
 
-Clock = Literal["t", "t2"]
 FixedSolver = Literal["euler", "heun", "midpoint", "rk4"]
 AdaptiveSolver = Literal["tsit5", "dopri5", "dopri8"]
 
 # What --quick does in place of flags that are left at their defaults; steps are divided by this.
 _QUICK_DIVISOR, _QUICK_SAMPLES, _QUICK_SEEDS, _QUICK_CHECKPOINTS = 5, 2000, 1, (0.25, 1.0)
-
-
-class Model(NamedTuple):
-    """One line of the table: a path under a short name."""
-
-    name: str
-    path: PathConfig
 
 
 class Sampler(NamedTuple):
@@ -68,20 +69,6 @@ class Sampler(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class ModelsConfig:
-    """Models; every combination of the values is one."""
-
-    a: tuple[float, ...] = (9.0,)
-    """Kac: rates of jumps."""
-    c: tuple[float, ...] = (3.0,)
-    """Kac: speeds."""
-    clock: tuple[Clock, ...] = ("t", "t2")
-    """Clocks of every model; diffusion with t2 is flow matching."""
-    matched: bool = False
-    """Wiener models also with sigma = c / sqrt(a)."""
-
-
-@dataclasses.dataclass(frozen=True)
 class EvaluationConfig:
     """Generation and judgement, the same for every model."""
 
@@ -97,6 +84,8 @@ class EvaluationConfig:
     """Their relative and absolute tolerance."""
     num_samples: int = 5000
     """Samples to generate and judge."""
+    chunk_size: int | None = None
+    """Samples to generate together; all if none."""
 
     @property
     def shown(self) -> int:
@@ -115,7 +104,7 @@ class CompareConfig:
     """A comparison on one data set."""
 
     data: Annotated[str, tyro.conf.Suppress]
-    models: ModelsConfig = ModelsConfig()
+    models: ModelsConfig = dataclasses.field(default_factory=ModelsConfig)
     network: NetworkConfig = dataclasses.field(default_factory=NetworkConfig)
     training: OptimiserConfig = dataclasses.field(default_factory=OptimiserConfig)
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -148,6 +137,7 @@ class CompareConfig:
         for name, values in (
             ("--nfe", self.evaluation.nfe),
             ("--num-samples", (self.evaluation.num_samples,)),
+            ("--chunk-size", (self.evaluation.chunk_size or 1,)),
             ("--seeds", (self.seeds,)),
         ):
             for value in values:
@@ -187,7 +177,7 @@ class CompareConfig:
         """The numbers of optimiser steps after which to judge, rising."""
         return sorted({max(1, round(each * self.training.steps)) for each in self.checkpoints})
 
-    def runs(self, seed: int) -> dict[str, TrainConfig]:
+    def runs(self, seed: int) -> Mapping[str, TrainConfig | ImageConfig]:
         """The training run of every model by the model's name."""
         training = dataclasses.replace(self.training, seed=seed)
         return {
@@ -195,7 +185,25 @@ class CompareConfig:
             for model in make_models(self.models)
         }
 
-    def quickened(self, defaults: "CompareConfig") -> "CompareConfig":
+    def judgement(self) -> dict[str, Any]:
+        """Everything that decides the judgement of a network, as JSON has it."""
+        values = {"version": _JUDGEMENT_VERSION, **dataclasses.asdict(self.evaluation)}
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
+
+    def to_dict(self) -> dict[str, Any]:
+        """The whole comparison, as JSON has it, without where it lies."""
+        models = make_models(self.models)
+        return {
+            "data": self.data,
+            "models": {model.name: dataclasses.asdict(model.path) for model in models},
+            "network": dataclasses.asdict(self.network),
+            "training": dataclasses.asdict(self.training),
+            "evaluation": self.judgement(),
+            "seeds": list(self.all_seeds()),
+            "steps": self.steps(),
+        }
+
+    def quickened(self, defaults: Self) -> Self:
         """What `--quick` makes of it: smaller wherever a flag was left at its default."""
         if not self.quick:
             return self
@@ -220,58 +228,48 @@ class CompareConfig:
         )
 
 
-def make_models(config: ModelsConfig) -> list[Model]:
-    """The models: Kac for every `a`, `c` and clock, then Wiener for every clock.
+@dataclasses.dataclass(frozen=True)
+class ImageCompareConfig(CompareConfig):
+    """A comparison on MNIST or CIFAR-10."""
 
-    The rate and the speed are part of a Kac model's name where there are several.
-    """
-    several = len(set(config.a)) * len(set(config.c)) > 1
-    kac = [
-        Model(
-            f"kac-{clock}" + f"-a{a:g}-c{c:g}" * several,
-            PathConfig(path="kac", a=a, c=c, clock=clock),
-        )
-        for a, c, clock in itertools.product(config.a, config.c, config.clock)
-    ]
-    sigmas = [1.0]
-    if config.matched:
-        sigmas += [c / a**0.5 for a, c in itertools.product(config.a, config.c)]
-    wiener = [
-        _wiener(sigma, clock)
-        for sigma, clock in itertools.product(dict.fromkeys(sigmas), config.clock)
-    ]
-    return list(dict.fromkeys([*kac, *wiener]))
+    source: KnownSetConfig = dataclasses.field(default_factory=KnownSetConfig)
+    network: UNetConfig = dataclasses.field(default_factory=UNetConfig)
+    training: ImageOptimiserConfig = dataclasses.field(default_factory=ImageOptimiserConfig)
+    classifier: Annotated[
+        Path | None,
+        tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: for mnist, the library's)"),
+    ] = None
+    """Judge of the samples, from `experiments.features`."""
+
+    def check(self) -> None:
+        """Raises a `ValueError` that names the first flag with an impossible value."""
+        if self.network.conditional:
+            raise ValueError("--conditional: a comparison is of networks that know no classes.")
+        if self.classifier is not None and not self.classifier.is_file():
+            raise ValueError(f"--classifier: there is no file {self.classifier}.")
+        super().check()
+
+    def runs(self, seed: int) -> dict[str, ImageConfig]:
+        """The training run of every model by the model's name."""
+        training = dataclasses.replace(self.training, seed=seed)
+        return {
+            model.name: ImageConfig(self.data, self.source, model.path, self.network, training)
+            for model in make_models(self.models)
+        }
+
+    def judgement(self) -> dict[str, Any]:
+        """Everything that decides the judgement of a network, as JSON has it."""
+        if self.classifier is None:
+            return super().judgement()
+        content = hashlib.sha256(self.classifier.read_bytes()).hexdigest()[:16]
+        return {**super().judgement(), "classifier": content}
 
 
-def _wiener(sigma: float, clock: Clock) -> Model:
-    suffix = "" if sigma == 1 else f"-sigma{sigma:.3g}"
-    if clock == "t2" and sigma == 1:
-        return Model("flow-matching", PathConfig(path="flow-matching"))
-    name = "diffusion" if clock == "t" else "flow-matching"
-    return Model(name + suffix, PathConfig(path="diffusion", sigma=sigma, clock=clock))
-
-
-def evaluation_dict(config: EvaluationConfig) -> dict[str, Any]:
-    """Everything that decides the judgement of a network, as JSON has it."""
-    values = {"version": _JUDGEMENT_VERSION, **dataclasses.asdict(config)}
-    return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
-
-
-def training_dict(run: TrainConfig) -> dict[str, Any]:
+def training_dict(run: TrainConfig | ImageConfig) -> dict[str, Any]:
     """Everything that decides a trained network, as JSON has it."""
-    return {name: value for name, value in to_dict(run).items() if name != "sampling"}
-
-
-def compare_dict(config: CompareConfig) -> dict[str, Any]:
-    """The whole comparison, as JSON has it, without where it lies."""
-    return {
-        "data": config.data,
-        "models": {
-            model.name: dataclasses.asdict(model.path) for model in make_models(config.models)
-        },
-        "network": dataclasses.asdict(config.network),
-        "training": dataclasses.asdict(config.training),
-        "evaluation": evaluation_dict(config.evaluation),
-        "seeds": list(config.all_seeds()),
-        "steps": config.steps(),
-    }
+    if isinstance(run, TrainConfig):
+        return {name: value for name, value in to_dict(run).items() if name != "sampling"}
+    values = {name: value for name, value in images.to_dict(run).items() if name != "sampling"}
+    values["source"] = {"flip": run.source.flip}
+    values["training"].pop("log_every")
+    return values

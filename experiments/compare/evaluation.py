@@ -11,15 +11,15 @@ from jaxtyping import Array, Float
 
 import kacjax
 from experiments.compare.config import EvaluationConfig, Sampler
-from experiments.datasets import Dataset
+from experiments.compare.subjects import Subject
 from kacjax._typing import Key
 from kacjax.diagnostics import field_statistics
 from kacjax.training import NetworkVelocity
 
 # Priors of generation; training draws its own keys from the same seed.
 _PRIOR = 1_000_003
-# The field is measured at points of the path from so many data, at so many times, from the first.
-_FIELD_POINTS, _FIELD_TIMES, _FIELD_EARLIEST = 256, 16, 1e-3
+# The field is measured at so many times, from the first.
+_FIELD_TIMES, _FIELD_EARLIEST = 16, 1e-3
 
 
 class Judgement(NamedTuple):
@@ -40,10 +40,10 @@ class Judgement(NamedTuple):
 class Judge:
     """Judges networks on one data set, all with the same noise, real data and ways to generate."""
 
-    def __init__(self, dataset: Dataset, config: EvaluationConfig):
-        self._dataset, self._config = dataset, config
+    def __init__(self, subject: Subject, config: EvaluationConfig):
+        self._dataset, self._config = subject.dataset, config
         self._warm: set[tuple[str, Sampler]] = set()
-        self._points = dataset.training(jax.random.key(_PRIOR))[:_FIELD_POINTS]
+        self._points = subject.dataset.training(jax.random.key(_PRIOR))[: subject.field_points]
 
     def __call__(self, model: str, velocity: NetworkVelocity, seed: int) -> Judgement:
         """Generates in every way and judges.
@@ -79,7 +79,7 @@ class Judge:
 
     def _generate(
         self, model: str, velocity: NetworkVelocity, key: Key, sampler: Sampler
-    ) -> tuple[np.ndarray, int, float]:
+    ) -> tuple[np.ndarray, float, float]:
         """Samples, evaluations, and seconds a sample without compilation."""
         runs = 1 if (model, sampler) in self._warm else 2
         self._warm.add((model, sampler))
@@ -89,17 +89,19 @@ class Judge:
                 velocity,
                 velocity.path,
                 key,
-                shape=(self._config.num_samples, self._dataset.dim),
+                shape=(self._config.num_samples, *self._dataset.event),
                 steps=sampler.steps,
                 solver=sampler.solver,
                 power=sampler.power or None,
                 rtol=self._config.tolerance,
                 atol=self._config.tolerance,
+                control="joint",
+                chunk_size=self._config.chunk_size,
                 return_nfe=True,
             )
             samples = self._dataset.finish(jnp.asarray(x))
             seconds = time.perf_counter() - begin
-        return samples, int(nfe), seconds / len(samples)
+        return samples, float(np.mean(nfe)), seconds / len(samples)
 
 
 def measure_field(

@@ -16,7 +16,7 @@ from experiments import runs
 from experiments.command import user_errors
 from experiments.compare import cells, figures, table
 from experiments.compare.cells import Cell
-from experiments.compare.config import CompareConfig, compare_dict
+from experiments.compare.config import CompareConfig
 from experiments.datasets import Dataset
 from experiments.report import files, surroundings
 
@@ -132,7 +132,7 @@ def _to_json(
     config: CompareConfig, judged: list[dict[str, Any]], reference: Mapping[str, float]
 ) -> str:
     """Readable where it is short, one line for each judgement."""
-    head = {**compare_dict(config), "real data": reference, **surroundings()}
+    head = {**config.to_dict(), "real data": reference, **surroundings()}
     brief = [{k: v for k, v in each.items() if k not in ("evaluation",)} for each in judged]
     lines = ",\n".join("    " + json.dumps(_rounded(each)) for each in brief)
     return json.dumps(head, indent=2)[:-2] + f',\n  "judgements": [\n{lines}\n  ]\n}}\n'

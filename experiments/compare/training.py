@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from kacjax._typing import Key
 from kacjax.checkpoints import Checkpoints
 from kacjax.training import NetworkVelocity, Trainer, TrainState
 from kacjax.training.loop import ResidentData
 
+Begin = Callable[[], TrainState]
 Keep = Callable[[int, NetworkVelocity, dict[str, Any]], None]
 
 # Seconds of training that an interruption may cost.
@@ -22,7 +22,7 @@ _RECENT = 1000
 def train(
     trainer: Trainer,
     source: ResidentData,
-    key: Key,
+    begin: Begin,
     steps: Sequence[int],
     keep: Keep,
     folder: Path,
@@ -35,7 +35,7 @@ def train(
     Args:
         trainer: The run.
         source: Its data.
-        key: Its random key.
+        begin: Makes the state before the first step.
         steps: Numbers of steps, rising, at most the trainer's own.
         keep: Called with each of them, the velocity, and the record. Training goes on in the
             velocity's memory: it is to be used before the call returns.
@@ -45,9 +45,9 @@ def train(
         FloatingPointError: If the loss stops being finite.
         OSError: If the state cannot be written.
     """
-    done, state, losses = _restore(trainer, key, steps[0], folder)
-    first, begin = done, time.perf_counter()
-    last = begin
+    done, state, losses = _restore(trainer, begin, steps[0], folder)
+    first, start = done, time.perf_counter()
+    last = start
     with Checkpoints(folder, keep=1) as checkpoints:
         for target in steps:
             while done < target:
@@ -57,7 +57,7 @@ def train(
                 if time.perf_counter() - last > _SAVE_EVERY and done < steps[-1]:
                     checkpoints.save(done, state, {"losses": losses})
                     last = time.perf_counter()
-            elapsed = time.perf_counter() - begin - trainer.compile_seconds
+            elapsed = time.perf_counter() - start - trainer.compile_seconds
             record = {
                 "step": target,
                 "loss": sum(losses) / len(losses),
@@ -68,7 +68,7 @@ def train(
 
 
 def _restore(
-    trainer: Trainer, key: Key, earliest: int, folder: Path
+    trainer: Trainer, begin: Begin, earliest: int, folder: Path
 ) -> tuple[int, TrainState, list[float]]:
     """Steps done, state and recent losses: those saved, unless they are past what is wanted."""
     if folder.exists():
@@ -77,4 +77,4 @@ def _restore(
         if saved is not None and saved.step <= earliest:
             return saved.step, saved.state, saved.description["losses"]
         shutil.rmtree(folder, ignore_errors=True)
-    return 0, trainer.init(key), []
+    return 0, begin(), []

@@ -4,44 +4,42 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import jax
-
 from experiments.command import user_errors
 from experiments.compare import cells
 from experiments.compare.cells import Cell
 from experiments.compare.config import CompareConfig
 from experiments.compare.evaluation import Judge
+from experiments.compare.subjects import Subject
 from experiments.compare.training import train
-from experiments.datasets import Dataset
-from experiments.sampling import load_velocity, make_trainer, save_velocity
+from experiments.sampling import save_velocity
 from kacjax.training import NetworkVelocity
 
 Say = Callable[[str], None]
 
 
-def complete(config: CompareConfig, dataset: Dataset, say: Say, after_seed: Say) -> None:
+def complete(config: CompareConfig, subject: Subject, say: Say, after_seed: Say) -> None:
     """Finishes all cells of a comparison; those that are finished are left alone.
 
     Args:
         config: The comparison.
-        dataset: Its data.
+        subject: What it is on.
         say: Takes lines about the progress.
         after_seed: Called with a line whenever every model of a seed is finished.
 
     Raises:
         UserError: If a folder cannot be used or a loss stops being finite.
     """
-    judge, todo = Judge(dataset, config.evaluation), cells.make_cells(config)
+    judge, todo = Judge(subject, config.evaluation), cells.make_cells(config)
     for number, cell in enumerate(todo, 1):
         title = f"[{number}/{len(todo)}] {cell.model}, seed {cell.seed}"
         cells.open_cell(cell)
-        _train(config, dataset, cell, title, say)
-        _judge(config, dataset, cell, judge, title, say)
+        _train(config, subject, cell, title, say)
+        _judge(config, subject, cell, judge, title, say)
         if number == len(todo) or todo[number].seed != cell.seed:
             after_seed(f"seed {cell.seed} is complete")
 
 
-def _train(config: CompareConfig, dataset: Dataset, cell: Cell, title: str, say: Say) -> None:
+def _train(config: CompareConfig, subject: Subject, cell: Cell, title: str, say: Say) -> None:
     missing = [step for step in config.steps() if not cells.has_network(cell, step)]
     if not missing:
         say(f"{title}: trained before")
@@ -53,22 +51,19 @@ def _train(config: CompareConfig, dataset: Dataset, cell: Cell, title: str, say:
         speed = record["steps_per_second"]
         say(f"{title}: step {step:,}, loss {record['loss']:.4g}, {speed:.0f} steps/s")
 
-    data_key, training_key, _ = jax.random.split(jax.random.key(cell.seed), 3)
     with user_errors(FloatingPointError, OSError, saying=f"{title}: "):
-        trainer = make_trainer(cell.run, dataset.dim)
-        source = trainer.resident(dataset.training(data_key))
-        train(trainer, source, training_key, missing, keep, cell.folder / "state")
+        train(*subject.begin(cell.run), missing, keep, cell.folder / "state")
     say(f"{title}: trained in {time.perf_counter() - begin:.0f} s")
 
 
 def _judge(
-    config: CompareConfig, dataset: Dataset, cell: Cell, judge: Judge, title: str, say: Say
+    config: CompareConfig, subject: Subject, cell: Cell, judge: Judge, title: str, say: Say
 ) -> None:
     for step in config.steps():
         if cells.is_judged(cell, step, config):
             continue
         begin = time.perf_counter()
-        velocity = load_velocity(cells.step_folder(cell, step), cell.run, dataset.dim)
+        velocity = subject.load(cells.step_folder(cell, step), cell.run)
         found = judge(cell.model, velocity, cell.seed)
         values = {"rows": found.rows, "field": found.field}
         cells.save_judgement(cell, step, config, values, found.samples)

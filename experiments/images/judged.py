@@ -1,0 +1,85 @@
+"""MNIST and CIFAR-10 as data sets whose samples are judged, by a classifier of their classes."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, UInt8
+from matplotlib.figure import Figure
+
+from experiments.command import UserError, user_errors
+from experiments.datasets import Dataset, Headline
+from experiments.images.data import ImageSet
+from kacjax import data, export, metrics, plots
+from kacjax._typing import Key
+from kacjax.data import to_float, to_uint8
+
+Images = UInt8[np.ndarray, "num height width colours"]
+LOADERS = {"mnist": data.load_mnist, "cifar10": data.load_cifar10}
+
+
+class JudgedImages(Dataset):
+    """Images as bytes, judged beside one half of the test images; the other half is the reference.
+
+    Args:
+        name: Data set.
+        images: Its training images.
+        root: Folder of the data.
+        classifier: File of a classifier that `experiments.features` trained; for MNIST by default
+            the one that comes with the library.
+
+    Raises:
+        UserError: If the test images or the classifier are missing or damaged.
+    """
+
+    headlines = (
+        Headline("classifier_frechet_distance", "Fréchet dist."),
+        Headline("confidence", "confidence", "high", log=False),
+        Headline("class_total_variation", "class TV", log=False),
+    )
+
+    def __init__(self, name: str, images: ImageSet, root: Path | None, classifier: Path | None):
+        if classifier is None and name != "mnist":
+            raise UserError(
+                f"--classifier is missing: train one with `python -m experiments.features {name}`."
+            )
+        with user_errors(ValueError, OSError, ImportError):
+            test = LOADERS[name]("test", root).images
+            judge = (
+                export.mnist_classifier()
+                if classifier is None
+                else export.load_classifier(classifier)
+            )
+        order = np.random.default_rng(0).permutation(len(test))
+        self._real, self._other = np.split(test[order], 2)
+        self._judge = metrics.ImageJudge(judge, self._real)
+        self._images = images
+        self.event = images.shape
+
+    def training(self, key: Key) -> Float[Array, "num height width colours"]:
+        """Some training images as numbers in [-1, 1], whatever the key."""
+        del key
+        return jnp.asarray(to_float(self._images.shown))
+
+    def finish(self, samples: Float[Array, "num height width colours"]) -> Images:
+        """As bytes."""
+        return np.asarray(to_uint8(samples))
+
+    def quality(self, samples: Images) -> dict[str, float]:
+        """Distance in the classifier's features, its confidence, and the balance of classes."""
+        found = self._judge.statistics(samples)
+        return {
+            "classifier_frechet_distance": float(found.classifier_frechet_distance),
+            "confidence": float(found.confidence),
+            "class_total_variation": float(found.total_variation),
+        }
+
+    def reference(self, num: int) -> dict[str, float]:
+        """The figures of test images that samples are not compared with."""
+        return self.quality(self._other[:num])
+
+    def figures(self, samples: Mapping[str, Images]) -> dict[str, Figure]:
+        """Generated images beside test images."""
+        sets = {"real images": self._real, **samples}
+        return {"samples.png": plots.images_figure(sets)}
