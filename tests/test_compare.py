@@ -20,7 +20,7 @@ import kacjax
 from experiments.compare import cells, evaluation, figures, report, table, training, work
 from experiments.compare.__main__ import defaults, main
 from experiments.compare.config import CompareConfig, EvaluationConfig, Sampler
-from experiments.compare.evaluation import Judge
+from experiments.compare.evaluation import Judge, Judgement
 from experiments.compare.models import ModelsConfig, make_models
 from experiments.compare.subjects import VectorSubject
 from experiments.datasets import Headline, make_dataset
@@ -208,7 +208,8 @@ def test_figures_are_written(finished):
 
 
 def test_models_of_one_seed_start_from_the_same_normals(monkeypatch):
-    subject, config = VectorSubject("moons"), EvaluationConfig(num_samples=50)
+    subject = VectorSubject("moons")
+    config = EvaluationConfig(num_samples=50, nfe=(1,), adaptive=())
     priors = []
 
     def generate(velocity, path, key, shape, **options):
@@ -216,19 +217,29 @@ def test_models_of_one_seed_start_from_the_same_normals(monkeypatch):
         return np.zeros(shape), 1
 
     monkeypatch.setattr(kacjax, "generate", generate)
-    judge = Judge(subject, config)
     monkeypatch.setattr(evaluation, "measure_field", lambda *arguments: {})
+    monkeypatch.setattr(subject.dataset, "quality", lambda samples: {})
+    judge = Judge(subject, config)
     for path, seed in (
         (kacjax.kac_path(), 0),
         (kacjax.diffusion_path(), 0),
         (kacjax.kac_path(), 1),
     ):
         judge("model", SimpleNamespace(path=path), seed)
-    kac, wiener, other = priors[0], priors[len(priors) // 2], priors[-1]
+    kac, wiener, other = priors[0], priors[-2], priors[-1]
     # On the atoms, beyond 3.8 deviations, Kac's position does not tell the normal.
     inside = np.abs(wiener) < 3.5
     np.testing.assert_allclose(kac[inside], wiener[inside], atol=1e-3)
     assert np.abs(kac - other).max() > 0.1
+
+
+def one_row(nfe):
+    """A judgement that cost nothing."""
+    quality = make_dataset("grid2d").quality(np.zeros((3, 2), np.float32))
+    row = {"solver": "euler", "power": 0.0, "asked": nfe, "nfe": float(nfe)}
+    statistics = {name: [1.0, 2.0] for name in ("t", "mean_norm", "max_lipschitz")}
+    samples = np.zeros((3, 2), np.float32)
+    return Judgement([{**row, "seconds_per_sample": 1.0, "quality": quality}], samples, statistics)
 
 
 def test_a_changed_configuration_is_never_mixed(finished, tmp_path, capsys, monkeypatch):
@@ -236,7 +247,9 @@ def test_a_changed_configuration_is_never_mixed(finished, tmp_path, capsys, monk
     shutil.copytree(finished[0], out)
     before = times(out / "cells")
     # Another judgement: networks stay, and get a second judgement.
-    assert command(out, "--nfe", "4") == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(Judge, "__call__", lambda self, model, velocity, seed: one_row(4))
+        assert command(out, "--nfe", "4") == 0
     after = times(out / "cells")
     assert {path: after[path] for path in before} == before
     added = {path.name.split("-")[0] for path in after.keys() - before.keys()}

@@ -36,14 +36,14 @@ def test_lipschitz_constant_is_the_spectral_norm(x64):
         assert jnp.all(estimate <= NORM * t * (1 + 1e-12))
     # More than 64 components: a diagonal field with a gap.
     scales = jnp.linspace(0, 1, 100).at[-1].set(3.0)
-    wide = lipschitz_constant(lambda t, x: x * scales, t, jnp.ones((2, 100)))
+    wide = lipschitz_constant(lambda t, x: x * scales[None], t, jnp.ones((2, 100)))
     np.testing.assert_allclose(wide, 3.0, rtol=1e-6)
 
 
 def test_statistics_along_trajectories():
     """A single datum: |v| <= c for Kac, and c s / (s + 2/a) just inside; 1/2t for Brownian."""
     times = jnp.array([1.0, 0.01, 0.0])
-    x = jnp.array([0.5, 0.004, 0.0])[:, None, None] * jnp.array([[1.0, -0.2], [0.3, 0.7]])
+    x = jnp.array([0.5, 0.004, 0.0])[:, None, None] * jnp.array([[[1.0, -0.2], [0.3, 0.7]]])
     zero = jnp.zeros((2, 2))
     brownian = diffusion_path(signal="constant")
     found = field_statistics(

@@ -30,7 +30,10 @@ def start(tmp_path, name, *arguments, devices=1):
 
 
 def finish(worker, file):
-    printed, _ = worker.communicate(timeout=600)
+    try:
+        printed, _ = worker.communicate(timeout=600)
+    finally:
+        worker.kill()
     assert worker.returncode == 0, printed
     return dict(np.load(file))
 
@@ -42,12 +45,6 @@ def single(quick_compilation):
         return sharding_worker.train(sharding_worker.make_trainer())
 
 
-@pytest.fixture(scope="module")
-def eight(tmp_path_factory):
-    """The runs on eight simulated devices."""
-    return finish(*start(tmp_path_factory.mktemp("eight"), "eight", "perceptron", devices=8))
-
-
 def agree(results, name, single):
     """Losses, norms and parameters equal those of one device to 1e-5."""
     for key in ("losses", "norms"):
@@ -56,28 +53,31 @@ def agree(results, name, single):
         np.testing.assert_allclose(results[f"{name}/{key}"], single[key], rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["8x1", "1x8", "stream"])
-def test_any_devices_train_as_one(eight, single, name):
-    agree(eight, name, single)
+def test_eight_devices_train_as_one(tmp_path, single):
+    """One test, for there is one worker: tests that share it may run in several processes."""
+    eight = finish(*start(tmp_path, "eight", "perceptron", devices=8))
+    for name in ("8x1", "1x8", "stream"):
+        agree(eight, name, single)
+    a_split_state_takes_its_share_of_memory(eight, single)
+    noise_is_made_in_parts(str(eight["text"]))
+    batches_are_refused_with_the_nearest_sizes(*map(str, eight["errors"]))
 
 
-def test_a_split_state_takes_its_share_of_memory(eight, single):
+def a_split_state_takes_its_share_of_memory(eight, single):
     assert eight["8x1/bytes"] == single["bytes"]
     assert eight["1x8/bytes"] < eight["stream/bytes"] < single["bytes"] / 2
     # Vectors stay whole: with layers of 512 units they are 2 % of the state.
     assert 7 < eight["wide/1"] / eight["wide/8"] <= 8
 
 
-def test_noise_is_made_in_parts(eight):
-    """No array of the whole batch's size in the program of one device."""
-    text = str(eight["text"])
+def noise_is_made_in_parts(text):
+    """No array of the whole batch's size is in the program of a device."""
     assert f"f32[{BATCH // 8},{DIM}]" in text
     assert f"f32[{BATCH},{DIM}]" not in text
     assert f"u32[{BATCH},{DIM}]" not in text
 
 
-def test_batches_that_do_not_divide_are_refused_with_the_nearest(eight):
-    odd, small, micro = map(str, eight["errors"])
+def batches_are_refused_with_the_nearest_sizes(odd, small, micro):
     assert "multiple of 8 (devices), got 49; the nearest are 48 and 56" in odd
     assert "got 3; the nearest is 8" in small
     assert "multiple of 32 (8 devices times 4 micro-batches), got 48" in micro

@@ -236,7 +236,7 @@ def _solve(
 
     def place(states, start, end):
         column = jnp.expand_dims(saved, tuple(range(1, states.ndim)))
-        between = start + (end - start) * jnp.maximum(1 - column / before, 0)
+        between = start[None] + (end - start)[None] * jnp.maximum(1 - column / before, 0)
         return jnp.where(column < before, between, states[:-1])
 
     return jax.tree.map(place, states, start, end), jnp.asarray(nfe + 2)

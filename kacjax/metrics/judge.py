@@ -25,7 +25,8 @@ class ImageStatistics(NamedTuple):
         classifier_frechet_distance: Fréchet distance to real images in the classifier's own
             features. Not the FID: it has another scale, and is comparable for one classifier and
             one number of images only.
-        confidence: Mean probability of the most probable class.
+        confidence: Mean probability of the most probable class. It tells clear from ambiguous
+            images, not images from noise, of which a network may be sure too.
         total_variation: Total variation distance of the predicted classes' frequencies from those
             predicted for real images.
         frequencies: The predicted classes' frequencies.

@@ -87,15 +87,19 @@ class ConditionEmbedding(nnx.Module):
         if self.labels is not None and self.classes is not None:
             if label is None:
                 label = jnp.full(t.shape, self.classes, jnp.int32)
-            elif is_concrete(label) and not jnp.all((label >= 0) & (label <= self.classes)):
-                raise ValueError(
-                    f"label must lie in 0..{self.classes} ({self.classes}: no class), got values "
-                    f"from {label.min()} to {label.max()}."
-                )
+            elif is_concrete(label):
+                self._check(np.asarray(label))
             h = h + self.labels(label)
         elif label is not None:
             raise ValueError("label must be None for a network without classes.")
         return jax.nn.silu(h)
+
+    def _check(self, label: np.ndarray) -> None:
+        if label.size and (label.min() < 0 or label.max() > self.classes):
+            raise ValueError(
+                f"label must lie in 0..{self.classes} ({self.classes}: no class), got values from "
+                f"{label.min()} to {label.max()}."
+            )
 
 
 class FourierFeatures(nnx.Module):

@@ -43,10 +43,10 @@ def test_epsilon_is_a_twentieth_of_the_mean_cost_by_default():
 
 
 def test_equal_laws():
-    # 30 pairs of 80 and 60 normal points, beside pairs shifted by 1: no value of the first kind
+    # 30 pairs of 80 and 60 normal points, beside pairs shifted by 2: no value of the first kind
     # reaches one of the second (a permutation p-value of 1e-17).
     first, second = jax.random.normal(jax.random.key(0), (2, 30, 80, 3))
-    shift = np.array([[1, 0, 0]], np.float32)
+    shift = np.array([[2, 0, 0]], np.float32)
 
     def divergences(move):
         pairs = zip(first, second[:, :60] + move[None], strict=True)

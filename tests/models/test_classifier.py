@@ -22,7 +22,7 @@ def test_features_and_probabilities(classifier):
     assert np.all(np.asarray(features) >= 0)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
     head = classifier.state["head"]
-    logits = features @ head["kernel"][...] + head["bias"][...]
+    logits = features @ head["kernel"][...] + head["bias"][None, :]
     np.testing.assert_allclose(probabilities, jax.nn.softmax(logits), rtol=1e-4)
     np.testing.assert_array_equal(classifier.features(IMAGES), features)
 

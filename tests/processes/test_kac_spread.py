@@ -21,7 +21,7 @@ def test_mass_bound_and_continuity(width, x64):
     edges = np.array([-1, -1 + width, 1 - width, 1])
     z = np.concatenate([(b - a) / 2 * nodes + (a + b) / 2 for a, b in itertools.pairwise(edges)])
     weights = np.concatenate([(b - a) / 2 * weights for a, b in itertools.pairwise(edges)])
-    y = 3 * s * z
+    y = 3 * s * z[None]
 
     @jax.jit
     def law(s, y):
@@ -32,7 +32,7 @@ def test_mass_bound_and_continuity(width, x64):
         return density(s, y), PROCESS.spread_law(s, y, width)[1], change, slope
 
     density, velocity, change, slope = law(jnp.broadcast_to(s, y.shape), y)
-    np.testing.assert_allclose(np.sum(density * weights * 3 * s, axis=1), 1, rtol=1e-10)
+    np.testing.assert_allclose(np.sum(density * weights[None] * 3 * s, axis=1), 1, rtol=1e-10)
     assert jnp.all(jnp.abs(velocity) < 3)
     scale = jnp.max(jnp.abs(change), axis=1, keepdims=True)
     np.testing.assert_allclose((change + slope) / scale, 0, atol=1e-10)
