@@ -39,7 +39,7 @@ def compile_quickly_and_once(tmp_path_factory):
         "jax_persistent_cache_min_compile_time_secs": 0.0,
         "jax_persistent_cache_min_entry_size_bytes": -1,
     }
-    before = {name: getattr(jax.config, name) for name in chosen}
+    before = {name: jax.config.values[name] for name in chosen}
     for name, value in chosen.items():
         jax.config.update(name, value)
     compilation_cache.reset_cache()
