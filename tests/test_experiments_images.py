@@ -23,7 +23,7 @@ from kacjax.training import NonFiniteError, StepMetrics, Trainer
 from tests.image_runs import arguments, draw_pictures, outcome
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def promotion_as_users_have_it():
     """Optax's Adam does not train under strict promotion."""
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
@@ -282,7 +282,7 @@ def test_generate_and_gallery(pictures, whole, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--batch-size", "9", "--accumulate", "2"], ["--batch-size", "8 or 10"]),
+        (["--batch-size", "9", "--accumulate", "2"], ["batch_size", "8 and 10"]),
         (["--attention", "5"], ["attention", "5"]),
         (["--steps", "0"], ["--steps must be an integer of at least 1"]),
         (["--keep", "0"], ["--keep"]),

@@ -104,7 +104,7 @@ def test_three_lines_generate(tmp_path):
     loaded = kacjax.load_velocity(tmp_path / "v")
     x = kacjax.generate(loaded, loaded.path, jax.random.key(0), (5, 2), 3)
     # The untrained network is 0: samples are the noise they came from.
-    np.testing.assert_array_equal(x, path.sample_prior(jax.random.key(0), (5, 2)))
+    np.testing.assert_array_equal(x, kacjax.initial_noise(path, jax.random.key(0), (5, 2)))
 
 
 def test_notes(file):

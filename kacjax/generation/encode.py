@@ -95,7 +95,7 @@ def interpolate(
     velocity: LabelledVelocity,
     path: ProbabilityPath,
     x_a: Float[Array, "batch *event"],
-    x_b: Float[Array, "batch *event"],
+    x_b: Float[Array, "..."],
     weights: ArrayLike,
     steps: int = 50,
     *,
@@ -115,7 +115,7 @@ def interpolate(
         velocity: Any function `velocity(t, x)`, or `velocity(t, x, label)` with `labels`.
         path: The path; its signal vanishes at `T`.
         x_a: Data at weight 0.
-        x_b: Data at weight 1.
+        x_b: Data at weight 1, of the same shape.
         weights: Weights of `x_b`, of shape `(num_weights,)`.
         steps: Steps of a fixed-step solver.
         mode: `spherical` turns the vector of all `n` of a datum from one to the other, which keeps
@@ -159,7 +159,7 @@ def interpolate(
 def _mix(
     a: Float[Array, "batch dim"], b: Float[Array, "batch dim"], weights: Array, mode: str
 ) -> Float[Array, "weights batch dim"]:
-    weights = weights[:, None, None]
+    a, b, weights = a[None], b[None], weights[:, None, None]
     if mode == "linear":
         return (1 - weights) * a + weights * b
     lengths = [jnp.linalg.norm(part, axis=-1, keepdims=True) for part in (a, b)]
@@ -169,7 +169,7 @@ def _mix(
         axis=-1,
         keepdims=True,
     )
-    angle = jnp.arccos(jnp.clip(cosine, -1, 1))[None]
+    angle = jnp.arccos(jnp.clip(cosine, -1, 1))
     # Nearly parallel vectors are mixed linearly: the limit, without a division by zero.
     parallel = jnp.sin(angle) < 1e-4
     sine = jnp.where(parallel, 1, jnp.sin(angle))

@@ -17,7 +17,7 @@ import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int
 from tqdm import tqdm
 
@@ -142,7 +142,7 @@ def generate(
     assert samples is not None  # There is at least one sample.
     if not return_nfe:
         return samples
-    return samples, counts if plan.adaptive else counts[0]
+    return samples, counts if plan.adaptive else np.asarray(counts[0])
 
 
 def generate_chunks(
@@ -195,6 +195,9 @@ class _Run:
             raise ValueError(f"x0 must have the shape {shape}, got {x0.shape}.")
         self.rows_sharding = None
         if mesh is not None:
+            # The compiler places what lies between; a mesh may ask for explicit placement.
+            automatic = (AxisType.Auto,) * len(mesh.axis_names)
+            mesh = Mesh(mesh.devices, mesh.axis_names, axis_types=automatic)
             everywhere = NamedSharding(mesh, PartitionSpec())
             self.rows_sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
             velocity, path, key, plan = _put((velocity, path, key, plan), everywhere)

@@ -51,7 +51,7 @@ def test_round_trip_error_falls_with_the_tolerance(x64):
         noise = encode(velocity, path, x, **options)
         errors.append(float(jnp.median(jnp.abs(decode(velocity, path, noise, **options) - x))))
     assert errors[0] > 5 * errors[1] > 25 * errors[2]
-    assert errors[2] < 1e-5
+    assert errors[2] < 1e-4
 
 
 def test_interpolation_runs_from_one_datum_to_the_other(x64):

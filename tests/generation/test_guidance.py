@@ -44,7 +44,7 @@ def test_generation_evaluates_a_doubled_batch_once_a_step():
     assert sizes == [8, 8, 8, 4]
     plain, _ = generate(velocity, PATH, jax.random.key(0), (4, 1), 4, **options)
     # In three of four quarters the drift is 1 + 2 (drift - 1) in place of the drift.
-    expected = -0.75 * (10 + labels - 1)
+    expected = -0.75 * (9.0 + np.asarray(labels))
     np.testing.assert_allclose((x - plain)[:, 0], expected, rtol=1e-5)
 
 

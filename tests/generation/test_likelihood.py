@@ -38,7 +38,7 @@ def test_kac_noise_of_one_datum(x64):
         return path.conditional_velocity(t, x, jnp.broadcast_to(datum, x.shape))
 
     y = 0.55 * jnp.array([[0.1, 0.2], [-0.9, 0.5], [0.0, 0.99], [0.6, -0.7]])
-    computed = log_density(velocity, path, f * datum + y, t_min=0.3, rtol=1e-7, atol=1e-7)
+    computed = log_density(velocity, path, (f * datum)[None] + y, t_min=0.3, rtol=1e-7, atol=1e-7)
     expected = jnp.sum(path.process.log_density(g, y), axis=-1)
     np.testing.assert_allclose(computed, expected, atol=1e-5)
     # The continuous part was integrated: its mass at time t is 1 - exp(-a g) in each component.
@@ -70,7 +70,7 @@ def test_hutchinson_is_right_on_average_and_exact_for_diagonal_fields(x64):
     many = log_density(field, path, x, key=KEY, probes=16, **options)
     assert 0.75 < float(jnp.std(many)) * 4 / deviation < 1.25
     scales = jnp.arange(6.0).reshape(2, 3)
-    diagonal = log_density(lambda t, x: scales * x, path, x[:2], key=KEY, **options)
+    diagonal = log_density(lambda t, x: scales[None] * x, path, x[:2], key=KEY, **options)
     density = -0.5 * 6 * np.log(2 * np.pi) + float(jnp.sum(scales))
     np.testing.assert_allclose(diagonal, density, rtol=1e-9)
 

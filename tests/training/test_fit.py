@@ -75,7 +75,7 @@ def test_labels_and_iterators():
         ({"ema_decay": 1.0}, r"ema_decay must lie in \[0, 1\), got 1.0"),
         ({"time_power": 0.0}, "power must be positive"),
         ({"parameterisation": "noise"}, "parameterisation must be one of data, velocity"),
-        ({"labels": np.zeros(64, int)}, "labels, but MLP takes no argument 'label'"),
+        ({"labels": np.zeros(64, int)}, "label must be None for a network without classes"),
     ],
 )
 def test_bad_arguments(options, message):

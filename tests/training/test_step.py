@@ -69,9 +69,10 @@ def test_loss_is_the_flow_matching_loss_of_its_first_key():
     )
     _, metrics = step(state, DATA, KEY)
     np.testing.assert_allclose(metrics.loss, expected, rtol=1e-5)
-    # Times are stratified, so that with power 1 each bin has its share.
-    np.testing.assert_array_equal(metrics.bin_counts, np.full(TIME_BINS, 64 / TIME_BINS))
-    np.testing.assert_allclose(metrics.bin_losses().mean(), metrics.loss, rtol=1e-5)
+    # Times are spread evenly, so that with power 1 each bin has its share, but for one.
+    np.testing.assert_allclose(metrics.bin_counts, np.full(TIME_BINS, 64 / TIME_BINS), atol=1)
+    whole = np.average(metrics.bin_losses(), weights=metrics.bin_counts)
+    np.testing.assert_allclose(whole, metrics.loss, rtol=1e-5)
 
 
 def test_time_bins_sum_to_the_loss(plain):
