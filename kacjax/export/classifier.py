@@ -28,7 +28,6 @@ def save_classifier(
 
     Raises:
         OSError: If the file cannot be written.
-        ImportError: If the extra `images` is not installed.
     """
     header = {
         "config": classifier.config,
@@ -44,7 +43,6 @@ def load_classifier(file: str | pathlib.Path) -> models.ImageClassifier:
     Raises:
         ValueError: If the file is damaged or not of this kind.
         OSError: If there is no such file, or it cannot be read.
-        ImportError: If the extra `images` is not installed.
     """
     header, arrays = read_file(file, _FORMAT)
     config = header["config"]
@@ -59,9 +57,6 @@ def mnist_classifier() -> models.ImageClassifier:
 
     Made by `python -m experiments.features mnist`; see there. Its Fréchet distances are those of
     its own 64 features, not FIDs.
-
-    Raises:
-        ImportError: If the extra `images` is not installed.
     """
     with resources.as_file(resources.files("kacjax.export") / _MNIST) as file:
         return load_classifier(file)

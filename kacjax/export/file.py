@@ -9,9 +9,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import safetensors
 from flax import nnx
+from safetensors.numpy import save
 
-from kacjax._optional import require
 from kacjax.checkpoints.leaves import check_kinds, kinds, named_leaves
 
 Arrays = dict[str, np.ndarray]
@@ -35,13 +36,11 @@ def write_file(
 
     Raises:
         OSError: If the file cannot be written.
-        ImportError: If the extra `images` is not installed.
     """
-    safetensors = require("safetensors.numpy", "images")
     leaves = named_leaves(nnx.to_pure_dict(state))
     arrays = {name: np.array(leaf, dtype, order="C") for name, leaf in leaves.items()}
     text = json.dumps({"format": kind, **header})
-    content = safetensors.save(arrays, {"kacjax": text, "digest": _digest(text, arrays)})
+    content = save(arrays, {"kacjax": text, "digest": _digest(text, arrays)})
     file = pathlib.Path(file)
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
     try:
@@ -57,9 +56,7 @@ def read_file(file: str | pathlib.Path, kind: str) -> tuple[dict[str, Any], Arra
     Raises:
         ValueError: If the file is damaged or holds something else.
         OSError: If there is no such file, or it cannot be read.
-        ImportError: If the extra `images` is not installed.
     """
-    safetensors = require("safetensors", "images")
     try:
         with safetensors.safe_open(file, framework="np") as stream:
             entries = stream.metadata() or {}

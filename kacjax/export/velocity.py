@@ -35,7 +35,6 @@ def save_velocity(
     Raises:
         ValueError: If network or path are not this library's own.
         OSError: If the file cannot be written.
-        ImportError: If the extra `images` is not installed.
     """
     network = nnx.merge(velocity.graphdef, velocity.parameters)
     name = type(network).__name__
@@ -57,7 +56,6 @@ def load_velocity(file: str | pathlib.Path) -> NetworkVelocity:
     Raises:
         ValueError: If the file is damaged or not of this kind.
         OSError: If there is no such file, or it cannot be read.
-        ImportError: If the extra `images` is not installed.
     """
     header, arrays = read_file(file, _FORMAT)
     try:
