@@ -45,7 +45,11 @@ def train(config: ImageConfig, command: str) -> Path:
         devices = config.devices
         sharding.initialise_distributed(devices.coordinator, devices.processes, devices.process_id)
     with user_errors(ValueError):
-        mesh = sharding.make_mesh(fsdp=devices.fsdp) if jax.device_count() > 1 else None
+        mesh = (
+            sharding.make_mesh(fsdp=devices.fsdp)
+            if jax.device_count() > 1 or devices.fsdp > 1
+            else None
+        )
         sharding.check_batch_size(config.training.batch_size, mesh, config.training.accumulate)
     images = load(config, first=hosts.is_first())
     trainer = make_trainer(config, images, mesh)

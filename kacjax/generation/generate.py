@@ -221,7 +221,10 @@ class _Run:
         end = jnp.zeros_like(self.plan.stops[-1:])
         x, nfe = integrate(self.field, self.plan, x_T, labels, end)
         kept = min(size, num - first)
-        return x[0][:kept] if kept < padded else x[0], nfe[:kept] if nfe.ndim else nfe
+        x = x[0][:kept] if kept < padded else x[0]
+        if self.rows_sharding is not None and kept == padded:
+            x = jax.device_put(x, self.rows_sharding)
+        return x, nfe[:kept] if nfe.ndim else nfe
 
     def chunks(self, size: int, progress: bool) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         """The first row, samples and counts of every chunk, on the host."""
