@@ -140,7 +140,7 @@ def test_foreign_files(file, tmp_path):
     with pytest.raises(ValueError, match="other is a safetensors file, but none of kacjax"):
         kacjax.load_velocity(tmp_path / "other")
     shutil.copy(file, tmp_path / "mixed")
-    save_file(load_file(file), tmp_path / "mixed", {"kacjax": "{}", "digest": ""})
+    save_file(load_file(file), tmp_path / "mixed", {"kacjax": "0 {}"})
     with pytest.raises(ValueError, match="mixed is damaged"):
         kacjax.load_velocity(tmp_path / "mixed")
 

@@ -40,7 +40,8 @@ def write_file(
     leaves = named_leaves(nnx.to_pure_dict(state))
     arrays = {name: np.array(leaf, dtype, order="C") for name, leaf in leaves.items()}
     text = json.dumps({"format": kind, **header})
-    content = save(arrays, {"kacjax": text, "digest": _digest(text, arrays)})
+    # One entry: the library writes several in random order, and equal runs must give equal files.
+    content = save(arrays, {"kacjax": f"{_digest(text, arrays)} {text}"})
     file = pathlib.Path(file)
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
     try:
@@ -65,9 +66,10 @@ def read_file(file: str | pathlib.Path, kind: str) -> tuple[dict[str, Any], Arra
         raise ValueError(f"{file} is damaged or no safetensors file: {error}") from error
     if "kacjax" not in entries:
         raise ValueError(f"{file} is a safetensors file, but none of kacjax.")
-    if entries.get("digest") != _digest(entries["kacjax"], arrays):
+    digest, _, text = entries["kacjax"].partition(" ")
+    if digest != _digest(text, arrays):
         raise ValueError(f"{file} is damaged: its content is not what was written.")
-    header = json.loads(entries["kacjax"])
+    header = json.loads(text)
     if header.get("format") != kind:
         raise ValueError(f"{file} has the format {header.get('format')}, wanted is {kind}.")
     return header, arrays
