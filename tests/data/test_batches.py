@@ -120,20 +120,23 @@ def test_neighbours_of_a_large_set_are_unrelated():
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (50, 4, 6, 3), np.uint8)
 LABELS = np.arange(50, dtype=np.int32) % 7
+draw = jax.jit(draw_batch, static_argnames=("batch_size", "flip"))
 
 
 def test_batches_are_the_rows_scaled_and_labelled():
-    batch, labels = jax.jit(draw_batch, static_argnums=3)(IMAGES, KEY, 3, 20, labels=LABELS)
+    batch, labels = draw(IMAGES, KEY, 3, batch_size=20, labels=LABELS)
     rows = epoch_rows(KEY, 3, 20, 50)
     np.testing.assert_array_equal(batch, to_float(IMAGES[rows]))
     np.testing.assert_array_equal(labels, LABELS[rows])
-    assert draw_batch(IMAGES, KEY, 3, 20)[1] is None
+    eager, nothing = draw_batch(IMAGES, KEY, 3, 20)
+    np.testing.assert_array_equal(eager, batch)
+    assert nothing is None
 
 
 def test_vectors_pass_unscaled():
     points = np.random.default_rng(1).normal(size=(50, 2)).astype(np.float32)
-    batch, _ = draw_batch(points, KEY, 1, 30)
-    np.testing.assert_array_equal(batch, points[epoch_rows(KEY, 1, 30, 50)])
+    batch, _ = draw_batch(points, KEY, 1, 20)
+    np.testing.assert_array_equal(batch, points[epoch_rows(KEY, 1, 20, 50)])
 
 
 @pytest.fixture(scope="module")
@@ -143,22 +146,23 @@ def mirrored():
     images[:, 0, 0, 0] = np.arange(50)
     images[:, 0, 1, 0] = 255
 
-    def draw(step):
+    def coins(step):
         batch, labels = draw_batch(images, KEY, step, 50, flip=True, labels=np.arange(50))
         return labels, batch[:, 0, 0, 0] == 1
 
-    rows, mirrored = jax.lax.map(draw, jnp.arange(2000))
+    rows, mirrored = jax.lax.map(coins, jnp.arange(2000))
     return np.take_along_axis(np.asarray(mirrored), np.argsort(rows, axis=1), axis=1)
 
 
 def test_images_are_mirrored_whole_and_the_same_in_every_cut():
-    rows = epoch_rows(KEY, 0, 50, 50)
-    batch, _ = draw_batch(IMAGES, KEY, 0, 50, flip=True)
-    plain = to_float(IMAGES[rows])
-    for image, original in zip(batch, plain, strict=True):
+    quarters = [
+        np.asarray(draw(IMAGES, KEY, step, batch_size=20, flip=True)[0]) for step in range(4)
+    ]
+    whole = np.asarray(draw(IMAGES, KEY, 0, batch_size=80, flip=True)[0])
+    np.testing.assert_array_equal(np.concatenate(quarters), whole)
+    rows = np.concatenate([epoch_rows(KEY, step, 20, 50) for step in range(4)])
+    for image, original in zip(whole, to_float(IMAGES[rows]), strict=True):
         assert np.array_equal(image, original) or np.array_equal(image, original[:, ::-1])
-    halves = [draw_batch(IMAGES, KEY, step, 25, flip=True)[0] for step in (0, 1)]
-    np.testing.assert_array_equal(np.concatenate(halves), batch)
 
 
 def test_half_of_the_images_are_mirrored_independently(mirrored):
