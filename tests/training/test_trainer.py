@@ -20,7 +20,7 @@ LABELS = np.arange(64) % 3
 @pytest.fixture(scope="module")
 def trainer():
     """One trainer for all, so that its program compiles once."""
-    return small_trainer(mlp(), steps_per_call=6)
+    return small_trainer(steps_per_call=6)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def test_a_run_in_pieces_equals_the_whole_to_the_last_bit(trainer, whole, cuts):
 
 @pytest.mark.parametrize("steps_per_call", [1, 20])
 def test_calls_of_any_length_give_the_same_run(whole, steps_per_call):
-    trainer = small_trainer(mlp(), steps_per_call=steps_per_call)
+    trainer = small_trainer(steps_per_call=steps_per_call)
     state, metrics = trainer.run(trainer.init(KEY), trainer.resident(DATA))
     np.testing.assert_allclose(metrics.loss, whole[1].loss, rtol=1e-4)
     chex.assert_trees_all_close(state.ema, whole[0].ema, rtol=1e-4, atol=1e-6)
