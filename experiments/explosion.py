@@ -137,7 +137,7 @@ def explode(config: ExplosionConfig) -> None:
     result = {"configuration": kept, "models": found, **report.surroundings()}
     runs.write_json(config.out / "explosion.json", result)
     runs.write_figure(config.out / "explosion.png", explosion_figure(found))
-    print(report.table("largest component of the velocity", _summary(found)))
+    print(report.table(f"at t = {config.earliest:g}, over all trajectories", _summary(found)))
     print(config.out / "explosion.json", config.out / "explosion.png", sep="\n")
 
 
