@@ -1,8 +1,9 @@
 """What noise costs: `python -m benchmarks.process_speed`.
 
 Times, in one run on one device, a Gaussian, Brownian motion with its velocity, the Kac process with
-its velocity by every method, and the published table method; counts transcendental operations and
-gathers in the compiled programs; writes `benchmarks/results/process_speed-DEVICE.json`.
+its velocity by every method, and the published table method, in JAX and, with the extra
+`torch-baseline`, in PyTorch; counts transcendental operations and gathers in the compiled programs;
+writes `benchmarks/results/process_speed-DEVICE.json`.
 """
 
 import argparse
@@ -15,6 +16,13 @@ import numpy as np
 from benchmarks import table_method
 from benchmarks.common import surroundings, time_calls, write_result
 from kacjax import KacProcess, WienerProcess
+
+try:
+    import torch
+
+    from benchmarks import torch_loop
+except ImportError:
+    torch_loop = None
 
 SHAPES = ((256, 2), (128, 3072), (1024, 3072))
 A, C, T = 9.0, 3.0, 1.0
@@ -66,7 +74,12 @@ def measure_shape(shape: tuple[int, int], table, seconds: float) -> dict:
         with jax.enable_x64(True):
             return table_method.velocity(s, y, A, C)
 
-    calls["table, float64 velocity"] = table_call
+    calls["table in jax"] = table_call
+    if torch_loop is not None:
+        torch_table, torch_times = (torch.from_numpy(np.array(value)) for value in (table, s))
+        calls["table in pytorch"] = lambda: torch_loop.table_noise(
+            torch_table, torch_times, shape[1], A, C
+        )
     times = time_calls(calls, seconds)
     slow = {"kac, poisson-beta": compiled(lambda key, s: kac(key, s, "poisson-beta"), key, s)[0]}
     if np.prod(shape) < 1e6:
@@ -96,7 +109,7 @@ def main() -> None:
         "table": {"rows": table.shape[0], "columns": table.shape[1], "bytes": table.nbytes},
         "table build seconds, compile included": build,
         "shapes": shapes,
-        **surroundings("jaxlib", "kacjax"),
+        **surroundings("jaxlib", "kacjax", *(["torch"] if torch_loop else [])),
     }
     print(f"{'milliseconds (ratio to wiener)':<26}" + "".join(f"{name:>18}" for name in shapes))
     names = list(next(iter(shapes.values()))["milliseconds"])
@@ -108,6 +121,10 @@ def main() -> None:
             cells.append("-" if value is None else f"{value:.3f} ({ratio:.2f})")
         print(f"{name:<26}" + "".join(f"{cell:>18}" for cell in cells))
     print(f"table: {table.nbytes / 1e6:.0f} MB, built in {build:.1f} s")
+    middle = shapes["128x3072"]["milliseconds"]
+    for name in ("table in jax", "table in pytorch"):
+        if name in middle:
+            print(f"{name} at 128x3072: {middle[name] / middle['kac']:.1f} times kac")
     for name in ("wiener", "kac"):
         counts = shapes["128x3072"]["operations"][name]
         print(

@@ -40,10 +40,23 @@ def kac_velocity(t, y, a, c):
     return torch.where(atom, torch.sign(y) * c, inner).float()
 
 
+def table_noise(table, t, dim: int, a: float, c: float):
+    """Displacements at times `t` of shape `(batch, 1)` from the table, and their velocities."""
+    rows, columns = table.shape
+    shape = (len(t), dim)
+    u = torch.clamp(torch.rand(shape), max=(columns - 1) / columns) * (columns - 1)
+    row = torch.clamp((t * rows).long() - 1, min=0)
+    low = u.long()
+    left = table[row, low]
+    inner = left + (u - low) * (table[row, torch.clamp(low + 1, max=columns - 1)] - left)
+    sign = torch.randint(0, 2, shape) * 2.0 - 1
+    y = torch.where(torch.rand(shape) < torch.exp(-a * t), sign * c * t, inner)
+    return y, kac_velocity(t, y, a, c)
+
+
 def steps_per_second(table, data, a: float, c: float, batch: int, steps: int, warmup: int) -> float:
     """Speed of the loop, `warmup` steps not counted."""
     table, data = torch.from_numpy(table), torch.from_numpy(data)
-    rows, columns = table.shape
     network = Network()
     average = [parameter.detach().clone() for parameter in network.parameters()]
     optimiser = torch.optim.Adam(network.parameters(), lr=1e-3)
@@ -53,14 +66,8 @@ def steps_per_second(table, data, a: float, c: float, batch: int, steps: int, wa
             begin = time.perf_counter()
         x0 = data[torch.randint(len(data), (batch,))]
         t = torch.rand(batch, 1)
-        u = torch.clamp(torch.rand(batch, 2), max=(columns - 1) / columns) * (columns - 1)
-        row = torch.clamp((t * rows).long() - 1, min=0)
-        low = u.long()
-        left = table[row, low]
-        inner = left + (u - low) * (table[row, torch.clamp(low + 1, max=columns - 1)] - left)
-        sign = torch.randint(0, 2, (batch, 2)) * 2.0 - 1
-        y = torch.where(torch.rand(batch, 2) < torch.exp(-a * t), sign * c * t, inner)
-        target = kac_velocity(t, y, a, c) - x0
+        y, noise_velocity = table_noise(table, t, 2, a, c)
+        target = noise_velocity - x0
         loss = ((network(t[:, 0], (1 - t) * x0 + y) - target) ** 2).mean()
         optimiser.zero_grad()
         loss.backward()
