@@ -1,11 +1,11 @@
 """Which time grid suits which path: `python -m benchmarks.grids`.
 
 Generates from noise with the exact velocity of finite data, so that all error is the solver's, on
-grids `t_k = T (1 - k / steps)**power`; writes `benchmarks/results/grids.json`. Three data sets: the
-nine modes of `grid2d` with unequal weights; the same moved at random, for on the exact grid many cones
-meet at one time, and it matters by chance whether a step ends there; and 200 points of `moons`. Judged by the energy distance
-of the samples from the data's law, exact in the data and from the same noise for every grid, and by
-the distance to the nearest datum.
+grids `t_k = T (1 - k / steps)**power`; writes `benchmarks/results/grids.json`. Three data sets: the nine
+modes of `grid2d` with unequal weights; the same moved at random, for on the exact grid many cones meet
+at one time, and it matters by chance whether a step ends there; and 200 points of `moons`. Judged by the
+energy distance of the samples from the data's law, exact in the data and from the same noise for every
+grid, and by the distance to the nearest datum.
 """
 
 import argparse
