@@ -147,6 +147,8 @@ def make_plan(
     check_positive("atol", atol)
     control = control or "joint"
     check_choice("control", control, CONTROLS)
+    # Fixed steps are the same for all: what is compiled should not depend on the control.
+    control = "joint" if solver in FIXED else control
     if is_concrete(t_min) and is_concrete(path.T) and not 0 <= t_min < path.T:
         raise ValueError(f"t_min must lie in [0, T) with T = {path.T}, got {t_min}.")
     if grid is None:
@@ -185,7 +187,7 @@ def integrate(
         The states at `saved`, on a new first axis, and the number of evaluations: a scalar, or
         one for each sample where steps are chosen for each.
     """
-    if plan.adaptive and plan.control == "sample":
+    if plan.control == "sample":
 
         def alone(state, args):
             state, args = jax.tree.map(lambda leaf: leaf[None], (state, args))

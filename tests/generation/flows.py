@@ -27,7 +27,7 @@ def recording(velocity):
     times = []
 
     def recorded(t, x, *label):
-        jax.debug.callback(lambda t: times.append(float(t[0])), t)
+        jax.debug.callback(lambda t: times.append(float(t[0])), t, ordered=True)
         return velocity(t, x, *label)
 
     return recorded, times

@@ -71,9 +71,7 @@ def test_one_compilation_per_shape():
     assert again > once
     # Chunks of one shape share one, the last one too.
     generate(velocity, PATH, KEY, (13, 1), 5, chunk_size=5)
-    chunked = len(traces)
-    generate(velocity, PATH, KEY, (17, 1), 5, chunk_size=5)
-    assert len(traces) == chunked
+    assert len(traces) == again
 
 
 def test_under_jit_vmap_and_grad():

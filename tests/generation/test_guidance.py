@@ -32,7 +32,7 @@ def test_generation_evaluates_a_doubled_batch_once_a_step():
     sizes = []
 
     def sized(t, x, label):
-        jax.debug.callback(lambda label: sizes.append(label.shape[0]), label)
+        jax.debug.callback(lambda label: sizes.append(label.shape[0]), label, ordered=True)
         return velocity(t, x, label)
 
     labels = jnp.array([0, 1, 2, 0])

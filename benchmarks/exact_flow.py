@@ -1,0 +1,173 @@
+"""What solvers do with a velocity that is known: `python -m benchmarks.exact_flow`.
+
+All error is the solver's. Measures, for every path, and writes `benchmarks/results/exact_flow.json`:
+
+- whether 100 evaluations from pure noise reach the data, in their shares, and whether marginals on
+  the way are those of the noising path (permutation test of the energy distance);
+- the order of convergence of every fixed-step solver, down to t = 0.1, against a solution with
+  tolerance 1e-10, in float64: the root-mean-square error, and the median, for Kac velocities jump at
+  the edges of layers, which few trajectories meet in a step;
+- evaluations and distance to the data of adaptive solvers against the tolerance;
+- the error of encoding and decoding again against the tolerance, between t = 0.1 and T.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.stats
+from scipy.spatial.distance import cdist
+
+import kacjax
+from benchmarks.common import surroundings, write_result
+from benchmarks.grids import PATHS, data_sets
+from kacjax.generation import ADAPTIVE, FIXED
+
+NUM = 4000
+TIMES = (0.6, 0.3, 0.1)
+PERMUTATIONS = 999
+STEPS = (20, 40, 80, 160)
+T_MIN = 0.1
+
+
+def permutation_test(x: np.ndarray, y: np.ndarray) -> float:
+    """The p-value of the energy distance under exchange of the two samples."""
+    num = len(x)
+    points = np.concatenate([x, y])
+    distances = cdist(points, points)
+    rng = np.random.default_rng(0)
+    signs = np.repeat([1.0, -1.0], num)
+    rows = np.stack([signs, *(rng.permutation(signs) for _ in range(PERMUTATIONS))])
+    statistics = -np.sum(rows * (rows @ distances), axis=1) / num**2
+    return float(np.mean(statistics >= statistics[0]))
+
+
+def reach(path, data, weights) -> dict:
+    """Samples of 100 Euler evaluations, and their marginals on the way."""
+    velocity = kacjax.exact_velocity(path, jnp.asarray(data), weights)
+    times = np.array([*TIMES, 0.0])
+    x = np.asarray(
+        kacjax.trajectory(velocity, path, jax.random.key(1), (NUM, 2), times, 100), np.float64
+    )
+    distances = cdist(x[-1], data)
+    counts = np.bincount(distances.argmin(axis=1), minlength=len(data))
+    marginals = {}
+    half = NUM // 2
+    for i, time in enumerate(TIMES):
+        index = np.random.default_rng(i).choice(len(data), size=half, p=weights)
+        t = jnp.full(half, time, jnp.result_type(float))
+        noised = path.sample(jax.random.key(10 + i), t, jnp.asarray(data)[index]).x_t
+        marginals[f"p-value at t = {time:g}"] = permutation_test(
+            x[i][:half], np.asarray(noised, np.float64)
+        )
+    nearest = distances.min(axis=1)
+    return {
+        "median distance": float(np.median(nearest)),
+        "99 % distance": float(np.quantile(nearest, 0.99)),
+        "p-value of the shares (chi-squared)": float(
+            scipy.stats.chisquare(counts, NUM * weights).pvalue
+        ),
+        **marginals,
+    }
+
+
+def smooth_velocity(path, data, weights):
+    """In float64; for Brownian paths with Gaussians of deviation 0.1 around the data."""
+    std = None if isinstance(path.process, kacjax.KacProcess) else 0.1
+    return kacjax.exact_velocity(path, jnp.asarray(data, jnp.float64), weights, std=std)
+
+
+def orders(path, data, weights) -> dict:
+    """Errors for doubling numbers of steps, and the mean slope of their logarithms."""
+    velocity = smooth_velocity(path, data, weights)
+    noise = kacjax.initial_noise(path, jax.random.key(2), (500, 2))
+    finest = {"solver": "dopri8", "rtol": 1e-10, "atol": 1e-10, "control": "joint"}
+    truth = kacjax.decode(velocity, path, noise, t_min=T_MIN, **finest)
+    result = {}
+    for solver in FIXED:
+        errors = []
+        for steps in STEPS:
+            x = kacjax.decode(
+                velocity, path, noise, steps, t_min=T_MIN, solver=solver, grid="uniform"
+            )
+            size = np.linalg.norm(np.asarray(x - truth), axis=1)
+            errors.append((np.sqrt(np.mean(size**2)), np.median(size)))
+        slopes = -np.diff(np.log2(np.asarray(errors)), axis=0)
+        result[solver] = {
+            "steps": list(STEPS),
+            "rms error": [float(rms) for rms, _ in errors],
+            "order by rms": float(slopes[:, 0].mean()),
+            "order by median": float(slopes[:, 1].mean()),
+        }
+    return result
+
+
+def adaptive(path, data, weights) -> dict:
+    """Mean evaluations with steps of each sample's own, and distances to the data."""
+    velocity = kacjax.exact_velocity(path, jnp.asarray(data, jnp.float64), weights)
+    result = {}
+    for solver in ADAPTIVE:
+        rows = {}
+        for tolerance in (1e-2, 1e-3, 1e-4, 1e-5):
+            x, nfe = kacjax.generate(
+                velocity,
+                path,
+                jax.random.key(3),
+                (500, 2),
+                solver=solver,
+                rtol=tolerance,
+                atol=tolerance,
+                control="sample",
+                return_nfe=True,
+            )
+            distances = cdist(np.asarray(x), data).min(axis=1)
+            rows[f"{tolerance:g}"] = {
+                "mean evaluations": float(np.mean(nfe)),
+                "most evaluations": int(np.max(nfe)),
+                "median distance": float(np.median(distances)),
+            }
+        result[solver] = rows
+    return result
+
+
+def round_trip(path, data, weights) -> dict:
+    """Errors of decoding what was encoded, by tolerance."""
+    velocity = smooth_velocity(path, data, weights)
+    index = np.arange(200) % len(data)
+    t = jnp.full(200, T_MIN, jnp.float64)
+    x = path.sample(jax.random.key(4), t, jnp.asarray(data, jnp.float64)[index]).x_t
+    rows = {}
+    for tolerance in (1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8):
+        options = {"t_min": T_MIN, "solver": "tsit5", "rtol": tolerance, "atol": tolerance}
+        noise, nfe = kacjax.encode(velocity, path, x, return_nfe=True, **options)
+        back = kacjax.decode(velocity, path, noise, **options)
+        error = np.max(np.abs(np.asarray(back - x)), axis=1)
+        rows[f"{tolerance:g}"] = {
+            "median error": float(np.median(error)),
+            "90 % error": float(np.quantile(error, 0.9)),
+            "evaluations to encode": int(nfe),
+        }
+    return rows
+
+
+def main() -> None:
+    """Runs the benchmark."""
+    result: dict = {"reach": {}, "order": {}, "adaptive": {}, "round trip": {}}
+    for name, path in PATHS.items():
+        for data_name, (data, weights) in data_sets().items():
+            result["reach"][f"{name}, {data_name}"] = reach(path, data, weights)
+            print(name, data_name, result["reach"][f"{name}, {data_name}"], flush=True)
+    jax.config.update("jax_enable_x64", True)
+    data, weights = data_sets()["9 points"]
+    for name, path in PATHS.items():
+        for part, measure in (
+            ("order", orders),
+            ("adaptive", adaptive),
+            ("round trip", round_trip),
+        ):
+            result[part][name] = measure(path, data, weights)
+            print(name, part, *result[part][name].items(), sep="\n    ", flush=True)
+    print("written:", write_result("exact_flow", result | surroundings("diffrax")).name)
+
+
+if __name__ == "__main__":
+    main()
