@@ -16,6 +16,7 @@ from kacjax import (
 )
 from kacjax.data import target
 from kacjax.data.grid2d import GRID2D_MODES
+from kacjax.processes.kac.spread import _EDGE
 from kacjax.schedules import LinearClock, LinearSignal
 from tests.processes.test_base import UniformProcess
 from tests.statistics import frequency_bound
@@ -61,11 +62,16 @@ def test_velocity_moves_its_law(path, options, x64):
         return jnp.sum(terms), jnp.max(jnp.abs(terms))
 
     value, scale = jax.vmap(residual)(t, x)
-    # Points on the cone itself, as the sampler's atoms are, have one-sided derivatives.
-    y = jnp.abs(x - path.signal(t)[:, None] * data[index]) / (path.clock(t)[:, None])
-    atom = jnp.any(jnp.abs(y - getattr(path.process, "c", jnp.inf)) < 1e-6, axis=1)
-    np.testing.assert_allclose(jnp.where(atom, 0, value / scale), 0, atol=1e-6)
-    assert jnp.sum(~atom) > 100
+    c = getattr(path.process, "c", jnp.inf)
+    reach = c * path.clock(t)[:, None, None]
+    z = jnp.abs(x[:, None] - path.signal(t)[:, None, None] * data[None]) / reach
+    # Points on their own cone, as the sampler's atoms are, have one-sided derivatives. Just outside
+    # a cone the density is no law's but a slope, which has fallen to e^-25 where it is left out.
+    atom = jnp.any(jnp.abs(z[jnp.arange(400), index] - 1) < 1e-7, axis=1)
+    slope = jnp.any((z > 1) & (z < 1 + 25 * _EDGE * options.get("width", 0)), axis=(1, 2))
+    np.testing.assert_allclose(jnp.where(atom | slope, 0, value / scale), 0, atol=1e-8)
+    # Of the second path's samples 27 % have turned in both components.
+    assert jnp.sum(~(atom | slope)) > 90
 
 
 def test_brownian_velocity_is_that_of_the_posterior_mean():
