@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 import jax
 import numpy as np
 import tyro
+from flax import nnx
 from jaxtyping import UInt8
 from scipy.ndimage import gaussian_filter
 
@@ -74,19 +75,20 @@ def train(config: FeaturesConfig) -> dict[str, Any]:
         )
     out = config.out or Path("runs", f"features-{config.data}")
     trained = train_classifier(train_images, recipe, config.seed)
-    summary = {
+    notes = {
         "data": config.data,
         "recipe": dataclasses.asdict(recipe),
         "seed": config.seed,
-        "seconds": trained.seconds,
         "training_loss": trained.loss,
     }
     with runs.atomic(out / CLASSIFIER) as file:
-        export.save_classifier(file, trained.classifier, summary)
+        # Without times: the same training gives the same file.
+        export.save_classifier(file, trained.classifier, notes)
         # What is judged is what was written: rounded.
         classifier = export.load_classifier(file)
     summary = {
-        **summary,
+        **notes,
+        "seconds": trained.seconds,
         "parameters": _count(trained),
         "test_accuracy": accuracy(classifier, test_images),
         "scale": scale(classifier, test_images.images, config.seed),
@@ -131,7 +133,8 @@ def scale(
 
 
 def _count(trained: Trained) -> int:
-    return sum(leaf.size for leaf in jax.tree.leaves(trained.classifier.state))
+    parameters = trained.classifier.state.filter(nnx.Param)
+    return sum(leaf.size for leaf in jax.tree.leaves(parameters))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -31,10 +31,9 @@ def promotion_as_users_have_it():
 
 
 @pytest.fixture(autouse=True, scope="module")
-def compile_quickly_and_once(tmp_path_factory):
-    """Compiling takes most of the time: without optimisation, and again only what is new."""
+def compile_once(quick_compilation, tmp_path_factory):
+    """Each run makes its program anew, which is compiled only if no run has had it before."""
     chosen = {
-        "jax_disable_most_optimizations": True,
         "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
         "jax_persistent_cache_min_compile_time_secs": 0.0,
         "jax_persistent_cache_min_entry_size_bytes": -1,

@@ -88,10 +88,11 @@ class Session:
                 bar.update(self.step, self._interval.row()["loss"], self.clock.speed())
                 if self._due(self.config.training.log_every) or self.step == self.trainer.steps:
                     self._write_row(log)
-                if self._due(policy.sample_every) and self.step < self.trainer.steps:
-                    pictures(log)
                 if self._due(policy.checkpoint_every):
                     self._save(checkpoints, log)
+                # The checkpoint's files are written meanwhile.
+                if self._due(policy.sample_every) and self.step < self.trainer.steps:
+                    pictures(log)
             self._save(checkpoints, log)
             with _checkpoint_errors():
                 checkpoints.wait()
