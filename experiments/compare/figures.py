@@ -106,7 +106,7 @@ def field_figure(fields: Mapping[str, Sequence[Mapping[str, Sequence[float]]]]) 
             )
     for ax in axes:
         ax.set(xscale="log", yscale="log", xlabel="time $t$, data at the left")
-    axes[0].set_ylabel("mean norm of $v_\theta(t, x_t)$")
+    axes[0].set_ylabel("mean norm of $v_\\theta(t, x_t)$")
     axes[1].set_ylabel("largest $\\|\\partial v_\\theta / \\partial x\\|_2$ at $x_t$")
     return _finish(figure, axes)
 
