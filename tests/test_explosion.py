@@ -56,7 +56,8 @@ def test_kac_is_bounded_and_diffusion_explodes(tmp_path, capsys):
     # y / 2t at y = sqrt(t) n: from one time to the next, up to the drift of the data, t^(-1/2).
     late = np.array(diffusion["exact"]["max_component"])[-3:]
     np.testing.assert_allclose(late[1:] / late[:-1], (t[-3:-1] / t[-2:]) ** 0.5, rtol=0.1)
-    assert late[-1] > 10 * kac["exact"]["max_component"][-1]
+    # Among 120 components some n is above 2, and 2 / (2 sqrt(t)) is 32 at t = 1e-3.
+    assert late[-1] > t[-1] ** -0.5 > 7 * kac["exact"]["max_component"][-1]
     # The Jacobian of y / 2t is 1 / 2t.
     steep = np.array(diffusion["exact"]["max_lipschitz"])[-2:]
     np.testing.assert_allclose(steep, 1 / (2 * t[-2:]), rtol=0.05)
