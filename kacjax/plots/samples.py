@@ -62,7 +62,7 @@ def zoom_figure(
         width: Half the width of the window.
         radius: Radius of a circle around the mode, drawn for scale.
     """
-    figure, axes = panels(len(sets), 2.9 * len(sets) + 0.3, 3.3, sharey=True)
+    figure, axes = panels(len(sets), 2.9 * len(sets) + 0.3, 3.7, sharey=True)
     for ax, (title, points) in zip(axes, sets.items(), strict=True):
         offset = np.asarray(points) - np.asarray(centre)
         offset = offset[np.max(np.abs(offset), axis=1) < width]
