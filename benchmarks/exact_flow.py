@@ -2,11 +2,13 @@
 
 All error is the solver's. Measures, for every path, and writes `benchmarks/results/exact_flow.json`:
 
-- whether 100 evaluations from pure noise reach the data, in their shares, and whether marginals on
-  the way are those of the noising path (permutation test of the energy distance);
-- the order of convergence of every fixed-step solver, down to t = 0.1, against a solution with
-  tolerance 1e-10, in float64: the root-mean-square error, and the median, for Kac velocities jump at
-  the edges of layers, which few trajectories meet in a step;
+- whether 100 Euler evaluations from pure noise reach the data, and whether marginals on the way are
+  those of the noising path (permutation test of the energy distance);
+- in which shares the data are reached, for 100 evaluations and more and for narrower layers, which
+  separates what the layer costs from what the steps cost;
+- the order of convergence of every fixed-step solver, down to t = 0.1, against 2,560 steps of `rk4` in
+  float64: the root-mean-square error, and the median, for Kac velocities jump at the edges of layers,
+  which few trajectories meet in a step;
 - evaluations and distance to the data of adaptive solvers against the tolerance;
 - the error of encoding and decoding again against the tolerance, between t = 0.1 and T.
 """
@@ -26,7 +28,10 @@ NUM = 4000
 TIMES = (0.6, 0.3, 0.1)
 PERMUTATIONS = 999
 STEPS = (20, 40, 80, 160)
+FINEST = 2560
 T_MIN = 0.1
+# Steps and relative widths of the layer for which shares are counted.
+LAYERS = ((100, 0.1), (100, 0.02), (400, 0.1), (1600, 0.1), (1600, 0.02))
 
 
 def permutation_test(x: np.ndarray, y: np.ndarray) -> float:
@@ -49,7 +54,6 @@ def reach(path, data, weights) -> dict:
         kacjax.trajectory(velocity, path, jax.random.key(1), (NUM, 2), times, 100), np.float64
     )
     distances = cdist(x[-1], data)
-    counts = np.bincount(distances.argmin(axis=1), minlength=len(data))
     marginals = {}
     half = NUM // 2
     for i, time in enumerate(TIMES):
@@ -63,11 +67,27 @@ def reach(path, data, weights) -> dict:
     return {
         "median distance": float(np.median(nearest)),
         "99 % distance": float(np.quantile(nearest, 0.99)),
-        "p-value of the shares (chi-squared)": float(
-            scipy.stats.chisquare(counts, NUM * weights).pvalue
-        ),
         **marginals,
     }
+
+
+def shares(path, data, weights) -> dict:
+    """How the samples are divided among the data: chi-squared test and total variation.
+
+    Exact shares would have a total variation of `expected` on the mean, by chance.
+    """
+    result = {}
+    is_kac = isinstance(path.process, kacjax.KacProcess)
+    for steps, width in LAYERS if is_kac else LAYERS[:1]:
+        velocity = kacjax.exact_velocity(path, jnp.asarray(data), weights, width=width)
+        x = kacjax.generate(velocity, path, jax.random.key(1), (NUM, 2), steps)
+        counts = np.bincount(cdist(np.asarray(x), data).argmin(axis=1), minlength=len(data))
+        result[f"{steps} steps" + (f", width {width:g}" if is_kac else "")] = {
+            "p-value": float(scipy.stats.chisquare(counts, NUM * weights).pvalue),
+            "total variation": float(np.abs(counts / NUM - weights).sum() / 2),
+        }
+    deviations = np.sqrt(weights * (1 - weights) / NUM)
+    return {"expected": float(deviations.sum() / np.sqrt(2 * np.pi)), **result}
 
 
 def smooth_velocity(path, data, weights):
@@ -80,8 +100,7 @@ def orders(path, data, weights) -> dict:
     """Errors for doubling numbers of steps, and the mean slope of their logarithms."""
     velocity = smooth_velocity(path, data, weights)
     noise = kacjax.initial_noise(path, jax.random.key(2), (500, 2))
-    finest = {"solver": "dopri8", "rtol": 1e-10, "atol": 1e-10, "control": "joint"}
-    truth = kacjax.decode(velocity, path, noise, t_min=T_MIN, **finest)
+    truth = kacjax.decode(velocity, path, noise, FINEST, t_min=T_MIN, solver="rk4", grid="uniform")
     result = {}
     for solver in FIXED:
         errors = []
@@ -151,11 +170,14 @@ def round_trip(path, data, weights) -> dict:
 
 def main() -> None:
     """Runs the benchmark."""
-    result: dict = {"reach": {}, "order": {}, "adaptive": {}, "round trip": {}}
+    result: dict = {"reach": {}, "shares": {}, "order": {}, "adaptive": {}, "round trip": {}}
     for name, path in PATHS.items():
-        for data_name, (data, weights) in data_sets().items():
-            result["reach"][f"{name}, {data_name}"] = reach(path, data, weights)
-            print(name, data_name, result["reach"][f"{name}, {data_name}"], flush=True)
+        for data_name in ("9 points", "200 points"):
+            data, weights = data_sets()[data_name]
+            for part, measure in (("reach", reach), ("shares", shares)):
+                found = measure(path, data, weights)
+                result[part][f"{name}, {data_name}"] = found
+                print(name, data_name, *found.items(), sep="\n    ", flush=True)
     jax.config.update("jax_enable_x64", True)
     data, weights = data_sets()["9 points"]
     for name, path in PATHS.items():

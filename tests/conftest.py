@@ -14,10 +14,11 @@ def x64():
         yield
 
 
-@pytest.fixture(scope="module")
-def quick_compilation():
-    """Compiling takes most of the time of short runs."""
+@pytest.fixture(autouse=True, scope="module")
+def quick_compilation(request):
+    """Compiling takes most of the time of short runs; `optimised` modules have users' programs."""
     before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
+    quick = request.node.get_closest_marker("optimised") is None
+    jax.config.update("jax_disable_most_optimizations", quick)
     yield
     jax.config.update("jax_disable_most_optimizations", before)

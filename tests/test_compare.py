@@ -45,15 +45,6 @@ def promotion_as_users_have_it():
         yield
 
 
-@pytest.fixture(autouse=True, scope="module")
-def compile_quickly():
-    """Compiling takes most of the time of so short runs."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
 def command(out, *flags):
     return main([*QUICK, "--out", str(out), *flags])
 
@@ -63,7 +54,7 @@ def times(folder):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, compile_quickly):
+def finished(tmp_path_factory):
     """A comparison of two models and two seeds that was interrupted once, and then continued."""
     out = tmp_path_factory.mktemp("compare") / "grid2d"
     with (

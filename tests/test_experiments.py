@@ -27,9 +27,6 @@ RUN_FILES = {
 }
 
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
-
 @pytest.fixture(autouse=True)
 def promotion_as_users_have_it():
     """Optax's Adam does not train under strict promotion."""

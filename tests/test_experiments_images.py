@@ -31,7 +31,7 @@ def promotion_as_users_have_it():
 
 
 @pytest.fixture(autouse=True, scope="module")
-def compile_once(quick_compilation, tmp_path_factory):
+def compile_once(tmp_path_factory):
     """Each run makes its program anew, which is compiled only if no run has had it before."""
     chosen = {
         "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),

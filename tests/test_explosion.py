@@ -24,8 +24,6 @@ def promotion_as_users_have_it():
 @pytest.fixture(autouse=True)
 def quickly(monkeypatch):
     """One clock, few solver steps, and in place of a trained network the exact field doubled."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
 
     def learn(config, model, key):
         exact = kacjax.exact_velocity(model.path.make(), jnp.asarray(GRID2D_MODES))
@@ -35,8 +33,6 @@ def quickly(monkeypatch):
     monkeypatch.setattr(explosion, "_SOLVER", {"steps": 60, "solver": "heun", "power": 4.0})
     models = make_models(ModelsConfig(clock=("t",)))
     monkeypatch.setattr(explosion, "make_models", lambda config: models)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 def test_kac_is_bounded_and_diffusion_explodes(tmp_path, capsys):

@@ -9,6 +9,8 @@ from kacjax import flow_matching_loss, flow_matching_path, kac_path
 from kacjax.losses import sample_times
 from tests.statistics import ks_bound, ks_distance
 
+pytestmark = pytest.mark.optimised
+
 
 @pytest.mark.parametrize("power", [1.0, 2.0])
 @pytest.mark.parametrize("batch", [1, 7, 100, 256, 4096])

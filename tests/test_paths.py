@@ -8,6 +8,8 @@ import pytest
 from kacjax import KacProcess, ProbabilityPath, diffusion_path, flow_matching_path, kac_path
 from kacjax.schedules import CLOCKS, SIGNALS
 
+pytestmark = pytest.mark.optimised
+
 PATHS = {
     "kac": kac_path(9.0, 3.0, clock="t2"),
     "diffusion": diffusion_path(0.8, T=2.0, signal="cosine"),

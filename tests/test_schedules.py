@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from kacjax import time_grid
 from kacjax.schedules import CLOCKS, SIGNALS, make_clock, make_signal, value_and_derivative
 
+pytestmark = pytest.mark.optimised
+
 
 @pytest.mark.parametrize("T", [0.5, 1.0, 3.0])
 @pytest.mark.parametrize("name", SIGNALS)

@@ -39,7 +39,7 @@ def finish(worker, file):
 
 
 @pytest.fixture(scope="module")
-def single(quick_compilation):
+def single():
     """The run on one device."""
     with jax.numpy_dtype_promotion("standard"):
         return sharding_worker.train(sharding_worker.make_trainer())

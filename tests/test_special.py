@@ -8,6 +8,8 @@ import pytest
 
 from kacjax.special import QUOTIENT, QUOTIENT_SLOPE, bessel_quotient, bessel_quotient_slope
 
+pytestmark = pytest.mark.optimised
+
 POINTS = np.concatenate([[0.0], np.logspace(-8, 10, 73), [0.49, 0.51, 2499, 2501]])
 
 

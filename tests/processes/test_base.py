@@ -9,6 +9,8 @@ from jax.scipy.special import ndtr
 from kacjax import KacProcess, Process, WienerProcess
 from kacjax.processes.base import align
 
+pytestmark = pytest.mark.optimised
+
 
 class UniformProcess(Process):
     """Uniform on [-b(s), b(s)] with b(s) = 1 - exp(-s): the process of the MMD flow."""

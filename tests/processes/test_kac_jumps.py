@@ -11,6 +11,8 @@ from kacjax import KacProcess
 from kacjax.processes.kac import jump_bound, jumps
 from tests.statistics import frequency_bound, ks_bound, ks_distance
 
+pytestmark = pytest.mark.optimised
+
 
 def test_counts_are_poisson_and_gaps_exponential():
     """20,000 paths; false-alarm rate 1e-7 a comparison."""

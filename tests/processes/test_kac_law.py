@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 
 from kacjax import KacProcess
 
+pytestmark = pytest.mark.optimised
+
 ORACLE = json.loads((pathlib.Path(__file__).parents[1] / "kac_law.json").read_text())["rows"]
 COLUMN = {name: np.array([row[name] for row in ORACLE]) for name in ORACLE[0]}
 DTYPES = ("float32", "float64")

@@ -13,6 +13,8 @@ from kacjax.processes.kac import squash, tails
 from kacjax.processes.kac.process import METHODS, _displace
 from tests.statistics import frequency_bound, ks_bound, ks_distance
 
+pytestmark = pytest.mark.optimised
+
 LAMBDAS = np.concatenate([np.logspace(-4, 4, 41), np.linspace(15.5, 19, 8)])
 # (a, c, s): little and much time, the kink of the table, the paper's setting, the diffusion limit.
 SETTINGS = [

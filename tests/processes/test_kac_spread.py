@@ -9,6 +9,8 @@ import pytest
 
 from kacjax import KacProcess, WienerProcess
 
+pytestmark = pytest.mark.optimised
+
 PROCESS = KacProcess(9.0, 3.0)
 
 
