@@ -31,7 +31,7 @@ STEPS = (20, 40, 80, 160)
 FINEST = 2560
 T_MIN = 0.1
 # Steps and relative widths of the layer for which shares are counted.
-LAYERS = ((100, 0.1), (100, 0.02), (400, 0.1), (1600, 0.1), (1600, 0.02))
+LAYERS = ((100, 0.3), (100, 0.1), (100, 0.02), (400, 0.3), (400, 0.1), (1600, 0.3))
 
 
 def permutation_test(x: np.ndarray, y: np.ndarray) -> float:

@@ -46,7 +46,6 @@ def start(pictures: Path, out: Path, *flags: object, cache: Path | str) -> subpr
     """Begins a small run in another process, which compiles quickly, and once."""
     environment = {
         **os.environ,
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",

@@ -133,7 +133,7 @@ def test_a_run_fills_its_folder_and_reports(pictures, tmp_path, capsys):
     assert load_notes(out / "velocity.safetensors")["classes"] == ["bright", "dark"]
 
 
-@pytest.mark.parametrize("step", [2, 7])
+@pytest.mark.parametrize("step", [2, pytest.param(7, marks=pytest.mark.slow)])
 def test_a_killed_run_goes_on_bit_for_bit(step, pictures, whole, tmp_path, capsys):
     out = tmp_path / "run"
     interrupted(pictures, out, step)
@@ -147,7 +147,9 @@ def test_a_killed_run_goes_on_bit_for_bit(step, pictures, whole, tmp_path, capsy
     assert outcome(out) == outcome(whole)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_signals_save_and_say_how_to_go_on(number, pictures, whole, tmp_path, capfd):
     out = tmp_path / "run"
     with at_step(4, lambda state: signal.raise_signal(number)):
@@ -172,6 +174,7 @@ def test_a_second_signal_stops_at_once(pictures, tmp_path, capfd):
     assert "--resume goes on from the newest checkpoint" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_streams_labels_and_half_precision_go_on_too(pictures, tmp_path):
     flags = ["--stream", "--conditional", "--dtype", "bfloat16", "--path", "flow-matching"]
     assert train.main(arguments(pictures, tmp_path / "whole", *flags)) == 0
@@ -231,6 +234,7 @@ def test_what_would_be_lost_is_refused(pictures, whole, tmp_path, capsys):
         fails(capsys, arguments(pictures, whole, "--resume"), "another process is training")
 
 
+@pytest.mark.slow
 def test_overwrite_begins_anew(pictures, whole, tmp_path):
     out = tmp_path / "run"
     interrupted(pictures, out, 4, "--seed", 1)
@@ -256,6 +260,7 @@ def test_full_disk(pictures, whole, tmp_path, capsys, monkeypatch):
     assert outcome(out) == outcome(whole)
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_at_the_last_good_state(pictures, whole, tmp_path, capsys):
     def fail(state):
         rows = StepMetrics(*(np.zeros((1, *rest)) for rest in ((), (), (8,), (8,), ())))

@@ -29,6 +29,7 @@ def pictures(tmp_path_factory):
     return draw_pictures(tmp_path_factory.mktemp("pictures"))
 
 
+@pytest.mark.slow
 def test_sigterm_from_outside(pictures, cache, tmp_path):
     out = tmp_path / "run"
     process = start(pictures, out, "--steps", 100_000, cache=cache)

@@ -21,7 +21,6 @@ def start(tmp_path, name, *arguments, devices=1):
     environment = {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
     }
     command = [sys.executable, "-m", "tests.sharding_worker", str(file), *map(str, arguments)]

@@ -53,12 +53,12 @@ def test_derived_formulas_agree_with_the_processes_own(process, x64):
     generic, s = MapOnly(process), 0.8
     y = jnp.linspace(-0.8, 0.8, 9)
     for name, tolerance in (("cdf", 1e-9), ("velocity", 1e-7), ("density", 1e-7)):
-        own, derived = (getattr(p, name)(s, y) for p in (process, generic))
+        own, derived = (jax.jit(getattr(p, name))(s, y) for p in (process, generic))
         np.testing.assert_allclose(derived, own, rtol=tolerance, atol=1e-9)
     key = jax.random.key(0)
     for own, derived in zip(
         process.sample_with_velocity(key, s, (50,)),
-        generic.sample_with_velocity(key, s, (50,)),
+        jax.jit(lambda: generic.sample_with_velocity(key, s, (50,)))(),
         strict=True,
     ):
         np.testing.assert_allclose(derived, own, rtol=1e-9)
@@ -79,13 +79,16 @@ def test_every_method_under_jit_vmap_and_grad(process):
     for name in ("velocity", "density", "log_density", "cdf", "transport", "normal_score"):
         method = getattr(process, name)
         np.testing.assert_allclose(jax.jit(method)(s, y), method(s, y), rtol=1e-5, atol=1e-7)
-        np.testing.assert_allclose(jax.vmap(method)(s, y), method(s, y), rtol=1e-5, atol=1e-7)
-        gradient = jax.grad(lambda s, y, method=method: jnp.sum(method(s, y)), (0, 1))(s, y)
+        np.testing.assert_allclose(
+            jax.jit(jax.vmap(method))(s, y), method(s, y), rtol=1e-5, atol=1e-7
+        )
+        total = lambda s, y, method=method: jnp.sum(method(s, y))  # noqa: E731
+        gradient = jax.jit(jax.grad(total, (0, 1)))(s, y)
         assert all(bool(jnp.all(jnp.isfinite(g))) for g in gradient)
     for name in ("variance", "atom_mass", "linear_velocity"):
         method = getattr(process, name)
         np.testing.assert_allclose(jax.jit(jax.vmap(method))(s), method(s), rtol=1e-6)
-        assert jnp.isfinite(jax.grad(method)(0.3))
+        assert jnp.isfinite(jax.jit(jax.grad(method))(0.3))
     u = jnp.array([0.2, 0.9])
     np.testing.assert_allclose(
         jax.jit(jax.vmap(process.quantile))(s, u), process.quantile(s, u), rtol=1e-5
@@ -95,7 +98,7 @@ def test_every_method_under_jit_vmap_and_grad(process):
     np.testing.assert_allclose(
         jnp.stack(jitted), jnp.stack(run(jax.random.split(key), s)), rtol=1e-5
     )
-    assert jnp.isfinite(jax.grad(lambda s: jnp.sum(process.sample(key, s, (3,))))(0.3))
+    assert jnp.isfinite(jax.jit(jax.grad(lambda s: jnp.sum(process.sample(key, s, (3,)))))(0.3))
 
 
 def test_wiener_law():

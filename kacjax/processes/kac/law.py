@@ -31,6 +31,7 @@ for _k in range(1, 17):
     _VARIANCE_SERIES.append(-_VARIANCE_SERIES[-1] / (_k + 2))
 
 
+@jax.jit
 def cone_coordinates(
     c: Float[Array, "..."], s: Float[Array, "..."], y: Float[Array, "..."]
 ) -> tuple[Float[Array, "..."], Float[Array, "..."], Float[Array, "..."]]:
@@ -60,6 +61,7 @@ def _rounding_error(c: Array, s: Array, product: Array) -> Array:
     return ((c_high * s_high - product) + c_high * s_low + c_low * s_high) + c_low * s_low
 
 
+@jax.jit
 def log_density_over_lam(
     lam: Float[Array, "..."], z: Float[Array, "..."], room: Float[Array, "..."]
 ) -> Float[Array, "..."]:
@@ -85,6 +87,7 @@ def _log_i0_minus_lam_jvp(primals, tangents):
     return _log_i0_minus_lam(lam, z, room), slope
 
 
+@jax.jit
 def velocity(
     lam: Float[Array, "..."], z: Float[Array, "..."], room: Float[Array, "..."]
 ) -> Float[Array, "..."]:
@@ -92,6 +95,7 @@ def velocity(
     return lam * z / (lam + 2 * bessel_quotient(lam * lam * room))
 
 
+@jax.jit
 def acceleration(
     lam: Float[Array, "..."],
     z: Float[Array, "..."],
@@ -108,6 +112,7 @@ def acceleration(
     return -4 * steepness * w * (1 - z * w) * bessel_quotient_slope(lam * lam * room)
 
 
+@jax.jit
 def scaled_variance(lam: Float[Array, "..."]) -> Float[Array, "..."]:
     r"""Variance of `z`: $[\lambda - (1 - e^{-2\lambda})/2] / \lambda^2$, which is 1 at 0."""
     small = lam < 0.5

@@ -272,9 +272,14 @@ def _poisson_beta(key: Key, lam: Array, shape: Shape) -> tuple[Array, Array]:
     return jnp.where(atom, sign, sign * (2 * share - 1)), jnp.where(atom, sign, sign * w)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(4,))
+@partial(jax.jit, static_argnums=4)
 def _displace(s: Array, a: Array, c: Array, n: Array, refined: bool) -> tuple[Array, Array]:
     """Displacement and velocity of the normal variables `n`."""
+    return _displacement(s, a, c, n, refined)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(4,))
+def _displacement(s: Array, a: Array, c: Array, n: Array, refined: bool) -> tuple[Array, Array]:
     z, w, _ = _place(a * s, n, refined)
     return (c * s) * z, c * w
 
@@ -299,8 +304,8 @@ def _refine(lam: Array, n: Array, z: Array, w: Array) -> tuple[Array, Array, Arr
     return jnp.where(atom, sign, z), jnp.where(atom, sign, w), atom
 
 
-@partial(_displace.defjvp, symbolic_zeros=True)
-def _displace_jvp(refined, primals, tangents):
+@partial(_displacement.defjvp, symbolic_zeros=True)
+def _displacement_jvp(refined, primals, tangents):
     s, a, c, n = primals
     lam = a * s
     z, w, atom = _place(lam, n, refined)

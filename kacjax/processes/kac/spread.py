@@ -28,6 +28,7 @@ from kacjax.processes.kac import law
 _EDGE = 1e-3
 
 
+@jax.jit
 def spread(
     a: Float[Array, "..."],
     c: Float[Array, "..."],

@@ -15,6 +15,8 @@ free of branches, and accurate relative to the tail. The standard normal score o
 with $P(|N| \ge n) = P(|Z| \ge z)$; it is nearly $m$ itself, so that Newton's method inverts it.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,6 +26,7 @@ from jaxtyping import Array, Float
 from kacjax.processes.kac import law
 
 
+@jax.jit
 def to_root(
     lam: Float[Array, "..."], z: Float[Array, "..."], room: Float[Array, "..."]
 ) -> Float[Array, "..."]:
@@ -31,6 +34,7 @@ def to_root(
     return jnp.abs(z) * jnp.sqrt(2 * lam / (1 + jnp.sqrt(room)))
 
 
+@jax.jit
 def from_root(
     lam: Float[Array, "..."], m: Float[Array, "..."]
 ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
@@ -74,6 +78,7 @@ def masses(
     return jnp.where(central, body, 1 - tail), jnp.where(central, 1 - body, tail)
 
 
+@jax.jit
 def normal_score(
     lam: Float[Array, "..."], m: Float[Array, "..."]
 ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
@@ -83,11 +88,13 @@ def normal_score(
     return n, jnp.sqrt(jnp.pi / 2) * jnp.exp((n - m) * (n + m) / 2) * _factor(lam, m)
 
 
+@jax.jit
 def atom_score(lam: Float[Array, "..."]) -> Float[Array, "..."]:
     r"""The standard normal variable $\eta_1(\lambda)$ above which a sample is an atom."""
     return _two_sided_score(-jnp.expm1(-lam), jnp.exp(-lam))
 
 
+@partial(jax.jit, static_argnames="steps")
 def refine(
     lam: Float[Array, "..."], m: Float[Array, "..."], n: Float[Array, "..."], steps: int
 ) -> Float[Array, "..."]:
@@ -101,11 +108,16 @@ def refine(
     return jax.lax.fori_loop(0, steps, step, jnp.broadcast_to(m, shape))
 
 
-@jax.custom_jvp
+@jax.jit
 def cdf(
     lam: Float[Array, "..."], z: Float[Array, "..."], room: Float[Array, "..."]
 ) -> Float[Array, "..."]:
     """Distribution function of `z` strictly inside the cone, accurate in the lower tail."""
+    return _cdf(lam, z, room)
+
+
+@jax.custom_jvp
+def _cdf(lam: Array, z: Array, room: Array) -> Array:
     body, tail = masses(lam, to_root(lam, z, room))
     # Near the centre the complement of the body, elsewhere the tail: no cancellation in either.
     lower = jnp.where(body < 0.5, (1 - body) / 2, tail / 2)
@@ -113,7 +125,7 @@ def cdf(
     return jnp.where(z < 0, lower, upper)
 
 
-@cdf.defjvp
+@_cdf.defjvp
 def _cdf_jvp(primals, tangents):
     lam, z, room = primals
     lam_dot, z_dot, _ = tangents
