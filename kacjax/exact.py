@@ -36,9 +36,9 @@ others, where a part of the mass that reaches the atom has to stay and the rest 
 A layer narrower than a solver's step is overlooked, so that too few trajectories stay on a cone and the
 data are reached in wrong shares; a wide one blurs the atoms on the way. With the default, 100 Euler
 steps reach nine points in their shares; 200 points need 400 (`benchmarks/exact_flow.py`). Atoms of the
-*prior*, of
-probability $e^{-aT}$ a component, lie in one position each and cannot be divided among the data by a
-deterministic flow: they ride outermost, to the outermost datum. For $aT = 9$ they are one in 8,000.
+*prior*, of probability $e^{-aT}$ a component, lie in one position each and cannot be divided among the
+data by a deterministic flow: they ride outermost, to the outermost datum. For $aT = 9$ they are one in
+8,000.
 """
 
 import math

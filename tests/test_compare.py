@@ -26,6 +26,8 @@ from experiments.compare.subjects import VectorSubject
 from experiments.datasets import Headline, make_dataset
 from kacjax.training import Trainer
 
+pytestmark = pytest.mark.usefixtures("compile_once")
+
 QUICK = [
     *("grid2d", "--clock", "t", "--seeds", "2", "--steps", "12", "--batch-size", "16"),
     *("--width", "8", "--depth", "1", "--checkpoints", "0.5", "1"),
@@ -54,7 +56,7 @@ def times(folder):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(compile_once, tmp_path_factory):
     """A comparison of two models and two seeds that was interrupted once, and then continued."""
     out = tmp_path_factory.mktemp("compare") / "grid2d"
     with (

@@ -18,6 +18,8 @@ from experiments.defaults import DEFAULTS
 from experiments.images.config import NAMES
 from kacjax import data
 
+pytestmark = pytest.mark.usefixtures("compile_once")
+
 QUICK = [
     *("--steps", "20", "--batch-size", "32", "--width", "16", "--depth", "1"),
     *("--num-samples", "120", "--solver-steps", "5"),

@@ -10,7 +10,6 @@ import signal
 import jax
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 
 from experiments import gallery, generate, train
@@ -22,30 +21,14 @@ from kacjax.export import load_notes
 from kacjax.training import NonFiniteError, StepMetrics, Trainer
 from tests.image_runs import arguments, draw_pictures, outcome
 
+pytestmark = pytest.mark.usefixtures("compile_once")
+
 
 @pytest.fixture(autouse=True, scope="module")
 def promotion_as_users_have_it():
     """Optax's Adam does not train under strict promotion."""
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         yield
-
-
-@pytest.fixture(autouse=True, scope="module")
-def compile_once(tmp_path_factory):
-    """Each run makes its program anew, which is compiled only if no run has had it before."""
-    chosen = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-    before = {name: jax.config.values[name] for name in chosen}
-    for name, value in chosen.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -62,7 +45,7 @@ def pictures(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def whole(pictures, tmp_path_factory):
+def whole(compile_once, pictures, tmp_path_factory):
     """A run that was never interrupted."""
     out = tmp_path_factory.mktemp("runs") / "deep" / "whole"
     assert train.main(arguments(pictures, out)) == 0

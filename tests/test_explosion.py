@@ -12,6 +12,8 @@ from experiments import explosion
 from experiments.compare.models import ModelsConfig, make_models
 from kacjax.data import GRID2D_MODES
 
+pytestmark = pytest.mark.usefixtures("compile_once")
+
 FLAGS = ["--trajectories", "60", "--times", "7", "--earliest", "1e-3"]
 
 
