@@ -18,7 +18,6 @@ from experiments import report, runs
 from experiments.command import UserError, parse_flags, run, user_errors
 from experiments.datasets import make_dataset
 from experiments.images.config import NAMES
-from kacjax.data import to_float
 from kacjax.plots import images_figure
 from kacjax.plots.style import LABELS
 
@@ -60,7 +59,7 @@ def show(config: GalleryConfig) -> None:
 def _figures(name: str, samples: dict[str, np.ndarray]) -> dict[str, Figure]:
     """Figures by file name."""
     if name in NAMES:
-        return {"samples.png": images_figure({k: to_float(v) for k, v in samples.items()})}
+        return {"samples.png": images_figure(samples)}
     return make_dataset(name).figures(samples)
 
 

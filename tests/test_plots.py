@@ -58,6 +58,17 @@ def test_images_lie_in_reading_order():
     assert (canvas[1, 1], canvas[1, 5], canvas[5, 1], canvas[5, 5]) == (-0.5, 0.5, 1.0, -1.0)
 
 
+def test_images_may_be_bytes():
+    """As the same numbers in [-1, 1], not as numbers of their own."""
+    bytes_ = np.arange(0, 256, 15, dtype=np.uint8)[:16].reshape(4, 2, 2, 1)
+    shown = [
+        plots.images_figure({"data": each}, rows=2).axes[0].images[0].get_array()
+        for each in (bytes_, data.to_float(bytes_))
+    ]
+    np.testing.assert_array_equal(*shown)
+    assert np.ptp(shown[0]) > 1.5
+
+
 def test_neighbours_stand_right_of_their_image():
     images = np.array([0, 51], np.uint8)[:, None, None, None]
     train = np.linspace(-1, 1, 5, dtype=np.float32)[:, None, None, None]

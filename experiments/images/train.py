@@ -21,7 +21,6 @@ from experiments.interrupt import StopSignals
 from experiments.sampling import save_velocity
 from kacjax import plots, sharding
 from kacjax._typing import Key
-from kacjax.data import to_float
 from kacjax.training import Trainer
 
 _GRID = 64
@@ -154,7 +153,7 @@ def finish(session: Session) -> None:
 def _draw_figure(session: Session, images: np.ndarray) -> None:
     """Real images beside samples."""
     sets = {"real images": session.images.shown, session.config.model.path: images}
-    figure = plots.images_figure({title: to_float(each) for title, each in sets.items()})
+    figure = plots.images_figure(sets)
     runs.write_figure(session.folder / "samples.png", figure)
 
 

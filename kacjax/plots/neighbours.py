@@ -1,17 +1,10 @@
 """Generated images next to the training images that are nearest to them."""
 
-from typing import TypeAlias
-
 import numpy as np
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Int
 from matplotlib.figure import Figure
 
-from kacjax.plots.style import INK, panels, styled
-
-Images: TypeAlias = (
-    Float[Array, "_ _ _ _"] | Float[np.ndarray, "_ _ _ _"] | UInt8[np.ndarray, "_ _ _ _"]
-)
-"""Images of shape `(num, height, width, channels)`."""
+from kacjax.plots.style import INK, Images, panels, styled
 
 # Pixels between an image and its neighbours.
 _GAP = 4

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 from scipy.ndimage import gaussian_filter
 
+from kacjax.data import to_float
 from kacjax.plots.style import (
     BLUE,
     COLOURS,
@@ -118,14 +119,16 @@ def images_figure(
     """Square grids of images side by side, grey ones white on black.
 
     Args:
-        sets: Images of values in `[-1, 1]` by title, data first: of shape
+        sets: Images by title, data first, of values in `[-1, 1]` or as bytes: of shape
             `(num, height, width, channels)`, or as vectors of `side**2` values.
         side: Height and width in pixels of images that are vectors.
         rows: Images along each side of a grid.
     """
     figure, axes = panels(len(sets), 3.6 * len(sets), 3.85)
     for ax, (title, images) in zip(axes, sets.items(), strict=True):
-        ax.imshow(mosaic(np.asarray(images), side, rows), cmap="gray", vmin=-1, vmax=1)
+        images = np.asarray(images)
+        values = to_float(images) if images.dtype == np.uint8 else images
+        ax.imshow(mosaic(values, side, rows), cmap="gray", vmin=-1, vmax=1)
         ax.set_title(LABELS.get(title, title))
         ax.axis("off")
     return figure

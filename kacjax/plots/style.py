@@ -6,15 +6,17 @@ from typing import Any, ParamSpec, TypeAlias
 
 import matplotlib
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 Points: TypeAlias = Float[Array, "_ _"] | Float[np.ndarray, "_ _"]
 """Points as rows, in JAX or NumPy."""
 
-Images: TypeAlias = Float[Array, "_ _ _ _"] | Float[np.ndarray, "_ _ _ _"]
-"""Images with channels last, in JAX or NumPy."""
+Images: TypeAlias = (
+    Float[Array, "_ _ _ _"] | Float[np.ndarray, "_ _ _ _"] | UInt8[np.ndarray, "_ _ _ _"]
+)
+"""Images of shape `(num, height, width, channels)`, as floats in `[-1, 1]` or as bytes."""
 
 # Okabe and Ito's palette, told apart by colour-blind readers and in grey.
 BLUE, VERMILION, GREEN, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#56B4E9"
