@@ -94,7 +94,8 @@ def test_two_processes_equal_one(fsdp, pictures, cache, tmp_path):
     processes = pair(pictures, out, *flags, "--fsdp", fsdp, "--resume", cache=cache)
     first, second = (finished(process) for process in processes)
     assert "going on at step" in first[1]
-    assert second[0] == ""
+    # JAX's transport between CPUs writes a line of its own.
+    assert [line for line in second[0].splitlines() if not line.startswith("[Gloo]")] == []
     one, two = restore(tmp_path / "one"), restore(out)
     assert one.step == two.step == 60
     for name in ("parameters", "ema"):

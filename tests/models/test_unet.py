@@ -19,9 +19,6 @@ X = jnp.asarray(np.random.default_rng(1).normal(size=(3, *SHAPE)), jnp.float32)
 LABEL = jnp.array([0, 2, 3])
 KEY = jax.random.key(2)
 
-# Compilation is what these tests spend their time on: the compiler need not optimise.
-quick = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-
 
 def small(dropout=0.3, classes=3, **options) -> tuple[nnx.GraphDef, nnx.State]:
     """Structure, and random parameters in place of the initial ones, of which many are zero."""
@@ -37,12 +34,12 @@ def small(dropout=0.3, classes=3, **options) -> tuple[nnx.GraphDef, nnx.State]:
     return graphdef, jax.tree.map(parameter, state)
 
 
-@partial(jax.jit, static_argnums=0, compiler_options=quick)
+@partial(jax.jit, static_argnums=0)
 def evaluate(graphdef, state, t=T, x=X, label=LABEL, key=None):
     return nnx.merge(graphdef, state)(t, x, label, key=key)
 
 
-@partial(jax.jit, static_argnums=0, compiler_options=quick)
+@partial(jax.jit, static_argnums=0)
 def gradient(graphdef, state):
     def loss(state):
         return jnp.mean(jnp.square(nnx.merge(graphdef, state)(T, X, LABEL, key=KEY)))
@@ -78,7 +75,7 @@ def test_number_of_parameters_is_that_of_the_derivation(size, shape, classes, kn
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_zero_at_initialisation(dtype):
-    @partial(jax.jit, compiler_options=quick)
+    @jax.jit
     def make():
         keys = nnx.Rngs(jax.random.key(0, impl="rbg"))
         return nnx.split(UNet(SHAPE, rngs=keys, **SMALL, dtype=dtype))[1]
