@@ -29,7 +29,8 @@ def make_trainer(mesh=None, width=64, **options) -> Trainer:
 
 def make_unet_trainer(mesh=None) -> Trainer:
     """A run of twenty steps of a small network of convolutions, with classes."""
-    size = {**unet_size("tiny"), "dropout": 0.0, "classes": 3}
+    # Of fewer channels, most parameters would be too small to be split.
+    size = {**unet_size("tiny"), "channels": 16, "dropout": 0.0, "classes": 3}
     model = UNet((8, 8, 1), rngs=nnx.Rngs(0), **size)
     numbers = {"steps": STEPS, "batch_size": 16, "learning_rate": 2e-4, "steps_per_call": 1}
     return Trainer(model, kacjax.kac_path(), **numbers, label_dropout=0.1, flip=True, mesh=mesh)

@@ -5,7 +5,8 @@ from kacjax.processes import KacProcess, WienerProcess
 from kacjax.schedules import LinearClock, QuadraticClock
 
 # From `python -m benchmarks.grids`: the powers that come closest to the data's law over 10, 20 and 50
-# evaluations of the exact velocity, among those that reach the data at all.
+# evaluations of the exact velocity, among those that reach the data at all. For Kac with the clock t, 2.5
+# is a little better still (mean energy distance 0.0009 against 0.0015 with Euler steps).
 POWERS = {
     (KacProcess, LinearClock): 2.0,
     (KacProcess, QuadraticClock): 1.5,
