@@ -3,7 +3,7 @@
 import dataclasses
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypedDict, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -18,8 +18,8 @@ MAY_BE_ZERO = ("fourier", "warmup")
 NO_COUNTS = ("seed", "process_id")
 
 ModelName = Literal["kac", "diffusion", "flow-matching"]
-Solver = Literal["euler", "heun", "tsit5"]
-Grid = Literal["uniform", "power"]
+Solver = Literal["euler", "heun", "midpoint", "rk4", "tsit5", "dopri5", "dopri8"]
+Grid = Literal["path", "uniform", "power"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +110,16 @@ class OptimiserConfig:
     """Seed of everything random."""
 
 
+class SolverOptions(TypedDict):
+    """Keywords that `kacjax.generate` and `kacjax.trajectory` share."""
+
+    steps: int
+    solver: str
+    grid: str | None
+    rtol: float
+    atol: float
+
+
 @dataclasses.dataclass(frozen=True)
 class SamplingConfig:
     """Generation and judgement after training."""
@@ -119,9 +129,21 @@ class SamplingConfig:
     solver: Solver = "euler"
     """Solver of the ODE."""
     solver_steps: int = 50
-    """Its steps; one evaluation each with euler."""
-    grid: Grid = "power"
-    """Its times: even, or crowded near the data."""
+    """Its steps, unless it is adaptive; one evaluation each with euler."""
+    tolerance: float = 1e-3
+    """Relative and absolute tolerance, if it is adaptive."""
+    grid: Grid = "path"
+    """Its times: as measured best for the path, even, or quadratic towards the data."""
+
+    def options(self) -> SolverOptions:
+        """The keywords of `kacjax.generate` and its like that say how to solve."""
+        return {
+            "steps": self.solver_steps,
+            "solver": self.solver,
+            "grid": None if self.grid == "path" else self.grid,
+            "rtol": self.tolerance,
+            "atol": self.tolerance,
+        }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,6 +175,7 @@ class TrainConfig:
             check_group(group)
         check_positive("--learning-rate", self.training.learning_rate)
         check_positive("--time-power", self.training.time_power)
+        check_positive("--tolerance", self.sampling.tolerance)
         if not 0 <= self.training.ema_decay < 1:
             raise ValueError(f"--ema-decay must lie in [0, 1), got {self.training.ema_decay}.")
         check_seed(self.training.seed)

@@ -1,6 +1,7 @@
-"""Generates samples from a run: points as floats, images as bytes.
+"""Generates samples from a run, or from a velocity's file: points as floats, images as bytes.
 
 python -m experiments.generate --run runs/grid2d-kac --num 1000 --steps 50 --out samples.npy
+python -m experiments.generate --run velocity.safetensors --label 3 --guidance 2 --out threes.npy
 """
 
 import dataclasses
@@ -11,34 +12,67 @@ from pathlib import Path
 from typing import Annotated
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import tyro
+from jaxtyping import Array, Int
 
+import kacjax
 from experiments import report, runs
 from experiments.command import UserError, parse_flags, run, user_errors
-from experiments.config import Grid, SamplingConfig, Solver, check_seed
-from experiments.datasets import make_dataset
+from experiments.config import DATA, Grid, SamplingConfig, Solver, check_seed
+from experiments.datasets import Dataset, make_dataset
 from experiments.images.config import ImageConfig
-from experiments.images.sampling import draw_images
-from experiments.sampling import draw_samples, load_velocity
-from kacjax._validation import check_count
+from experiments.images.sampling import CHUNK, in_turn
+from experiments.sampling import draw, draw_trajectory, load_velocity, network
+from kacjax import plots
+from kacjax._validation import check_count, check_positive
+from kacjax.data import DIGITS_SIDE, to_uint8
+from kacjax.export import load_notes, path_to_dict
+from kacjax.generation.fields import LabelledVelocity
+from kacjax.training import NetworkVelocity
+
+_ANIMATED = 64
 
 
 @dataclasses.dataclass(frozen=True)
 class GenerateConfig:
     """Samples from a finished run."""
 
-    run: Annotated[Path, tyro.conf.arg(metavar="DIR")]
-    """Folder of the run."""
+    run: Annotated[Path, tyro.conf.arg(metavar="PATH")]
+    """Folder of the run, or its velocity.safetensors alone."""
     out: Annotated[Path, tyro.conf.arg(metavar="FILE.npy")]
     """File for the samples; replaced if it exists."""
     num: int = 1000
     """Samples to generate."""
     steps: int = 50
-    """Solver steps; one evaluation each with euler."""
+    """Steps of a solver that is not adaptive; one evaluation each with euler."""
     solver: Solver = "euler"
     """Solver of the ODE."""
-    grid: Grid = "power"
-    """Its times: even, or crowded near the data."""
+    tolerance: float = 1e-3
+    """Tolerance of an adaptive solver."""
+    grid: Grid = "path"
+    """Its times: as measured best for the path, even, or quadratic towards the data."""
+    label: Annotated[
+        tuple[int, ...],
+        tyro.conf.arg(metavar="INT [INT ...]", help_behavior_hint="(default: all)"),
+    ] = ()
+    """Classes to draw, in turn, where the network has learned classes."""
+    guidance: float = 1.0
+    """Scale of classifier-free guidance; 1 is none."""
+    guidance_interval: Annotated[
+        tuple[float, float] | None,
+        tyro.conf.arg(metavar="FIRST LAST", help_behavior_hint="(default: all)"),
+    ] = None
+    """Times between which there is guidance."""
+    chunk_size: Annotated[
+        int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: 256 images)")
+    ] = None
+    """Samples to generate together."""
+    gif: Annotated[
+        Path | None, tyro.conf.arg(metavar="FILE.gif", help_behavior_hint="(default: none)")
+    ] = None
+    """Animation of the first samples on their way."""
     seed: int = 1
     """Seed of the noise."""
 
@@ -47,34 +81,108 @@ def generate(config: GenerateConfig) -> None:
     """Writes samples to a file.
 
     Raises:
-        UserError: If a flag does not make sense, the run is missing or damaged, or the file
-            cannot be written.
+        UserError: If a flag does not make sense, the run is missing or damaged, or a file cannot
+            be written.
     """
     with user_errors(ValueError):
-        check_count("--num", config.num)
-        check_count("--steps", config.steps)
+        for flag, value in (
+            ("--num", config.num),
+            ("--steps", config.steps),
+            ("--chunk-size", config.chunk_size or 1),
+        ):
+            check_count(flag, value)
+        check_positive("--tolerance", config.tolerance)
         check_seed(config.seed)
-    if config.out.suffix != ".npy" or config.out.is_dir():
-        raise UserError(f"--out must name a .npy file, got {config.out}.")
-    trained = runs.load_config(config.run)
-    sampling = SamplingConfig(config.num, config.solver, config.steps, config.grid)
-    key, quality = jax.random.key(config.seed), {}
-    if isinstance(trained, ImageConfig):
-        velocity = load_velocity(config.run, trained)
-        start = time.perf_counter()
-        samples, nfe = draw_images(velocity, key, sampling)
-        seconds = time.perf_counter() - start
-    else:
-        dataset = make_dataset(trained.data)
-        velocity = load_velocity(config.run, trained, dataset.dim)
-        start = time.perf_counter()
-        samples, nfe = draw_samples(velocity, dataset, key, sampling)
-        seconds = time.perf_counter() - start
-        quality = dataset.quality(samples)
+    for flag, file, suffix in (("--out", config.out, ".npy"), ("--gif", config.gif, ".gif")):
+        if file is not None and (file.suffix != suffix or file.is_dir()):
+            raise UserError(f"{flag} must name a {suffix} file, got {file}.")
+    velocity, data, model = _load(config.run)
+    about = network(velocity).config
+    images = "shape" in about
+    event = tuple(about["shape"]) if images else (about["dim"],)
+    dataset = make_dataset(data) if data in DATA else None
+    function, labels = _classes(config, velocity, about["classes"])
+    sampling = SamplingConfig(
+        config.num, config.solver, config.steps, config.tolerance, config.grid
+    )
+    chunk = config.chunk_size or (CHUNK if images else config.num)
+    key = jax.random.key(config.seed)
+    start = time.perf_counter()
+    samples, nfe = draw(
+        function,
+        velocity.path,
+        key,
+        (config.num, *event),
+        sampling,
+        labels=labels,
+        chunk_size=min(chunk, config.num),
+        progress=config.num > chunk,
+    )
+    seconds = time.perf_counter() - start
+    samples, quality = _finish(samples, dataset, images)
     runs.write_array(config.out, samples)
+    if config.gif is not None:
+        shown = min(config.num, _ANIMATED)
+        first = None if labels is None else labels[:shown]
+        way = draw_trajectory(function, velocity.path, key, (shown, *event), sampling, first)
+        _animate(config.gif, *way, data)
     rows = {"samples": config.num, "nfe": nfe, "seconds": seconds, **quality}
-    print(report.table(f"{trained.data}, {trained.model.path}, from {config.run}", rows))
-    print(config.out)
+    print(report.table(f"{data}, {model}, from {config.run}", rows))
+    print(*(file for file in (config.out, config.gif) if file is not None), sep="\n")
+
+
+def _load(source: Path) -> tuple[NetworkVelocity, str, str]:
+    """The velocity of a run or of a file, and the names of its data and of its model."""
+    if source.is_file():
+        with user_errors(ValueError, OSError):
+            velocity, notes = kacjax.load_velocity(source), load_notes(source)
+            process = path_to_dict(velocity.path)["process"]["name"]
+        return velocity, notes.get("data", "unknown data"), process
+    trained = runs.load_config(source)
+    dim = None if isinstance(trained, ImageConfig) else make_dataset(trained.data).dim
+    return load_velocity(source, trained, dim), trained.data, trained.model.path
+
+
+def _classes(
+    config: GenerateConfig, velocity: NetworkVelocity, classes: int | None
+) -> tuple[LabelledVelocity, Int[Array, " num"] | None]:
+    """The velocity, guided if asked for, and the samples' labels."""
+    interval = config.guidance_interval
+    if not classes:
+        if config.label or config.guidance != 1 or interval is not None:
+            raise UserError("--label and --guidance need a network that has learned classes.")
+        return velocity, None
+    for label in config.label:
+        if not 0 <= label < classes:
+            raise UserError(f"--label must lie between 0 and {classes - 1}, got {label}.")
+    labels = in_turn(config.label or range(classes), config.num)
+    if config.guidance == 1:
+        return velocity, labels
+    with user_errors(ValueError):
+        times = (interval,) if interval is not None else ()
+        return kacjax.guided(velocity, config.guidance, classes, *times), labels
+
+
+def _finish(
+    samples: np.ndarray, dataset: Dataset | None, images: bool
+) -> tuple[np.ndarray, dict[str, float]]:
+    """The samples in the range of the data, and a judgement where there is a judge."""
+    if images:
+        return to_uint8(samples), {}
+    if dataset is None or samples.shape[1:] != dataset.event:
+        return samples, {}
+    samples = dataset.finish(jnp.asarray(samples))
+    return samples, dataset.quality(samples)
+
+
+def _animate(file: Path, trajectory: Array, times: Array, data: str) -> None:
+    """Writes the animation."""
+    side = DIGITS_SIDE if data == "digits" else None
+    with runs.atomic(file) as temporary, user_errors(ValueError, saying="--gif: "):
+        # The format follows from the name, which the temporary file's hides.
+        named = temporary.with_suffix(".gif")
+        plots.trajectory_gif(named, np.asarray(trajectory), np.asarray(times), side=side)
+        named.replace(temporary)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -3,10 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int
 
 import kacjax
 from experiments import runs
@@ -14,8 +16,11 @@ from experiments.command import UserError, user_errors
 from experiments.config import SamplingConfig, TrainConfig
 from experiments.datasets import Dataset
 from experiments.images.config import ImageConfig
+from kacjax import sharding
 from kacjax._typing import Key
 from kacjax.export import path_to_dict
+from kacjax.generation.fields import LabelledVelocity
+from kacjax.generation.grids import default_grid
 from kacjax.training import NetworkVelocity, Trainer
 
 
@@ -84,8 +89,15 @@ def network(velocity: NetworkVelocity) -> Any:
     return nnx.merge(velocity.graphdef, velocity.parameters)
 
 
+def local_mesh() -> Mesh | None:
+    """This process's devices, over which samples are divided, where it has more than one."""
+    devices = jax.local_devices()
+    return sharding.make_mesh(devices=devices) if len(devices) > 1 else None
+
+
 def draw(
-    velocity: NetworkVelocity,
+    velocity: LabelledVelocity,
+    path: kacjax.ProbabilityPath,
     key: Key,
     shape: tuple[int, ...],
     sampling: SamplingConfig,
@@ -94,7 +106,8 @@ def draw(
     """Samples, and how often the network was evaluated for each, at most.
 
     Args:
-        velocity: The velocity.
+        velocity: The velocity, guided or not.
+        path: Its path.
         key: Random key.
         shape: Shape of the samples.
         sampling: The solver.
@@ -105,13 +118,12 @@ def draw(
     """
     samples, nfe = kacjax.generate(
         velocity,
-        velocity.path,
+        path,
         key,
         shape=shape,
-        steps=sampling.solver_steps,
-        solver=sampling.solver,
-        grid=sampling.grid,
+        mesh=local_mesh(),
         return_nfe=True,
+        **sampling.options(),
         **options,
     )
     if not np.all(np.isfinite(samples)):
@@ -131,21 +143,21 @@ def draw_samples(
         UserError: If the solver diverged.
     """
     shape = (sampling.num_samples, dataset.dim)
-    samples, nfe = draw(velocity, key, shape, sampling)
+    samples, nfe = draw(velocity, velocity.path, key, shape, sampling)
     return dataset.finish(jnp.asarray(samples)), nfe
 
 
 def draw_trajectory(
-    velocity: NetworkVelocity, dim: int, key: Key, sampling: SamplingConfig, num: int
-) -> Float[Array, "times num dim"]:
-    """Paths of generation, at the times at which a fixed-step solver stops."""
+    velocity: LabelledVelocity,
+    path: kacjax.ProbabilityPath,
+    key: Key,
+    shape: tuple[int, ...],
+    sampling: SamplingConfig,
+    labels: Int[Array, " num"] | None = None,
+) -> tuple[Float[Array, "times num *event"], Float[Array, " times"]]:
+    """Samples on their way, and the times: those at which a solver of fixed steps stops."""
+    grid, power = (sampling.grid, None) if sampling.grid != "path" else default_grid(path)
+    times = kacjax.time_grid(grid, float(path.T), sampling.solver_steps, power)
     return kacjax.trajectory(
-        velocity,
-        velocity.path,
-        key,
-        shape=(num, dim),
-        times=kacjax.time_grid(sampling.grid, float(velocity.path.T), sampling.solver_steps),
-        steps=sampling.solver_steps,
-        solver=sampling.solver,
-        grid=sampling.grid,
-    )
+        velocity, path, key, shape=shape, times=times, labels=labels, **sampling.options()
+    ), times

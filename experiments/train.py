@@ -54,7 +54,7 @@ def train(config: TrainConfig) -> Path:
                 time_power=config.training.time_power,
                 parameterisation=config.network.parameterisation,
             )
-        save_velocity(folder, result.velocity)
+        save_velocity(folder, result.velocity, data=config.data)
 
         start = time.perf_counter()
         samples, nfe = draw_samples(result.velocity, dataset, sampling_key, config.sampling)
@@ -64,8 +64,8 @@ def train(config: TrainConfig) -> Path:
             runs.write_figure(folder / name, figure)
         trajectories = dataset.trajectory_figure(
             lambda num: draw_trajectory(
-                result.velocity, dataset.dim, sampling_key, config.sampling, num
-            )
+                result.velocity, path, sampling_key, (num, dataset.dim), config.sampling
+            )[0]
         )
         if trajectories is not None:
             runs.write_figure(folder / "trajectories.png", trajectories)

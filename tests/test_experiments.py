@@ -10,7 +10,9 @@ import sys
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
+import kacjax
 from experiments import gallery, generate, process, runs, train
 from experiments.config import PathConfig, from_dict, to_dict
 from experiments.datasets import make_dataset
@@ -121,7 +123,43 @@ def test_generate_is_reproducible_and_follows_its_flags(untouched, tmp_path):
     np.testing.assert_array_equal(samples("--steps", "4", "--seed", "3"), first)
     assert not np.array_equal(samples("--steps", "4", "--seed", "4"), first)
     assert not np.array_equal(samples("--steps", "4", "--seed", "3", "--solver", "heun"), first)
+    assert not np.array_equal(samples("--steps", "4", "--seed", "3", "--grid", "uniform"), first)
+    assert not np.array_equal(samples("--solver", "dopri5", "--tolerance", "0.1"), first)
+    chunks = samples("--steps", "4", "--seed", "3", "--chunk-size", "3")
+    np.testing.assert_allclose(chunks, first, atol=1e-5)
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["samples.npy"]
+
+
+def test_generate_takes_a_velocity_alone_and_animates(untouched, tmp_path, capsys):
+    alone = shutil.copy(untouched / "velocity.safetensors", tmp_path / "alone.safetensors")
+    arrays = []
+    for source in (untouched, alone):
+        out, gif = tmp_path / "x.npy", tmp_path / "x.gif"
+        flags = ["--run", str(source), "--num", "7", "--steps", "4", "--out", str(out)]
+        assert generate.main([*flags, "--gif", str(gif)]) == 0
+        arrays.append(np.load(out))
+        assert capsys.readouterr().out.splitlines()[-2:] == [str(out), str(gif)]
+        with Image.open(gif) as animation:
+            assert animation.n_frames >= 5
+    np.testing.assert_array_equal(*arrays)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "alone.safetensors",
+        "x.gif",
+        "x.npy",
+    ]
+
+
+@pytest.mark.parametrize("path", ["kac", "diffusion", "flow-matching"])
+def test_runs_generate_on_the_grid_of_their_path(path, tmp_path):
+    """What `train` and `generate` make by default is what the library's default makes."""
+    arguments = ["moons", "--path", path, *QUICK, "--solver-steps", "4", "--out", str(tmp_path)]
+    assert train.main([*arguments, "--overwrite"]) == 0
+    out = tmp_path / "new.npy"
+    flags = ["--run", str(tmp_path), "--num", "6", "--steps", "4", "--seed", "5"]
+    assert generate.main([*flags, "--out", str(out)]) == 0
+    velocity = kacjax.load_velocity(tmp_path / "velocity.safetensors")
+    wanted = kacjax.generate(velocity, velocity.path, jax.random.key(5), (6, 2), 4)
+    np.testing.assert_allclose(np.load(out), wanted, atol=1e-6)
 
 
 def test_gallery_sets_runs_side_by_side(untouched, tmp_path, capsys):
@@ -269,6 +307,12 @@ def test_wrong_flags_of_generate(untouched, tmp_path, capsys):
     fails(capsys, generate, ["--run", untouched, "--out", out, "--steps", "-2"], "--steps")
     fails(capsys, generate, ["--run", untouched, "--out", out, "--solver", "x"], "euler")
     fails(capsys, generate, ["--run", untouched, "--out", tmp_path / "x.txt"], ".npy")
+    fails(capsys, generate, ["--run", untouched, "--out", out, "--gif", "x.png"], "--gif", ".gif")
+    fails(capsys, generate, ["--run", untouched, "--out", out, "--label", "1"], "--label")
+    fails(capsys, generate, ["--run", untouched, "--out", out, "--guidance", "2"], "--guidance")
+    fails(capsys, generate, ["--run", untouched, "--out", out, "--chunk-size", "-1"], "chunk-size")
+    fails(capsys, generate, ["--run", untouched, "--out", out, "--tolerance", "0"], "--tolerance")
+    fails(capsys, generate, ["--run", __file__, "--out", out], "test_experiments.py is damaged")
     fails(capsys, generate, ["--run", untouched, "--out", "/proc/none/x.npy"], "cannot write")
     assert list(tmp_path.iterdir()) == []
 

@@ -256,6 +256,30 @@ def test_a_loss_that_is_not_finite_stops_at_the_last_good_state(pictures, whole,
     assert outcome(out)[:3] == outcome(whole)[:3]
 
 
+def test_generate_draws_classes_with_guidance(pictures, tmp_path, capsys):
+    run, out = tmp_path / "run", tmp_path / "x.npy"
+    assert train.main(arguments(pictures, run, "--conditional")) == 0
+    flags = ["--run", str(run / "velocity.safetensors"), "--num", "4", "--steps", "2"]
+
+    def images(*more):
+        assert generate.main([*flags, "--out", str(out), *more]) == 0
+        return np.load(out).astype(int)
+
+    both, second = images(), images("--label", "1")
+    np.testing.assert_allclose(both[1::2], second[1::2], atol=1)
+    assert images("--label", "1", "--guidance", "3").shape == second.shape
+    within = images("--label", "1", "--guidance", "9", "--guidance-interval", "2", "3")
+    np.testing.assert_allclose(within, second, atol=1)
+    capsys.readouterr()
+    for more, words in (
+        (["--label", "9"], ["--label must lie between 0 and 1", "9"]),
+        (["--guidance", "2", "--guidance-interval", "1", "0"], ["interval"]),
+    ):
+        assert generate.main([*flags, "--out", str(out), *more]) == 2
+        error = capsys.readouterr().err
+        assert all(word in error for word in words)
+
+
 def test_generate_and_gallery(pictures, whole, tmp_path, capsys):
     out = tmp_path / "x.npy"
     flags = ["--run", str(whole), "--num", "3", "--steps", "2", "--out", str(out)]

@@ -204,6 +204,7 @@ class ImageConfig:
             check_group(group)
         for name in ("learning_rate", "clip", "time_power"):
             check_positive(flag(name), getattr(self.training, name))
+        check_positive("--tolerance", self.sampling.tolerance)
         for name in ("ema_decay", "b2"):
             if not 0 <= getattr(self.training, name) < 1:
                 value = getattr(self.training, name)

@@ -1,10 +1,10 @@
 """Images from a trained velocity."""
 
-import dataclasses
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Array, Int, UInt8
 
 from experiments.config import SamplingConfig
 from experiments.sampling import draw, network
@@ -12,8 +12,8 @@ from kacjax._typing import Key
 from kacjax.data import to_uint8
 from kacjax.training import NetworkVelocity
 
-# Images that are generated together.
-_CHUNK = 256
+CHUNK = 256
+"""Images that are generated together."""
 
 
 def draw_images(
@@ -33,10 +33,17 @@ def draw_images(
         UserError: If the solver diverged.
     """
     config = network(velocity).config
-    sampling = sampling if num is None else dataclasses.replace(sampling, num_samples=num)
-    num, labels = sampling.num_samples, None
-    if config["classes"]:
-        labels = jnp.arange(num, dtype=jnp.int32) % config["classes"]
-    shape, chunk = (num, *config["shape"]), min(num, _CHUNK)
-    samples, nfe = draw(velocity, key, shape, sampling, labels=labels, chunk_size=chunk)
+    num = sampling.num_samples if num is None else num
+    labels = in_turn(range(config["classes"] or 0), num)
+    shape, chunk = (num, *config["shape"]), min(num, CHUNK)
+    samples, nfe = draw(
+        velocity, velocity.path, key, shape, sampling, labels=labels, chunk_size=chunk
+    )
     return to_uint8(samples), nfe
+
+
+def in_turn(classes: Sequence[int], num: int) -> Int[Array, " num"] | None:
+    """A label for each of `num` samples: the classes in turn; none if there are no classes."""
+    if not classes:
+        return None
+    return jnp.asarray(classes, jnp.int32)[jnp.arange(num) % len(classes)]

@@ -178,6 +178,30 @@ def test_everything_is_finite_everywhere(dtype):
                 assert jnp.all(jnp.isfinite(slope)), name
 
 
+@pytest.mark.parametrize("s", [1e-12, 1e-20, 1e-30])
+def test_gradients_in_a_small_cone(s):
+    """As `s` falls to 0 at a fixed place `z` in the cone, gradients tend to these.
+
+    To first order in `s`, $v = a y / 2$, the density is $(a / 2c)(1 - a s / 2)$, and the
+    distribution function is $1/2 + a y / 2c$.
+    """
+    a, c = 2.0, 3.0
+    slopes = {
+        "velocity": (0, 0, 0, a / 2),
+        "log_density": (-a / 2, 1 / a, -1 / c, 0),
+        "density": (-(a**2) / (4 * c), 1 / (2 * c), -a / (2 * c**2), 0),
+        "cdf": (0, 0, 0, a / (2 * c)),
+    }
+    for name, wanted in slopes.items():
+
+        def of(s, a, c, y, name=name):
+            return getattr(KacProcess(a, c), name)(s, y)
+
+        here = [jnp.float32(v) for v in (s, a, c, 0.25 * c * s)]
+        found = jax.grad(of, (0, 1, 2, 3))(*here)
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
 def test_on_and_outside_the_cone():
     process = KacProcess(2.0, 3.0)
     y = jnp.array([-4.0, -3.0, 3.0, 4.0])

@@ -46,9 +46,23 @@ def cone_coordinates(
     left, right = (cs - y) + error, (cs + y) + error
     inside = (left > 0) & (right > 0)
     safe = jnp.where(inside, cs, 1)
-    z = jnp.where(inside, jnp.clip(y / safe, -1, 1), jnp.sign(y))
-    room = jnp.where(inside, (left / safe) * (right / safe), 0)
+    z = jnp.where(inside, jnp.clip(_quotient(y, safe), -1, 1), jnp.sign(y))
+    room = jnp.where(inside, _quotient(left, safe) * _quotient(right, safe), 0)
     return z, room, inside.astype(z.dtype)
+
+
+@jax.custom_jvp
+def _quotient(x: Array, y: Array) -> Array:
+    """`x / y`, of which the derivative does not square `y`: a small cone's size would underflow."""
+    return x / y
+
+
+@_quotient.defjvp
+def _quotient_jvp(primals, tangents):
+    x, y = primals
+    x_dot, y_dot = tangents
+    quotient = x / y
+    return quotient, (x_dot - quotient * y_dot) / y
 
 
 def _rounding_error(c: Array, s: Array, product: Array) -> Array:
