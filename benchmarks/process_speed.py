@@ -1,9 +1,10 @@
 """What noise costs: `python -m benchmarks.process_speed`.
 
-Times, in one run on one device, a Gaussian, Brownian motion with its velocity, the Kac process with
-its velocity by every method, and the published table method, in JAX and, with the extra
-`torch-baseline`, in PyTorch; counts transcendental operations and gathers in the compiled programs;
-writes `benchmarks/results/process_speed-DEVICE.json`.
+Times, in one run on one device, two arrays being written (the least that a sample with its velocity
+can cost), a Gaussian, Brownian motion with its velocity, the Kac process with its velocity by every
+method, and the published table method, in JAX and, with the extra `torch-baseline`, in PyTorch;
+counts transcendental operations and gathers in the compiled programs; writes
+`benchmarks/results/process_speed-DEVICE.json`.
 """
 
 import argparse
@@ -31,15 +32,18 @@ A, C, T = 9.0, 3.0, 1.0
 def compiled(function, *arguments):
     """The compiled program as a call, with its operation counts."""
     program = jax.jit(function).lower(*arguments).compile()
+    return (lambda: program(*arguments)), operations(program)
+
+
+def operations(program) -> dict:
+    """What XLA says that a compiled program does."""
     cost = program.cost_analysis() or {}
-    text = program.as_text()
-    counts = {
+    return {
         "transcendentals": cost.get("transcendentals"),
         "flops": cost.get("flops"),
         "bytes accessed": cost.get("bytes accessed"),
-        "gather instructions": text.count(" gather("),
+        "gather instructions": program.as_text().count(" gather("),
     }
-    return (lambda: program(*arguments)), counts
 
 
 def measure_shape(shape: tuple[int, int], table, seconds: float) -> dict:
@@ -57,6 +61,7 @@ def measure_shape(shape: tuple[int, int], table, seconds: float) -> dict:
         return jax.jvp(run, (s, a, c), ones)
 
     programs = {
+        "two arrays": compiled(lambda s: (s + jnp.zeros(shape), s + jnp.ones(shape)), s),
         "normal": compiled(lambda key: jax.random.normal(key, shape), key),
         "wiener": compiled(
             lambda key, s: WienerProcess().sample_with_velocity(key, s, shape), key, s
@@ -65,9 +70,10 @@ def measure_shape(shape: tuple[int, int], table, seconds: float) -> dict:
         "kac with derivative": compiled(with_derivative, key, s, a, c),
     }
     calls = {name: call for name, (call, _) in programs.items()}
+
+    lookup = table_method.sample.lower(table, key, s, shape, A, C, T).compile()
     with jax.enable_x64(True):
-        y = table_method.sample(table, key, s, shape, A, C, T)
-        table_method.velocity(s, y, A, C)
+        field = table_method.velocity.lower(s, jnp.zeros(shape, jnp.float32), A, C).compile()
 
     def table_call():
         y = table_method.sample(table, key, s, shape, A, C, T)
@@ -81,16 +87,23 @@ def measure_shape(shape: tuple[int, int], table, seconds: float) -> dict:
             torch_table, torch_times, shape[1], A, C
         )
     times = time_calls(calls, seconds)
-    slow = {"kac, poisson-beta": compiled(lambda key, s: kac(key, s, "poisson-beta"), key, s)[0]}
+    exact = {"kac, poisson-beta": compiled(lambda key, s: kac(key, s, "poisson-beta"), key, s)}
     if np.prod(shape) < 1e6:
         limit = KacProcess(A, C)
-        bound = jax.jit(lambda key: limit.sample_path(key, np.array([T]), shape))
-        slow["kac, path (one time)"] = lambda: bound(key)
-    times |= time_calls(slow, seconds / 4)
+        path = lambda key: limit.sample_path(key, np.array([T]), shape)  # noqa: E731
+        exact["kac, path (one time)"] = compiled(path, key)
+    times |= time_calls({name: call for name, (call, _) in exact.items()}, seconds / 4)
     return {
         "milliseconds": {name: 1e3 * value for name, value in times.items()},
+        "nanoseconds per value": {
+            name: 1e9 * value / np.prod(shape).item() for name, value in times.items()
+        },
         "ratio to wiener": {name: value / times["wiener"] for name, value in times.items()},
-        "operations": {name: counts for name, (_, counts) in programs.items()},
+        "operations": {
+            **{name: counts for name, (_, counts) in (programs | exact).items()},
+            "table in jax, look-up": operations(lookup),
+            "table in jax, velocity": operations(field),
+        },
     }
 
 

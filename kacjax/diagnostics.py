@@ -50,16 +50,18 @@ def lipschitz_constant(
     r"""The local Lipschitz constant of a velocity in `x`: the largest singular value of its Jacobian.
 
     Up to 64 components the Jacobian is formed and decomposed. Beyond, power iteration with
-    $J^\top J$ from a fixed random vector bounds it from below; the error falls like
-    $(\sigma_2 / \sigma_1)^{4k}$ with $k$ iterations, one forward and one backward derivative each.
+    $J^\top J$ from a fixed random unit vector $u_0$ bounds it from below, by
+    $\|J u\|$ with $u \propto (J^\top J)^{k - 1} u_0$. Of the $k$ iterations each takes a forward
+    derivative and, but for the last, a backward one; the error falls like
+    $(\sigma_2 / \sigma_1)^{4 (k - 1)}$.
 
     Args:
         velocity: Any differentiable function `velocity(t, x)`, in which each sample's velocity
             depends on that sample only.
         t: Times.
         x: Points.
-        iterations: Number of power iterations. If missing, 30 beyond 64 components, and the exact
-            value below.
+        iterations: The number $k$; 1 gives $\|J u_0\|$. If missing, 30 beyond 64 components, and
+            the exact value up to there.
 
     Returns:
         One value for each point.

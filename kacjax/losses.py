@@ -54,7 +54,7 @@ def sample_times(
     dtype = jnp.result_type(float)
     # Fractions of 2^32, where adding wraps around by itself; 24 bits of them are a float32.
     steps = jnp.arange(batch, dtype=jnp.uint32) * np.uint32(_GOLDEN)
-    u = ((jax.random.bits(key) + steps >> 8).astype(dtype) + 1) / 2**24
+    u = ((jax.random.bits(key, dtype=jnp.uint32) + steps >> 8).astype(dtype) + 1) / 2**24
     return jnp.asarray(path.T, dtype) * jnp.power(u, power)
 
 
@@ -64,8 +64,11 @@ def draw_points(
     """Draws a time for each datum, see `sample_times`, and a point of the path at that time.
 
     Raises:
-        ValueError: If `x0` is empty or `time_power` is not positive.
+        ValueError: If `x0` is empty or not floating, or `time_power` is not positive.
     """
+    if not jnp.issubdtype(x0.dtype, jnp.floating):
+        # The times take its type, and as integers they would all be 0.
+        raise ValueError(f"x0 must be floating, got {x0.dtype}.")
     if x0.ndim < 1 or x0.size == 0:
         raise ValueError(f"x0 must hold at least one datum, got shape {x0.shape}.")
     time_key, noise_key = jax.random.split(key)
@@ -130,7 +133,13 @@ def flow_matching_loss(
         The loss, a scalar.
 
     Raises:
-        ValueError: If `velocity` returns another shape than that of `x0`, or `x0` is empty.
+        ValueError: If `velocity` returns another shape than that of `x0`, `weight` another than
+            that of the times, or `x0` is empty or not floating.
     """
     t, errors = flow_matching_errors(velocity, path, key, x0, time_power=time_power)
-    return jnp.mean(errors if weight is None else weight(t) * errors)
+    if weight is None:
+        return jnp.mean(errors)
+    weights = weight(t)
+    if jnp.shape(weights) != t.shape:
+        raise ValueError(f"weight must return shape {t.shape}, got {jnp.shape(weights)}.")
+    return jnp.mean(weights * errors)

@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from kacjax._typing import ArrayLike, Key, Shape
-from kacjax._validation import check_nonnegative, check_positive
+from kacjax._validation import check_nonnegative, check_positive, is_concrete
 from kacjax.processes import KacProcess, Process, WienerProcess
 from kacjax.schedules import Clock, Signal, make_clock, make_signal, value_and_derivative
 
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 # Times are raised to this fraction of T, where displacements are far below any resolution:
 # Brownian velocities are infinite at 0, and 0 * inf must not reach a loss.
 _EARLIEST = 1e-12
+# Of T, to allow for rounding.
+_LATEST = 1 + 1e-5
 
 
 class PathSample(NamedTuple):
@@ -68,6 +71,12 @@ class ProbabilityPath(eqx.Module):
 
     def __check_init__(self):
         check_positive("T", self.T)
+        for name, part in (("signal", self.signal), ("clock", self.clock)):
+            if is_concrete(part.T) and is_concrete(self.T) and not _same(part.T, self.T):
+                raise ValueError(
+                    f"{name} must have the T of its path, {self.T}; got {type(part).__name__} "
+                    f"with T = {part.T}."
+                )
 
     def sample(
         self, key: Key, t: Float[Array, "..."], x0: Float[Array, "batch *event"]
@@ -85,7 +94,7 @@ class ProbabilityPath(eqx.Module):
         Raises:
             ValueError: If `t` is not of shape `(batch,)`.
         """
-        _check_times(t, x0.shape)
+        _check_times(t, x0.shape, self.T)
         f, f_prime, g, g_prime = self._schedules(t, x0.ndim)
         noise, velocity = self.process.sample_with_velocity(key, g, x0.shape)
         return PathSample(t, x0, f * x0 + noise, f_prime * x0 + g_prime * velocity)
@@ -101,7 +110,7 @@ class ProbabilityPath(eqx.Module):
         Raises:
             ValueError: If `t` is not of shape `(batch,)`.
         """
-        _check_times(t, x0.shape)
+        _check_times(t, x0.shape, self.T)
         f, f_prime, g, g_prime = self._schedules(t, x0.ndim)
         return f_prime * x0 + g_prime * self.process.velocity(g, x - f * x0)
 
@@ -147,7 +156,7 @@ class ProbabilityPath(eqx.Module):
         velocity can represent the same fields; for Brownian motion the best prediction is exactly
         $\mathbb E[x_0 \mid x_t]$. Sharp modes are constant functions of `x` in it.
         """
-        _check_times(t, x0.shape)
+        _check_times(t, x0.shape, self.T)
         f, f_prime, g, g_prime = self._schedules(t, x0.ndim)
         return f_prime * x0 + g_prime * self.process.linear_velocity(g) * (x - f * x0)
 
@@ -213,10 +222,17 @@ def _path(
     return ProbabilityPath(process, make_signal(signal, T), make_clock(clock, T), T)
 
 
-def _check_times(t: Array, shape: Shape) -> None:
-    if not shape or t.shape != shape[:1]:
+def _same(a: ArrayLike, b: ArrayLike) -> bool:
+    """Whether two numbers are equal, but for the precision in which they are held."""
+    return bool(np.all(np.asarray(a, np.float32) == np.asarray(b, np.float32)))
+
+
+def _check_times(t: ArrayLike, shape: Shape, T: ArrayLike) -> None:
+    if not shape or jnp.shape(t) != shape[:1]:
         raise ValueError(
             f"t must hold one time per datum, shape {shape[:1]} for data of shape {shape}; "
-            f"got {t.shape}."
+            f"got {jnp.shape(t)}."
         )
     check_nonnegative("t", t)
+    if is_concrete(t) and is_concrete(T) and np.any(np.asarray(t) > _LATEST * np.asarray(T)):
+        raise ValueError(f"t must not exceed T = {T}, got {np.max(np.asarray(t))}.")

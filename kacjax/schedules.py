@@ -161,9 +161,13 @@ def time_grid(
         `steps + 1` times; the first is exactly `T` and the last exactly `t_min`.
 
     Raises:
-        ValueError: If the name is unknown, `steps` is below 1 or `power` not positive.
+        ValueError: If the name is unknown, `steps` is below 1, `T` or `power` not positive, or
+            `t_min` outside `[0, T)`.
     """
     check_count("steps", steps)
+    check_positive("T", T)
+    if is_concrete(t_min) and is_concrete(T) and not 0 <= t_min < T:
+        raise ValueError(f"t_min must lie in [0, T) with T = {T}, got {t_min}.")
     exponent = choose("grid", name, GRIDS) if power is None else power
     check_positive("power", exponent)
     # From NumPy: XLA may divide by a constant inexactly, and the ends are promised to be exact.

@@ -33,7 +33,7 @@ def test_lipschitz_constant_is_the_spectral_norm(x64):
     for iterations, tolerance in ((5, 0.05), (80, 1e-8)):
         estimate = lipschitz_constant(linear, t, x, iterations=iterations)
         np.testing.assert_allclose(estimate, NORM * t, rtol=tolerance)
-        assert jnp.all(estimate <= NORM * t * (1 + 1e-12))
+        assert np.all(estimate <= NORM * t * (1 + 1e-12))
     # More than 64 components: a diagonal field with a gap.
     scales = jnp.linspace(0, 1, 100).at[-1].set(3.0)
     wide = lipschitz_constant(lambda t, x: x * scales[None], t, jnp.ones((2, 100)))
@@ -57,8 +57,8 @@ def test_statistics_along_trajectories():
     assert found.max_lipschitz[2] > 1e7
     kac = kac_path(9.0, 3.0, signal="constant")
     found = field_statistics(lambda t, x: kac.conditional_velocity(t, x, zero), kac, x, times)
-    assert jnp.all(found.max_component <= 3)
-    assert jnp.all(jnp.isfinite(found.max_lipschitz))
+    assert np.all(found.max_component <= 3)
+    assert np.all(np.isfinite(found.max_lipschitz))
 
 
 def test_bad_arguments():

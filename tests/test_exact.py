@@ -132,6 +132,7 @@ def nearest(x, data):
     return distances.min(axis=1), distances.argmin(axis=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PATHS)
 def test_nine_points_are_reached_in_their_shares(name):
     """5,000 samples, 100 evaluations; Bernstein's bound for each share, false alarm 1e-7.

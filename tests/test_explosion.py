@@ -37,6 +37,7 @@ def quickly(monkeypatch):
     monkeypatch.setattr(explosion, "make_models", lambda config: models)
 
 
+@pytest.mark.slow
 def test_kac_is_bounded_and_diffusion_explodes(tmp_path, capsys):
     assert explosion.main([*FLAGS, "--out", str(tmp_path)]) == 0
     printed = capsys.readouterr().out

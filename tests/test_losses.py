@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 
@@ -26,6 +27,13 @@ def test_times_are_spread_evenly(batch, power):
     assert t.max() <= 2
     apart = np.abs(np.diff(u))
     assert np.all(np.minimum(apart, 1 - apart) > 0.38)
+
+
+def test_times_in_float64_are_those_of_float32(x64):
+    draw = lambda: sample_times(jax.random.key(0), kac_path(), 100)  # noqa: E731
+    double = draw()
+    with jax.enable_x64(False):
+        np.testing.assert_allclose(double, draw(), rtol=1e-6)
 
 
 def test_each_time_is_uniform():
@@ -85,8 +93,19 @@ def test_images():
             r"velocity must return shape \(4, 2\), got \(4, 1\)",
         ),
         (lambda t, x: x, jnp.ones((0, 2)), "x0 must hold at least one datum"),
+        (lambda t, x: x, jnp.ones((4, 2), jnp.int32), "x0 must be floating, got int32"),
     ],
 )
-def test_bad_arguments(velocity, x0, message):
+def test_bad_arguments(velocity, x0, message, monkeypatch):
+    # As without the hook, which would refuse integers before.
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     with pytest.raises(ValueError, match=message):
         flow_matching_loss(velocity, kac_path(), jax.random.key(0), x0)
+
+
+@pytest.mark.parametrize("weight", [lambda t: t[:, None], lambda t: t[:1], lambda t: 2.0])
+def test_one_weight_for_each_time(weight):
+    with pytest.raises(ValueError, match=r"weight must return shape \(4,\), got \("):
+        flow_matching_loss(
+            lambda t, x: x, kac_path(), jax.random.key(0), jnp.ones((4, 2)), weight=weight
+        )

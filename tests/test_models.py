@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 from flax import nnx
@@ -71,9 +72,13 @@ def test_fourier_features_at_a_point():
         ({"dim": 2, "width": -3}, "width must be an integer"),
         ({"dim": 2, "depth": 0}, "depth must be an integer"),
         ({"dim": 2, "T": -1.0}, "T must be positive"),
+        ({"dim": 2, "fourier": 2.5}, "fourier must be an integer of at least 0, got 2.5"),
+        ({"dim": 2, "fourier": -1}, "fourier must be an integer of at least 0, got -1"),
     ],
 )
-def test_bad_sizes(arguments, message):
+def test_bad_sizes(arguments, message, monkeypatch):
+    # As without the hook, which would refuse other types before.
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     with pytest.raises(ValueError, match=message):
         MLP(rngs=nnx.Rngs(0), **arguments)
 

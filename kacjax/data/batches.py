@@ -28,6 +28,8 @@ from kacjax.data.images import to_float
 
 LARGEST_SET = 2**30 - 1
 """More rows than this would overflow 32-bit arithmetic."""
+LAST_STEP = 2**32 - 1
+"""Steps are unsigned numbers of 32 bits."""
 
 # Enough that the orders of very small sets are evenly distributed; large ones need fewer.
 _ROUNDS = 24
@@ -47,12 +49,12 @@ def epoch_rows(
 
     Args:
         key: Random key of the stream.
-        step: Number of the batch, from 0; may be traced.
+        step: Number of the batch, from 0 to 2^32 - 1; may be traced.
         batch_size: Rows to a batch; static.
         num: Rows of the set, below 2^30; static.
 
     Raises:
-        ValueError: If a size is out of range, or `step` is negative.
+        ValueError: If a size or `step` is out of range.
     """
     return _draw(key, step, batch_size, num)[0]
 
@@ -71,7 +73,7 @@ def draw_batch(
     Args:
         images: Bytes, which are scaled to `[-1, 1]`, or floats, which pass as they are.
         key: Random key of the stream.
-        step: Number of the batch; may be traced.
+        step: Number of the batch, from 0 to 2^32 - 1; may be traced.
         batch_size: Static.
         flip: Mirror each image left to right with probability one half. Whether it is mirrored
             depends on the key, the epoch and the image alone.
@@ -81,7 +83,7 @@ def draw_batch(
         The batch as floats, and its labels or None.
 
     Raises:
-        ValueError: If the shapes or types do not fit.
+        ValueError: If the shapes or types do not fit, or a number is out of range.
     """
     images = jnp.asarray(images)
     floats = jnp.issubdtype(images.dtype, jnp.floating)
@@ -121,6 +123,9 @@ def _draw(
         raise ValueError(f"num and batch_size must lie below 2^30, got {num} and {batch}.")
     if isinstance(step, int | np.integer):
         check_count("step", step, 0)
+        if step > LAST_STEP:
+            raise ValueError(f"step must be at most 2^32 - 1, got {step}.")
+        step = np.uint32(step)
     return _compiled(key, jnp.asarray(step).astype(jnp.uint32), batch, num)
 
 
@@ -132,7 +137,8 @@ def _compiled(
     # A batch begins at a multiple of the common divisor, which bounds the epochs that it meets.
     epochs = 1 + (num - math.gcd(num, batch) + batch - 1) // num
     rounds = _ROUNDS if num < _LARGE else _ROUNDS_OF_LARGE
-    keys = jax.vmap(lambda e: jax.random.bits(jax.random.fold_in(key, e), (rounds + 2,)))(
+    of_epoch = lambda e: jax.random.fold_in(key, e)  # noqa: E731
+    keys = jax.vmap(lambda e: jax.random.bits(of_epoch(e), (rounds + 2,), jnp.uint32))(
         epoch + jnp.arange(epochs, dtype=jnp.uint32)
     )
     position = first + jnp.arange(batch, dtype=jnp.uint32)

@@ -5,8 +5,9 @@ velocity = kacjax.load_velocity("velocity.safetensors")
 x = kacjax.generate(velocity, velocity.path, jax.random.key(0), shape=(64, 32, 32, 3))
 ```
 
-The header's entry `kacjax` is JSON: the format, the network's class and keywords, the path, and
-what the network predicts. The entry `digest` tells whether any of it, or a number, has changed.
+The header's entry `kacjax` is a digest, a blank, and JSON: the format, the network's class and
+keywords, the path, what the network predicts, and notes. The digest tells whether any of it, or a
+number, has changed.
 """
 
 import pathlib

@@ -1,18 +1,27 @@
-"""Velocities as right-hand sides of the solver, with or without class labels."""
+"""Velocities as right-hand sides of the solver, with or without class labels, and their input."""
 
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from flax import nnx
+from jaxtyping import Array, Float, Int, Num
+
+from kacjax._validation import is_concrete
+from kacjax.models.base import Network
+from kacjax.training import NetworkVelocity
 
 LabelledVelocity = Callable[..., Array]
 """Any function `velocity(t, x)`, or `velocity(t, x, label)` where labels are given.
 
 `t` has the shape `(batch,)`, `x` `(batch, *event)` and `label` is int32 of shape `(batch,)`.
 """
+
+Labels: TypeAlias = Num[Array, "..."] | Num[np.ndarray, "..."]
+"""Class labels, integers of shape `(num,)`; see `check_labels`."""
 
 
 class VelocityField(eqx.Module):
@@ -44,16 +53,52 @@ def evaluate(
     return velocities
 
 
+@functools.singledispatch
+def class_count(velocity: Any) -> int | None:
+    """The number of classes that a velocity knows, or None where nobody can tell."""
+    return None
+
+
+@class_count.register(NetworkVelocity)
+def _(velocity: Any) -> int | None:
+    network = nnx.merge(velocity.graphdef, velocity.parameters)
+    return network.config.get("classes") if isinstance(network, Network) else None
+
+
 def check_labels(
-    labels: Int[Array, "..."] | Int[np.ndarray, "..."] | None, num: int
+    labels: Labels | None, num: int, velocity: LabelledVelocity
 ) -> Int[Array, " num"] | None:
     """The labels as an int32 vector of one label per sample.
 
+    Compiled, a network would turn labels beyond its classes into NaN without a word.
+
     Raises:
-        ValueError: If their shape is not `(num,)`.
+        ValueError: If their shape is not `(num,)`, they are not integers, or concrete ones are
+            negative or beyond the null label of a velocity whose classes are known.
     """
     if labels is None:
         return None
     if labels.shape != (num,):
         raise ValueError(f"labels must hold one label per sample, {(num,)}; got {labels.shape}.")
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise ValueError(f"labels must be integers, got {labels.dtype}.")
+    if is_concrete(labels) and num:
+        classes = class_count(velocity)
+        low, high = np.asarray(labels).min(), np.asarray(labels).max()
+        if low < 0 or (classes is not None and high > classes):
+            allowed = "not be negative"
+            if classes is not None:
+                allowed = f"lie in 0..{classes} ({classes}: no class)"
+            raise ValueError(f"labels must {allowed}, got values from {low} to {high}.")
     return jnp.asarray(labels, jnp.int32)
+
+
+def as_floats(name: str, x: Num[Array, "batch *event"]) -> Float[Array, "batch *event"]:
+    """The points, which solvers need as floats.
+
+    Raises:
+        ValueError: If they are none: whether bytes are to be scaled, nobody can tell.
+    """
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(f"{name} must be floats, got {x.dtype}.")
+    return jnp.asarray(x)

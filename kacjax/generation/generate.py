@@ -18,12 +18,12 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Int
+from jaxtyping import Array
 from tqdm import tqdm
 
 from kacjax._typing import Key, Scalar, Shape
 from kacjax._validation import check_count
-from kacjax.generation.fields import LabelledVelocity, VelocityField, check_labels
+from kacjax.generation.fields import LabelledVelocity, Labels, VelocityField, check_labels
 from kacjax.generation.noise import draw_rows
 from kacjax.generation.solvers import Options, integrate, make_plan
 from kacjax.paths import ProbabilityPath
@@ -35,7 +35,7 @@ class ManyOptions(Options, total=False):
     """The keywords of `generate` that do not change what it returns."""
 
     x0: Samples | None
-    labels: Int[Array, "..."] | Int[np.ndarray, "..."] | None
+    labels: Labels | None
     chunk_size: int | None
     mesh: Mesh | None
     progress: bool
@@ -74,7 +74,7 @@ def generate(
     grid: str | None = None,
     power: Scalar | None = None,
     x0: Samples | None = None,
-    labels: Int[Array, "..."] | Int[np.ndarray, "..."] | None = None,
+    labels: Labels | None = None,
     rtol: float = 1e-3,
     atol: float = 1e-3,
     control: str | None = None,
@@ -119,7 +119,8 @@ def generate(
 
     Raises:
         ValueError: If a name is unknown, a count below 1, the prior needs data, an argument's
-            shape is wrong, or `chunk_size` is used under a transformation such as `jit`.
+            shape is wrong, labels are not among the classes, or `chunk_size` is used under a
+            transformation such as `jit`.
     """
     num = shape[0]
     if control is None:
@@ -127,11 +128,11 @@ def generate(
     plan = make_plan(
         path, steps, solver=solver, grid=grid, power=power, rtol=rtol, atol=atol, control=control
     )
-    run = _Run(velocity, path, key, tuple(shape), plan, x0, check_labels(labels, num), mesh)
+    labels = check_labels(labels, num, velocity)
+    run = _Run(velocity, path, key, tuple(shape), plan, x0, labels, mesh)
     if chunk_size is None:
         x, nfe = run.chunk(0, num)
         return (x, nfe) if return_nfe else x
-    _check_chunks(chunk_size, key)
     samples: np.ndarray | None = None
     counts = np.zeros(num, np.int32)
     for first, x, nfe in run.chunks(chunk_size, progress):
@@ -154,7 +155,7 @@ def generate_chunks(
     *,
     chunk_size: int,
     x0: Samples | None = None,
-    labels: Int[Array, "..."] | Int[np.ndarray, "..."] | None = None,
+    labels: Labels | None = None,
     mesh: Mesh | None = None,
     progress: bool = False,
     **options: Unpack[Options],
@@ -172,17 +173,18 @@ def generate_chunks(
         labels: Class labels.
         mesh: Devices.
         progress: Whether to show a bar.
-        options: The solver; `control` is `sample` unless given.
+        options: The solver; `control` is `sample` where it is missing or None.
 
     Yields:
-        NumPy arrays `(chunk, *event)`; joined they are what `generate` returns.
+        NumPy arrays `(chunk, *event)`; joined they are what `generate` returns with the same
+        arguments, `chunk_size` among them.
 
     Raises:
         ValueError: As `generate`.
     """
-    _check_chunks(chunk_size, key)
-    plan = make_plan(path, steps, **{"control": "sample", **options})
-    run = _Run(velocity, path, key, tuple(shape), plan, x0, check_labels(labels, shape[0]), mesh)
+    plan = make_plan(path, steps, **{**options, "control": options.get("control") or "sample"})
+    labels = check_labels(labels, shape[0], velocity)
+    run = _Run(velocity, path, key, tuple(shape), plan, x0, labels, mesh)
     return (x for _, x, _ in run.chunks(chunk_size, progress))
 
 
@@ -228,10 +230,17 @@ class _Run:
 
     def chunks(self, size: int, progress: bool) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         """The first row, samples and counts of every chunk, on the host."""
-        num = self.shape[0]
-        size = min(size, num)
-        for first in tqdm(range(0, num, size), desc="generate", disable=not progress):
-            x, nfe = self.chunk(first, size)
+        check_count("chunk_size", size)
+        _refuse_traced(size, (self.field, self.path, self.key, self.plan, self.x0, self.labels))
+        return self._chunks(size, progress)
+
+    def _chunks(self, size: int, progress: bool) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """What `chunks` returns once its arguments are checked: a generator checks nothing."""
+        num, full = self.shape[0], min(size, self.shape[0])
+        for first in tqdm(range(0, num, full), desc="generate", disable=not progress):
+            x, nfe = self.chunk(first, full)
+            # A velocity may be a function that holds traced values, unseen until now.
+            _refuse_traced(size, x)
             yield first, np.asarray(x), np.asarray(nfe)
 
 
@@ -241,9 +250,8 @@ def _put(tree: Any, sharding: NamedSharding) -> Any:
     return eqx.combine(jax.device_put(arrays, sharding), rest)
 
 
-def _check_chunks(chunk_size: int, key: Key) -> None:
-    check_count("chunk_size", chunk_size)
-    if isinstance(key, jax.core.Tracer):
+def _refuse_traced(chunk_size: int, tree: Any) -> None:
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree)):
         raise ValueError(
             f"chunk_size must be None under jit, vmap and grad, got {chunk_size}: chunks are "
             "gathered in the host's memory."

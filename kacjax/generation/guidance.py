@@ -14,6 +14,7 @@ Kynkäänniemi et al., arXiv 2404.07724.
 """
 
 import math
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -22,7 +23,7 @@ from jaxtyping import Array, Float, Int
 
 from kacjax._typing import ArrayLike
 from kacjax._validation import is_concrete
-from kacjax.generation.fields import LabelledVelocity
+from kacjax.generation.fields import LabelledVelocity, class_count
 
 
 class Guided(eqx.Module):
@@ -55,6 +56,11 @@ class Guided(eqx.Module):
         return jax.lax.cond(jnp.any(inside), both, lambda: self.velocity(t, x, label))
 
 
+@class_count.register(Guided)
+def _(velocity: Any) -> int | None:
+    return class_count(velocity.velocity)
+
+
 def guided(
     velocity: LabelledVelocity,
     scale: ArrayLike,
@@ -74,11 +80,15 @@ def guided(
         interval: First and last time, in `[0, T]`, at which there is guidance; by default all.
 
     Raises:
-        ValueError: If the interval is empty, or `scale` is no number.
+        ValueError: If the interval is empty, `scale` is no number, or `null_label` is none of a
+            velocity whose classes are known.
     """
     if jnp.shape(scale) != ():
         raise ValueError(f"scale must be a number, got shape {jnp.shape(scale)}.")
     low, high = interval
     if is_concrete(low) and is_concrete(high) and not low <= high:
         raise ValueError(f"interval must run from a lower to a higher time, got {interval}.")
+    classes = class_count(velocity)
+    if classes is not None and not 0 <= null_label <= classes:
+        raise ValueError(f"null_label must lie in 0..{classes}, got {null_label}.")
     return Guided(velocity, scale, (low, high), null_label)

@@ -30,11 +30,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Num
 
 from kacjax._typing import Key, Scalar
 from kacjax._validation import check_choice, check_count
-from kacjax.generation.fields import LabelledVelocity, check_labels, evaluate
+from kacjax.generation.fields import LabelledVelocity, Labels, as_floats, check_labels, evaluate
 from kacjax.generation.solvers import Options, integrate, make_plan
 from kacjax.paths import ProbabilityPath
 
@@ -77,14 +77,14 @@ def _contract(a: Array, b: Array) -> Array:
 def log_density(
     velocity: LabelledVelocity,
     path: ProbabilityPath,
-    x: Float[Array, "batch *event"],
+    x: Num[Array, "batch *event"],
     steps: int = 50,
     *,
     divergence: str = "exact",
     probes: int = 1,
     key: Key | None = None,
     t_min: Scalar = 0.0,
-    labels: Int[Array, "..."] | Int[np.ndarray, "..."] | None = None,
+    labels: Labels | None = None,
     return_nfe: bool = False,
     **options: Unpack[Options],
 ) -> Any:
@@ -97,7 +97,7 @@ def log_density(
         velocity: Any differentiable function `velocity(t, x)`, or `velocity(t, x, label)` with
             `labels`; each sample's velocity depends on that sample only.
         path: The path; its signal vanishes at `T`.
-        x: Points at time `t_min`.
+        x: Points at time `t_min`, floats.
         steps: Steps of a fixed-step solver.
         divergence: `exact`, for which memory grows with the square of the dimension, or
             `hutchinson`.
@@ -114,7 +114,7 @@ def log_density(
         Log-densities of shape `(batch,)`, or `(log_densities, nfe)`.
 
     Raises:
-        ValueError: As `generate`; if `divergence` is unknown, `hutchinson` is without a key, or the
+        ValueError: As `encode`; if `divergence` is unknown, `hutchinson` is without a key, or the
             path's signal does not vanish at `T`.
     """
     check_choice("divergence", divergence, DIVERGENCES)
@@ -124,6 +124,7 @@ def log_density(
             f"the path's signal must vanish at T, got {type(path.signal).__name__}: its prior "
             "depends on the data and has no density of its own."
         )
+    x = as_floats("x", x)
     signs = None
     if divergence == "hutchinson":
         if key is None:
@@ -131,7 +132,7 @@ def log_density(
         signs = jax.random.rademacher(key, (x.shape[0], probes, *x.shape[1:]), x.dtype)
     defaults: Options = {"solver": "tsit5", "rtol": 1e-5, "atol": 1e-5}
     plan = make_plan(path, steps, t_min=t_min, **{**defaults, **options})
-    args = (check_labels(labels, x.shape[0]), signs)
+    args = (check_labels(labels, x.shape[0], velocity), signs)
     state = (x, jnp.zeros(x.shape[0], x.dtype))
     (noise, change), nfe = integrate(
         _DensityField(velocity), plan, state, args, plan.stops[:1], forwards=True

@@ -2,11 +2,10 @@
 
 from typing import Unpack
 
-import numpy as np
-from jaxtyping import Array, Int
+from jaxtyping import Array
 
 from kacjax._typing import ArrayLike, Key, Shape
-from kacjax.generation.fields import LabelledVelocity, VelocityField, check_labels
+from kacjax.generation.fields import LabelledVelocity, Labels, VelocityField, check_labels
 from kacjax.generation.noise import initial_noise
 from kacjax.generation.solvers import Options, check_saved, integrate, make_plan
 from kacjax.paths import ProbabilityPath
@@ -21,7 +20,7 @@ def trajectory(
     steps: int = 50,
     *,
     x0: Array | None = None,
-    labels: Int[Array, "..."] | Int[np.ndarray, "..."] | None = None,
+    labels: Labels | None = None,
     **options: Unpack[Options],
 ) -> Array:
     """Generates samples and keeps them on their way, at the times given.
@@ -46,6 +45,6 @@ def trajectory(
     """
     saved = check_saved(times, path)
     plan = make_plan(path, steps, **options)
-    labels = check_labels(labels, shape[0])
+    labels = check_labels(labels, shape[0], velocity)
     x_T = initial_noise(path, key, shape, x0)
     return integrate(VelocityField(velocity), plan, x_T, labels, saved)[0]

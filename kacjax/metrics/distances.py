@@ -9,8 +9,8 @@ from jaxtyping import Array, Float, Int
 
 from kacjax._validation import check_count, is_concrete
 
-Points: TypeAlias = Float[Array, "_ _"] | Float[np.ndarray, "_ _"]
-"""Points as rows, in JAX or NumPy."""
+Points: TypeAlias = Float[Array, "..."] | Float[np.ndarray, "..."]
+"""Points as rows `(num, dim)`, in JAX or NumPy; see `check_points`."""
 
 # Rows of a matrix over all pairs that are held at once.
 BLOCK = 256
@@ -23,12 +23,19 @@ _NARROW = 32
 _SPARE = 4
 
 
+def check_points(name: str, x: Points) -> None:
+    """Raises a `ValueError` unless `x` has points as rows."""
+    if x.ndim != 2:
+        raise ValueError(f"{name} must hold points as rows, (num, dim); got shape {x.shape}.")
+
+
 def as_points(name: str, x: Points) -> Float[Array, "num dim"]:
     """Converts to the working precision.
 
     Raises:
-        ValueError: If `x` is empty, or concrete and not finite.
+        ValueError: If `x` is no matrix, is empty, or concrete and not finite.
     """
+    check_points(name, x)
     if not x.size:
         raise ValueError(f"{name} must hold at least one point, got shape {x.shape}.")
     if is_concrete(x) and not np.all(np.isfinite(x)):
@@ -42,9 +49,11 @@ def as_same_space(
     """Converts both sets.
 
     Raises:
-        ValueError: If the dimensions differ, a set has fewer points than `minimum`, or is concrete
-            and not finite.
+        ValueError: If a set is no matrix, the dimensions differ, a set has fewer points than
+            `minimum`, or is concrete and not finite.
     """
+    for name, points in zip(names, (x, y), strict=True):
+        check_points(name, points)
     if x.shape[1] != y.shape[1]:
         raise ValueError(
             f"{names[0]} and {names[1]} must be of one dimension, got the shapes {x.shape} and "
@@ -61,9 +70,11 @@ def mean_distance(x: Points, y: Points) -> Float[Array, ""]:
     return _mean(*as_same_space(x, y))
 
 
-def nearest(x: Points, y: Points) -> tuple[Float[Array, " num"], Int[Array, " num"]]:
+def nearest(
+    x: Points, y: Points, names: tuple[str, str] = ("x", "y")
+) -> tuple[Float[Array, " num"], Int[Array, " num"]]:
     """For each point of `x`, the distance to the nearest point of `y`, and the index of that."""
-    distance, index = k_nearest(x, y, 1)
+    distance, index = k_nearest(x, y, 1, names)
     return distance[:, 0], index[:, 0]
 
 
@@ -74,10 +85,10 @@ def nearest_other(x: Points) -> tuple[Float[Array, " num"], Int[Array, " num"]]:
 
 
 def k_nearest(
-    x: Points, y: Points, neighbours: int
+    x: Points, y: Points, neighbours: int, names: tuple[str, str] = ("x", "y")
 ) -> tuple[Float[Array, "num k"], Int[Array, "num k"]]:
     """For each point of `x`, distances to the nearest points of `y`, rising, and their indices."""
-    x, y = as_same_space(x, y)
+    x, y = as_same_space(x, y, names)
     _check_neighbours(neighbours, len(y))
     return _nearest(x, y, neighbours=neighbours, skip_own=False)
 

@@ -9,7 +9,7 @@ import scipy.linalg
 from jaxtyping import Array, Float
 
 from kacjax._validation import check_count
-from kacjax.metrics.distances import Points
+from kacjax.metrics.distances import Points, check_points
 
 Vector: TypeAlias = Float[np.ndarray, " dim"]
 Matrix: TypeAlias = Float[np.ndarray, "dim dim"]
@@ -40,8 +40,9 @@ class FeatureStatistics:
         """The statistics of some features.
 
         Raises:
-            ValueError: If there are none, or they are not finite.
+            ValueError: If they are no matrix, there are none, or they are not finite.
         """
+        check_points("features", features)
         if not features.size:
             raise ValueError(f"features must not be empty, got shape {features.shape}.")
         array = np.asarray(features, np.float64)
@@ -125,6 +126,8 @@ def frechet_distance(x_features: Points, y_features: Points) -> float:
     Raises:
         ValueError: If the dimensions differ, or a set has fewer than two points or is not finite.
     """
+    for name, features in (("x_features", x_features), ("y_features", y_features)):
+        check_points(name, features)
     if x_features.shape[1] != y_features.shape[1]:
         raise ValueError(
             "x_features and y_features must be of one dimension, got the shapes "
@@ -135,10 +138,10 @@ def frechet_distance(x_features: Points, y_features: Points) -> float:
 
 
 def frechet_distance_from_statistics(
-    mean_x: Float[np.ndarray, " _"],
-    covariance_x: Float[np.ndarray, "_ _"],
-    mean_y: Float[np.ndarray, " _"],
-    covariance_y: Float[np.ndarray, "_ _"],
+    mean_x: Float[np.ndarray, "..."],
+    covariance_x: Float[np.ndarray, "..."],
+    mean_y: Float[np.ndarray, "..."],
+    covariance_y: Float[np.ndarray, "..."],
 ) -> float:
     r"""The squared Fréchet distance from means and covariances; see `frechet_distance`.
 
@@ -146,18 +149,27 @@ def frechet_distance_from_statistics(
     $\Sigma_x^{1/2} \Sigma_y^{1/2}$, with symmetric roots: no root of a matrix that is not
     symmetric, nothing complex, and covariances of low rank lose no digits.
 
+    Args:
+        mean_x: Mean of the samples, of shape `(dim,)`.
+        covariance_x: Their covariance, of shape `(dim, dim)`.
+        mean_y: Mean of the data.
+        covariance_y: Their covariance.
+
     Raises:
         ValueError: If the shapes do not fit, a value is not finite, or a covariance has a negative
             eigenvalue beyond rounding.
     """
-    dim = len(mean_x)
+    dim = mean_x.size
     for name, array, shape in (
+        ("mean_x", mean_x, (dim,)),
         ("mean_y", mean_y, (dim,)),
         ("covariance_x", covariance_x, (dim, dim)),
         ("covariance_y", covariance_y, (dim, dim)),
     ):
         if array.shape != shape:
             raise ValueError(f"{name} must have shape {shape}, got {array.shape}.")
+        if not np.all(np.isfinite(array)):
+            raise ValueError(f"{name} must be finite, got NaN or infinite values.")
     roots = [
         _root(name, matrix)
         for name, matrix in (("covariance_x", covariance_x), ("covariance_y", covariance_y))
@@ -170,8 +182,6 @@ def frechet_distance_from_statistics(
 
 def _root(name: str, covariance: Matrix) -> Matrix:
     """The symmetric root of a covariance; eigenvalues below 0 by rounding count as 0."""
-    if not np.all(np.isfinite(covariance)):
-        raise ValueError(f"{name} must be finite, got NaN or infinite values.")
     values, vectors = scipy.linalg.eigh(np.asarray(covariance, np.float64))
     if values[0] < -1e-6 * max(abs(values[-1]), 1e-300):
         raise ValueError(f"{name} must not have negative eigenvalues, got {values[0]}.")

@@ -66,15 +66,14 @@ class InceptionFeatures:
             ).to(self._device)
         self._extractor: Any = extractor
 
-    def __call__(
-        self, images: UInt8[np.ndarray, "num height width channels"]
-    ) -> Float[np.ndarray, "num dim"]:
+    def __call__(self, images: UInt8[np.ndarray, "..."]) -> Float[np.ndarray, "num dim"]:
         """The features of images in bytes; one grey channel is shown as red, green and blue.
 
         Raises:
-            ValueError: If there are no images, or not 1 or 3 channels.
+            ValueError: If there are no images, or their shape is not `(num, height, width,
+                channels)` with 1 or 3 channels.
         """
-        if not images.size or images.shape[-1] not in (1, 3):
+        if images.ndim != 4 or not images.size or images.shape[-1] not in (1, 3):
             raise ValueError(
                 "images must have shape (num, height, width, channels) with 1 or 3 channels and "
                 f"not be empty, got {images.shape}."

@@ -1,6 +1,7 @@
 """How well samples hit the modes of a mixture, and how evenly."""
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,9 @@ from jaxtyping import Array, Float, Int
 
 from kacjax._typing import Scalar
 from kacjax._validation import check_count, check_positive, is_concrete
-from kacjax.metrics.distances import Points, as_points, nearest
+from kacjax.metrics.distances import Points, as_points, check_points, nearest
+
+Weights: TypeAlias = Sequence[float | int] | Float[Array, "..."] | Float[np.ndarray, "..."]
 
 
 class ModeStatistics(NamedTuple):
@@ -40,7 +43,7 @@ def mode_statistics(
     modes: Points,
     radius: float = 0.01,
     *,
-    weights: Float[Array, " modes"] | Float[np.ndarray, " modes"] | None = None,
+    weights: Weights | None = None,
     min_hits: int = 1,
 ) -> ModeStatistics:
     r"""Distances to the nearest mode, the width of the modes, and their balance.
@@ -56,7 +59,7 @@ def mode_statistics(
         x: Samples.
         modes: Centres of the modes.
         radius: What counts as a hit.
-        weights: Of the modes, positive with sum 1; equal by default.
+        weights: Of the modes, as many numbers, positive with sum 1; equal by default.
         min_hits: Hits that cover a mode.
 
     Raises:
@@ -65,8 +68,9 @@ def mode_statistics(
     """
     check_positive("radius", radius)
     check_count("min_hits", min_hits)
+    check_points("modes", modes)
     expected = _check_weights(weights, len(modes))
-    distance, index = nearest(x, modes)
+    distance, index = nearest(x, modes, ("x", "modes"))
     return _statistics(as_points("x", x), distance, index, expected, radius, min_hits)
 
 
@@ -100,9 +104,11 @@ def _within_std(x: Array, index: Array, hit: Array, hits: Array) -> Array:
     return jnp.where(freedom > 0, jnp.sqrt(squares / jnp.maximum(freedom, 1)), jnp.nan)
 
 
-def _check_weights(weights: Array | np.ndarray | None, num: int) -> Array:
+def _check_weights(weights: Weights | None, num: int) -> Array:
     if weights is None:
         return jnp.full(num, 1 / num, jnp.result_type(float))
+    if not isinstance(weights, jax.Array):
+        weights = np.asarray(weights, float)
     if weights.shape != (num,):
         raise ValueError(f"weights must have shape ({num},), got {weights.shape}.")
     check_positive("weights", weights)

@@ -31,7 +31,7 @@ def nearest_neighbours(x: Points, train: Points, k: int = 1) -> Neighbours:
     Raises:
         ValueError: If the dimensions differ, a set is empty or not finite, or `k` is out of range.
     """
-    return Neighbours(*k_nearest(x, train, k))
+    return Neighbours(*k_nearest(x, train, k, ("x", "train")))
 
 
 def two_sample_accuracy(x: Points, y: Points) -> Float[Array, ""]:
@@ -64,7 +64,7 @@ def memorisation_ratio(x: Points, train: Points, held_out: Points) -> Float[Arra
     Raises:
         ValueError: If the dimensions differ, or a set is empty or not finite.
     """
-    return jnp.mean(nearest(x, train)[0]) / jnp.mean(nearest(held_out, train)[0])
+    return jnp.mean(_to_train("x", x, train)) / jnp.mean(_to_train("held_out", held_out, train))
 
 
 def memorised_share(
@@ -91,5 +91,9 @@ def memorised_share(
     """
     if not 0 < quantile < 1:
         raise ValueError(f"quantile must lie between 0 and 1, got {quantile}.")
-    threshold = jnp.quantile(nearest(held_out, train)[0], quantile)
-    return jnp.mean(nearest(x, train)[0] < threshold)
+    threshold = jnp.quantile(_to_train("held_out", held_out, train), quantile)
+    return jnp.mean(_to_train("x", x, train) < threshold)
+
+
+def _to_train(name: str, x: Points, train: Points) -> Float[Array, " num"]:
+    return nearest(x, train, (name, "train"))[0]

@@ -50,7 +50,7 @@ def bootstrap(
         seed: Of the draws.
 
     Raises:
-        ValueError: If a sample is empty, or a number is out of its range.
+        ValueError: If a sample has fewer than two points, or a number is out of its range.
     """
     value, replicates = _replicate(metric, samples, resamples, level, seed, replace=True)
     low, high = np.quantile(replicates, _tails(level))

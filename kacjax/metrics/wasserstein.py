@@ -14,8 +14,8 @@ _BLOCK = 16
 
 
 def wasserstein_1d(
-    x: Float[Array, " num"] | Float[np.ndarray, " num"],
-    y: Float[Array, " others"] | Float[np.ndarray, " others"],
+    x: Float[Array, "..."] | Float[np.ndarray, "..."],
+    y: Float[Array, "..."] | Float[np.ndarray, "..."],
     p: int = 2,
 ) -> Float[Array, ""]:
     r"""The Wasserstein distance $(\int_0^1 |F^{-1}(u) - G^{-1}(u)|^p du)^{1/p}$ on the line, exact.
@@ -24,14 +24,17 @@ def wasserstein_1d(
     proposition 2.17.
 
     Args:
-        x: Numbers.
+        x: Numbers, of shape `(num,)`.
         y: Numbers to compare with; as many or not.
         p: The order, 1 or 2.
 
     Raises:
-        ValueError: If a set is empty or not finite, or `p` is another.
+        ValueError: If a set is no vector, is empty or not finite, or `p` is another.
     """
     _check_order(p)
+    for name, numbers in (("x", x), ("y", y)):
+        if numbers.ndim != 1:
+            raise ValueError(f"{name} must hold numbers, (num,); got shape {numbers.shape}.")
     x, y = as_points("x", x[None, :])[0], as_points("y", y[None, :])[0]
     return _power(x, y, p) ** (1 / p)
 
@@ -56,17 +59,23 @@ def sliced_wasserstein(
         p: The order, 1 or 2.
 
     Raises:
-        ValueError: If the dimensions differ, a set is empty or not finite, or `p` is another.
+        ValueError: If the dimensions differ, a set is empty or not finite, `projections` is below
+            1, or `p` is another.
     """
     _check_order(p)
+    check_count("projections", projections)
     x, y = as_same_space(x, y)
     return _sliced(x, y, random_directions(key, x.shape[1], projections), p)
 
 
 def random_directions(key: Key, dim: int, num: int) -> Float[Array, "num dim"]:
-    """Unit vectors, uniform on the sphere: those of `sliced_wasserstein` with this key."""
+    """Unit vectors, uniform on the sphere: those of `sliced_wasserstein` with this key.
+
+    Raises:
+        ValueError: If `dim` or `num` is below 1.
+    """
     check_count("dim", dim)
-    check_count("projections", num)
+    check_count("num", num)
     normal = jax.random.normal(key, (num, dim))
     return normal / jnp.linalg.norm(normal, axis=-1, keepdims=True)
 

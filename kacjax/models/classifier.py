@@ -59,8 +59,8 @@ class Classifier(Network):
         stride: Of the first convolution: 2 halves the resolution at once, at a quarter of the cost.
 
     Raises:
-        ValueError: If a size is not a positive integer, or the images are too small to be halved
-            so often.
+        ValueError: If a size is not a positive integer, there are no channels, or the images are
+            too small to be halved so often.
     """
 
     def __init__(
@@ -72,6 +72,8 @@ class Classifier(Network):
         channels: Sequence[int] = (16, 32, 64),
         stride: int = 1,
     ):
+        if not channels:
+            raise ValueError("channels must hold a width for each resolution, got ().")
         for size in (*shape, *channels):
             check_count("shape and channels", size)
         check_count("stride", stride)

@@ -82,6 +82,7 @@ class ConditionEmbedding(nnx.Module):
 
         Raises:
             ValueError: If there are labels but no classes, or a label is not in `0..classes`.
+                Traced labels cannot be looked at: those out of range give NaN.
         """
         h = self.second(jax.nn.silu(self.first(time_features(t, self.T, self.sinusoids))))
         if self.labels is not None and self.classes is not None:
@@ -112,7 +113,8 @@ class FourierFeatures(nnx.Module):
     """
 
     def __init__(self, dim: int, count: int, lowest: float, highest: float, *, rngs: nnx.Rngs):
-        directions = nnx.initializers.normal(1.0)(rngs.params(), (dim, count))
+        # As the weights are, also where JAX's default is float64.
+        directions = nnx.initializers.normal(1.0)(rngs.params(), (dim, count), jnp.float32)
         directions = directions / jnp.linalg.norm(directions, axis=0, keepdims=True)
         lengths = np.geomspace(lowest, highest, count) if count else np.zeros(0)
         self.frequencies = nnx.Variable(directions * jnp.asarray(lengths, directions.dtype)[None])

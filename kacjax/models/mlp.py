@@ -6,7 +6,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from kacjax._typing import Key
-from kacjax._validation import check_count, check_nonnegative, check_positive
+from kacjax._validation import check_count, check_positive
 from kacjax.models.base import Network
 from kacjax.models.embeddings import ConditionEmbedding, FourierFeatures
 
@@ -46,7 +46,8 @@ class MLP(Network):
         classes: Number of classes; without it the network knows no labels.
 
     Raises:
-        ValueError: If a size is not a positive integer or `T` is not positive.
+        ValueError: If a size is not a positive integer, `fourier` not an integer from 0 up, or `T`
+            or `highest_frequency` is not positive.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class MLP(Network):
     ):
         for name, value in (("dim", dim), ("width", width), ("depth", depth)):
             check_count(name, value)
-        check_nonnegative("fourier", fourier)
+        check_count("fourier", fourier, 0)
         check_positive("highest_frequency", highest_frequency)
         self.remember(
             dim=dim,

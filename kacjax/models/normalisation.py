@@ -37,8 +37,8 @@ class GroupNorm(nnx.Module):
 
     def __init__(self, channels: int):
         self.groups = group_count(channels)
-        self.scale = nnx.Param(jnp.ones(channels))
-        self.bias = nnx.Param(jnp.zeros(channels))
+        self.scale = nnx.Param(jnp.ones(channels, jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(channels, jnp.float32))
 
     def __call__(
         self,

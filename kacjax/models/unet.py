@@ -51,7 +51,7 @@ class UNet(Network):
         shape: `(height, width, colours)` of an image; `2**(len(multipliers) - 1)` must divide the
             sides.
         rngs: Random streams for initialisation.
-        channels: Channels of the first level.
+        channels: Channels of the first level, even.
         multipliers: Channels of each level in units of `channels`.
         blocks: Residual blocks a level.
         attention: Resolutions with self-attention after each residual block, in pixels of the
@@ -91,6 +91,9 @@ class UNet(Network):
         sides = _check_shape(shape, multipliers)
         for name, value in (("channels", channels), ("blocks", blocks)):
             check_count(name, value)
+        if channels % 2:
+            # There are as many sinusoids of the time, half of them sines and half cosines.
+            raise ValueError(f"channels must be even, got {channels}.")
         _check_attention(attention, sides, channels, multipliers, head_channels)
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1), got {dropout}.")
@@ -165,7 +168,7 @@ class UNet(Network):
         """
         if x.shape[1:] != self.shape:
             raise ValueError(f"x must have shape (batch, *{self.shape}), got {x.shape}.")
-        time = self.condition(t, label)
+        time = self.condition(t.astype(jnp.float32), label)
         h = self.first(x.astype(self.dtype))
         skips, count = [h], 0
 

@@ -10,7 +10,8 @@ everything follows from the map:
 - the **distribution function** is $F(s, y) = \Phi(X^{-1}(s, y))$, the density its derivative.
 
 Processes act on each component of an array independently. A subclass has to define `transport`
-only; where it knows better formulas it overrides the rest.
+and `variance`; where it knows better formulas it overrides the rest. One with atoms has to define
+`atom_mass` and `spread_law` too.
 """
 
 import abc
@@ -18,6 +19,7 @@ import abc
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.special import ndtr
 from jax.scipy.stats import norm
 
@@ -61,6 +63,18 @@ def align(*values: ArrayLike, shape: Shape | None = None) -> tuple[Array, ...]:
     )
 
 
+def align_time(s: ArrayLike, *values: ArrayLike, shape: Shape | None = None) -> tuple[Array, ...]:
+    """`align`, after a check that a concrete process time `s` is not negative."""
+    check_nonnegative("s", s)
+    return align(s, *values, shape=shape)
+
+
+def check_level(u: ArrayLike) -> None:
+    """Raises a `ValueError` unless every concrete level of a quantile lies in `[0, 1]`."""
+    if is_concrete(u) and not np.all((np.asarray(u) >= 0) & (np.asarray(u) <= 1)):
+        raise ValueError(f"u must lie in [0, 1], got {u}.")
+
+
 class Process(eqx.Module):
     """A noising process of one component: a monotone map of a standard normal variable."""
 
@@ -94,16 +108,17 @@ class Process(eqx.Module):
         """
         s = self._time(s, shape)
         n = jax.random.normal(key, shape, s.dtype)
-        return jax.jvp(lambda time: self.transport(time, n), (s,), (jnp.ones_like(s),))
+        y, v = jax.jvp(lambda time: self.transport(time, n), (s,), (jnp.ones_like(s),))
+        return _of_shape(y, shape), v
 
     def sample(self, key: Key, s: ArrayLike, shape: Shape) -> Float[Array, "..."]:
         """Draws displacements at time `s`; see `sample_with_velocity`."""
         s = self._time(s, shape)
-        return self.transport(s, jax.random.normal(key, shape, s.dtype))
+        return _of_shape(self.transport(s, jax.random.normal(key, shape, s.dtype)), shape)
 
     def normal_score(self, s: ArrayLike, y: ArrayLike) -> Float[Array, "..."]:
         """The inverse of `transport` in `n`, found by bisection unless a subclass knows it."""
-        s, y = align(s, y)
+        s, y = align_time(s, y)
         low = jnp.full(jnp.broadcast_shapes(s.shape, y.shape), -_MAX_NORMAL, y.dtype)
 
         def halve(_, interval):
@@ -117,21 +132,28 @@ class Process(eqx.Module):
         # The bisection finds the point; one Newton step gives it the exact derivatives.
         n = jax.lax.stop_gradient((low + high) / 2)
         value, slope = jax.jvp(lambda n: self.transport(s, n), (n,), (jnp.ones_like(n),))
-        return n + (y - value) / slope
+        # Outside the support, and on an atom, the map is flat and the bisection's end stands.
+        return n + jnp.where(slope > 0, (y - value) / jnp.where(slope > 0, slope, 1), 0)
 
     def velocity(self, s: ArrayLike, y: ArrayLike) -> Float[Array, "..."]:
         r"""The velocity field of the law, $v(s, y) = \partial_s X(s, n)$ where $X(s, n) = y$."""
-        s, y = align(s, y)
+        s, y = align_time(s, y)
         n = self.normal_score(s, y)
         s = jnp.broadcast_to(s, n.shape)
         return jax.jvp(lambda time: self.transport(time, n), (s,), (jnp.ones_like(s),))[1]
 
     def log_density(self, s: ArrayLike, y: ArrayLike) -> Float[Array, "..."]:
-        r"""Logarithm of the density of the continuous part, $\phi(n) / \partial_n X(s, n)$."""
-        s, y = align(s, y)
+        r"""Logarithm of the density of the continuous part, $\phi(n) / \partial_n X(s, n)$.
+
+        It is $-\infty$ outside the support, and where the map is flat: on an atom.
+        """
+        s, y = align_time(s, y)
         n = self.normal_score(s, y)
         slope = jax.jvp(lambda n: self.transport(s, n), (n,), (jnp.ones_like(n),))[1]
-        return norm.logpdf(n) - jnp.log(slope)
+        edge = jnp.abs(self.transport(s, jnp.full_like(n, _MAX_NORMAL)))
+        inside = (slope > 0) & (jnp.abs(y) < edge)
+        density = norm.logpdf(n) - jnp.log(jnp.where(inside, slope, 1))
+        return jnp.where(inside | jnp.isnan(y), density, -jnp.inf)
 
     def density(self, s: ArrayLike, y: ArrayLike) -> Float[Array, "..."]:
         """Density of the continuous part of the law; see `log_density`."""
@@ -154,12 +176,13 @@ class Process(eqx.Module):
 
     def quantile(self, s: ArrayLike, u: ArrayLike) -> Float[Array, "..."]:
         """Quantile function: the displacement whose distribution function is `u` in (0, 1)."""
-        s, u = align(s, u)
+        check_level(u)
+        s, u = align_time(s, u)
         return self.transport(s, jax.scipy.special.ndtri(u))
 
     def atom_mass(self, s: ArrayLike) -> Float[Array, "..."]:
         """Total probability of the atoms: zero unless the process has some."""
-        return jnp.zeros_like(align(s)[0])
+        return jnp.zeros_like(align_time(s)[0])
 
     @abc.abstractmethod
     def variance(self, s: ArrayLike) -> Float[Array, "..."]:
@@ -172,12 +195,19 @@ class Process(eqx.Module):
         the variance: $1/(2s)$ for Brownian motion, where it is exact, and for the Kac process
         $1/s$ as long as the path has hardly turned.
         """
-        (s,) = align(s)
+        (s,) = align_time(s)
         variance, slope = jax.jvp(self.variance, (s,), (jnp.ones_like(s),))
         return slope / (2 * variance)
 
     def _time(self, s: ArrayLike, shape: Shape) -> Float[Array, "..."]:
         """Validates a process time and gives it the rank of `shape`."""
-        if is_concrete(s):
-            check_nonnegative("s", s)
-        return align(s, shape=shape)[0]
+        return align_time(s, shape=shape)[0]
+
+
+def _of_shape(y: Array, shape: Shape) -> Array:
+    """Checks that the process's own parameters fit the shape asked for."""
+    if y.shape != tuple(shape):
+        raise ValueError(
+            f"shape must hold the process's parameters, which make it {y.shape}; got {shape}."
+        )
+    return y

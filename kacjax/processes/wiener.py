@@ -10,7 +10,7 @@ from jax.scipy.stats import norm
 
 from kacjax._typing import Array, ArrayLike, Float, Key, Shape
 from kacjax._validation import check_positive
-from kacjax.processes.base import Process, align
+from kacjax.processes.base import Process, align, align_time
 
 
 class WienerProcess(Process):
@@ -30,7 +30,7 @@ class WienerProcess(Process):
 
     def transport(self, s: ArrayLike, n: ArrayLike) -> Float[Array, "..."]:
         r"""The map $X(s, n) = \sigma \sqrt s \, n$."""
-        s, n, sigma = align(s, n, self.sigma)
+        s, n, sigma = align_time(s, n, self.sigma)
         return sigma * jnp.sqrt(s) * n
 
     def sample_with_velocity(
@@ -43,19 +43,24 @@ class WienerProcess(Process):
         root = jnp.sqrt(s)
         return (sigma * root) * n, (sigma / (2 * root)) * n
 
+    def sample(self, key: Key, s: ArrayLike, shape: Shape) -> Float[Array, "..."]:
+        """Draws displacements at time `s`; see `sample_with_velocity`."""
+        s, sigma = align(self._time(s, shape), self.sigma, shape=shape)
+        return (sigma * jnp.sqrt(s)) * jax.random.normal(key, shape, s.dtype)
+
     def normal_score(self, s: ArrayLike, y: ArrayLike) -> Float[Array, "..."]:
         r"""The standard normal variable $n = y / (\sigma \sqrt s)$ behind a displacement."""
-        s, y, sigma = align(s, y, self.sigma)
+        s, y, sigma = align_time(s, y, self.sigma)
         return y / (sigma * jnp.sqrt(s))
 
     def velocity(self, s: ArrayLike, y: ArrayLike) -> Float[Array, "..."]:
         r"""The velocity field $v(s, y) = y / (2 s)$."""
-        s, y, sigma = align(s, y, self.sigma)
+        s, y, sigma = align_time(s, y, self.sigma)
         return y / (2 * s) + jnp.zeros_like(sigma)
 
     def log_density(self, s: ArrayLike, y: ArrayLike) -> Float[Array, "..."]:
         r"""Logarithm of the normal density of variance $\sigma^2 s$."""
-        s, y, sigma = align(s, y, self.sigma)
+        s, y, sigma = align_time(s, y, self.sigma)
         return norm.logpdf(y, scale=sigma * jnp.sqrt(s))
 
     def cdf(self, s: ArrayLike, y: ArrayLike) -> Float[Array, "..."]:
@@ -64,10 +69,10 @@ class WienerProcess(Process):
 
     def linear_velocity(self, s: ArrayLike) -> Float[Array, "..."]:
         r"""The velocity's factor $1 / (2 s)$, exact."""
-        s, sigma = align(s, self.sigma)
+        s, sigma = align_time(s, self.sigma)
         return 1 / (2 * s) + jnp.zeros_like(sigma)
 
     def variance(self, s: ArrayLike) -> Float[Array, "..."]:
         r"""Variance $\sigma^2 s$."""
-        s, sigma = align(s, self.sigma)
+        s, sigma = align_time(s, self.sigma)
         return sigma**2 * s

@@ -24,7 +24,8 @@ class FitResult(NamedTuple):
     Attributes:
         velocity: The velocity function of the averaged parameters.
         state: The final state.
-        losses: Loss of every step, of shape `(steps,)`.
+        losses: Loss of every step taken, of shape `(taken,)`. These are all `steps`, but for those
+            that a given `state` had behind it, and those for which an iterator had no batch.
         steps_per_second: Speed, compilation not included.
         compile_seconds: Time spent compiling.
         metrics: Of every step: losses, those by time, norms of gradients.
@@ -59,12 +60,13 @@ def fit(
             read, not changed.
         path: Path from data to noise.
         data: Data of shape `(num, *event)`, floats or bytes, moved to the device once; each epoch
-            is a new permutation of them. Or an iterator over host batches, see `Trainer.run`.
+            is a new permutation of them. Or an iterator over host batches, see `Trainer.run`; if
+            it ends early, so does the training.
         key: Random key.
         steps: Optimiser steps.
         batch_size: Data in one step.
         labels: The class of each datum, of shape `(num,)`; the network is then called as
-            `model(t, x, label)`.
+            `model(t, x, label)`. An iterator has them in its batches instead.
         state: A state to go on from, with fewer than `steps` steps; it is read, not used up.
         callback: Called as `callback(step, metrics)` after every call of the device.
         progress: Whether to show a progress bar.
@@ -76,10 +78,16 @@ def fit(
         The averaged velocity function, and a record of the training.
 
     Raises:
-        ValueError: If data are empty, not finite or not of the model's shape, or a number is out
-            of its range.
+        ValueError: If data are empty, not finite or not of the model's shape, labels do not fit
+            them or come beside an iterator, an iterator has no batch, or a number is out of its
+            range.
         NonFiniteError: A `FloatingPointError`, if loss or gradient stop being finite.
     """
+    if labels is not None and isinstance(data, Iterator):
+        raise ValueError(
+            "labels must be None if data are an iterator, whose batches are pairs of data and "
+            f"labels; got labels of shape {np.shape(labels)}."
+        )
     trainer = Trainer(model, path, steps=steps, batch_size=batch_size, **options)
     source = data if isinstance(data, Iterator) else trainer.resident(data, labels)
     # A copy, because a run uses its state up.

@@ -2,7 +2,7 @@
 
 import optax
 
-from kacjax._validation import check_choice, check_count, check_nonnegative, check_positive
+from kacjax._validation import check_choice, check_count, check_positive
 
 SCHEDULES = ("constant", "cosine", "linear")
 
@@ -22,7 +22,7 @@ def make_schedule(name: str, learning_rate: float, steps: int, warmup: int = 0) 
     check_choice("schedule", name, SCHEDULES)
     check_positive("learning_rate", learning_rate)
     check_count("steps", steps)
-    check_nonnegative("warmup", warmup)
+    check_count("warmup", warmup, 0)
     rise = min(warmup, steps // 2)
     if name == "cosine":
         return optax.warmup_cosine_decay_schedule(0.0, learning_rate, rise, steps)

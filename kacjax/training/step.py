@@ -17,6 +17,7 @@ from kacjax.data.images import to_float
 from kacjax.losses import draw_points, velocity_errors
 from kacjax.paths import PathSample
 from kacjax.training.metrics import StepMetrics, time_bins
+from kacjax.training.source import check_labels
 from kacjax.training.state import TrainState
 from kacjax.training.velocity import NetworkVelocity
 
@@ -75,14 +76,20 @@ def train_step(
         The next state, and the metrics.
 
     Raises:
-        ValueError: If `accumulate` does not divide the batch, there are labels that the network
-            does not take, or a `label_dropout` without a `null_label`.
+        ValueError: If data are neither floats nor bytes, labels not an integer for each datum or
+            the network takes none, `accumulate` does not divide the batch, or `label_dropout`
+            comes without labels or without a `null_label`.
     """
     check_choice("on_nonfinite", on_nonfinite, NONFINITE_POLICIES)
     x0, labels = batch if isinstance(batch, tuple) else (batch, None)
     x0 = jnp.asarray(x0)
     if x0.dtype == jnp.uint8:
         x0 = to_float(x0)
+    if not jnp.issubdtype(x0.dtype, jnp.floating):
+        raise ValueError(f"batch must hold floats, or bytes as uint8, got {x0.dtype}.")
+    if labels is not None:
+        labels = jnp.asarray(labels)
+        check_labels(labels, x0.shape[:1])
     noise_key, label_key, dropout_key = jax.random.split(key, 3)
     labels = _drop_labels(label_key, labels, label_dropout, null_label)
     x0 = sharding.constrain_batch(x0, mesh)
@@ -128,9 +135,19 @@ def apply_gradient(
     parameters = optax.apply_updates(state.parameters, updates)
     count = state.step.astype(jnp.result_type(float))
     decay = jnp.minimum(ema_decay, (1 + count) / (10 + count))
-    ema = optax.incremental_update(parameters, state.ema, 1 - decay)
+    ema = jax.tree.map(lambda new, old: _average(new, old, 1 - decay), parameters, state.ema)
     new = state._replace(parameters=parameters, ema=ema, optimiser=inner)
     return jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, state)
+
+
+def _average(new: Array, old: Array, share: Float[Array, ""]) -> Array:
+    """The average with `share` of `new`, of the type of `old`.
+
+    In between it has the type of `share`: in bfloat16, 1 - 0.001 is 1, and in float64 a sum with
+    float32 would not be float32 again.
+    """
+    wide = share.dtype
+    return (share * new.astype(wide) + (1 - share) * old.astype(wide)).astype(old.dtype)
 
 
 def _accumulate(loss_of, parameters, whole, key: Key, count: int, mesh: Mesh | None):
@@ -160,8 +177,10 @@ def _accumulate(loss_of, parameters, whole, key: Key, count: int, mesh: Mesh | N
 
 
 def _drop_labels(key: Key, labels: Array | None, probability: float, null: int | None):
-    if labels is None or probability == 0:
+    if probability == 0:
         return labels
+    if labels is None:
+        raise ValueError(f"label_dropout={probability} needs labels, got None.")
     if null is None:
         raise ValueError("label_dropout needs null_label, the label that stands for no class.")
     dropped = jax.random.bernoulli(key, probability, labels.shape)

@@ -13,11 +13,10 @@ import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import Mesh
-from jaxtyping import Array
 
 from kacjax import sharding
 from kacjax._typing import ArrayLike, Key
-from kacjax._validation import check_choice, check_count, check_positive
+from kacjax._validation import check_choice, check_count, check_positive, is_concrete
 from kacjax.paths import ProbabilityPath
 from kacjax.training.loop import Programs, resident_program, stream_program
 from kacjax.training.metrics import NonFiniteError, StepMetrics, join_metrics
@@ -71,7 +70,8 @@ class Trainer:
         parameterisation: What the network outputs, `data` or `velocity`: see `NetworkVelocity`.
         label_dropout: Probability that a label is replaced by the null label, `classes`, for
             classifier-free guidance.
-        classes: Number of classes; if missing, that of the model's `config`.
+        classes: Number of classes; if missing, that of the model's `config`. If both are there,
+            they must agree.
         flip: Whether resident images are mirrored left to right with probability one half.
         accumulate: Micro-batches to a step, for less memory; see `train_step`.
         on_nonfinite: A loss or gradient that is not finite raises `NonFiniteError` (`stop`), or
@@ -83,7 +83,8 @@ class Trainer:
 
     Raises:
         ValueError: If a number is out of its range, a name unknown, the batch does not divide
-            over devices and micro-batches, or the model holds variables that are not floating.
+            over devices and micro-batches, the model holds variables that are not floating, or
+            its `config` has other `classes` than given here or another `T` than the path.
     """
 
     model: nnx.Module
@@ -116,6 +117,7 @@ class Trainer:
             raise ValueError(f"ema_decay must lie in [0, 1), got {self.ema_decay}.")
         if not 0 <= self.label_dropout < 1:
             raise ValueError(f"label_dropout must lie in [0, 1), got {self.label_dropout}.")
+        self._check_config()
         if self.label_dropout and self._classes is None:
             raise ValueError("label_dropout needs classes, the number of classes; got None.")
         sharding.check_batch_size(self.batch_size, self.mesh, self.accumulate)
@@ -174,10 +176,8 @@ class Trainer:
             ValueError: If data are empty, not finite or not of the model's shape, or the labels
                 do not fit.
         """
-        if self.label_dropout and labels is None:
-            raise ValueError(f"label_dropout={self.label_dropout} needs labels, got None.")
         source = check_resident(data, labels, self._classes)
-        self._check_output(source.data.shape[1:], labelled=labels is not None)
+        self._check_fit(source.data.shape[1:], labelled=labels is not None)
         if self.mesh is not None:
             return sharding.replicate(source, self.mesh)
         return jax.tree.map(jnp.asarray, source)
@@ -207,9 +207,12 @@ class Trainer:
             callback: Called as `callback(step, metrics)` after every call.
 
         Returns:
-            The state, and the metrics of all steps as NumPy arrays with a first axis of steps.
+            The state, and the metrics of the steps taken as NumPy arrays with a first axis of
+            steps: as many as the iterator had batches, if it ended early.
 
         Raises:
+            ValueError: If a batch does not fit the model or `batch_size`, its labels do not fit,
+                or an iterator has no batch though there are steps left.
             NonFiniteError: If loss or gradient were not finite, unless that is skipped. It holds
                 the last good state.
         """
@@ -230,6 +233,11 @@ class Trainer:
                 raise NonFiniteError(state, join_metrics(parts))
             if callback is not None:
                 callback(step, metrics)
+        if not parts and step < until:
+            # Else a loop until the last step would never end.
+            raise ValueError(
+                f"source must hold a batch for each step from {step} to {until}, got none."
+            )
         return state, join_metrics(parts)
 
     def _run_resident(self, state: TrainState, source: ResidentData, step: int, until: int):
@@ -255,12 +263,14 @@ class Trainer:
         while pending:
             yield state, oldest()
 
-    def _place(self, batch: Any) -> tuple[Array, Array | None]:
+    def _place(self, batch: Any) -> Any:
         """Checks a host batch and moves it to the devices."""
-        if self.mesh is None:
-            return jax.tree.map(jnp.asarray, check_batch(batch, self.batch_size))
-        batch = check_batch(batch, self.batch_size // jax.process_count())
-        return sharding.global_batch(batch, self.mesh)
+        size = self.batch_size // (1 if self.mesh is None else jax.process_count())
+        data, labels = check_batch(batch, size, self._classes)
+        self._check_fit(data.shape[1:], labelled=labels is not None)
+        if self.mesh is not None:
+            return sharding.global_batch((data, labels), self.mesh)
+        return jax.tree.map(jnp.asarray, (data, labels))
 
     @cached_property
     def _step(self):
@@ -297,9 +307,37 @@ class Trainer:
 
     @property
     def _classes(self) -> int | None:
+        return self._config.get("classes") if self.classes is None else self.classes
+
+    @property
+    def _config(self) -> dict[str, Any]:
+        """What the model knows of itself; a network of the user's may know nothing."""
+        return getattr(self.model, "config", {})
+
+    def _check_config(self) -> None:
+        config = self._config
         if self.classes is not None:
-            return self.classes
-        return getattr(self.model, "config", {}).get("classes")
+            check_count("classes", self.classes)
+            known = config.get("classes", self.classes)
+            if known != self.classes:
+                # Its null label would be a real class, or none at all.
+                raise ValueError(f"classes must be {known}, as of the model, got {self.classes}.")
+        T, expected = self.path.T, config.get("T")
+        # The path may hold its T in float32.
+        if expected is not None and is_concrete(T) and not np.allclose(T, expected, 1e-6, 0):
+            raise ValueError(f"path must have the T of the model, {expected}, got {T}.")
+
+    @cached_property
+    def _fitting(self) -> set[tuple[tuple[int, ...], bool]]:
+        return set()
+
+    def _check_fit(self, event: tuple[int, ...], labelled: bool) -> None:
+        """Checks data against labels and model, once for each shape."""
+        if self.label_dropout and not labelled:
+            raise ValueError(f"label_dropout={self.label_dropout} needs labels, got None.")
+        if (event, labelled) not in self._fitting:
+            self._check_output(event, labelled)
+            self._fitting.add((event, labelled))
 
     def _check_output(self, event: tuple[int, ...], labelled: bool) -> None:
         """Traces the network on one datum, so that a wrong shape is one clear error."""

@@ -197,6 +197,12 @@ def test_devices_do_not_matter():
     )
 
 
+@pytest.mark.parametrize("step", [2**31, np.int64(2**32 - 1)])
+def test_large_steps_need_no_64_bits(step):
+    traced = jax.jit(lambda step: epoch_rows(KEY, step, 8, 50))(jnp.uint32(int(step)))
+    np.testing.assert_array_equal(epoch_rows(KEY, step, 8, 50), traced)
+
+
 def test_refusals_name_what_is_wrong():
     with pytest.raises(ValueError, match="batch_size must be an integer of at least 1, got 0"):
         epoch_rows(KEY, 0, 0, 10)
@@ -204,6 +210,8 @@ def test_refusals_name_what_is_wrong():
         epoch_rows(KEY, 0, 1, 2**30)
     with pytest.raises(ValueError, match="step must be an integer of at least 0, got -1"):
         epoch_rows(KEY, -1, 1, 10)
+    with pytest.raises(ValueError, match=r"step must be at most 2\^32 - 1, got 4294967296"):
+        epoch_rows(KEY, 2**32, 1, 10)
     with pytest.raises(ValueError, match="uint8 or floats"):
         draw_batch(IMAGES.astype(np.int32), KEY, 0, 4)
     with pytest.raises(ValueError, match=r"flip needs images .* got \(50, 12\)"):

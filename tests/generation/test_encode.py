@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kacjax import decode, encode, exact_velocity, generate, interpolate, kac_path
+from kacjax import decode, encode, exact_velocity, generate, interpolate, kac_path, log_density
+from kacjax.generation.encode import _mix
 from tests.generation.flows import PATH, exact, gaussian_velocity
 from tests.statistics import ks_bound, ks_distance
 
@@ -36,7 +37,7 @@ def test_decoding_noise_is_generating(x64):
 def test_the_first_fixed_step_avoids_a_velocity_that_is_infinite(solver):
     x = jnp.ones((2, 1))
     noise = encode(lambda t, x: x / t[:, None], PATH, x, 5, solver=solver)
-    assert jnp.all(jnp.isfinite(noise))
+    assert np.all(np.isfinite(noise))
 
 
 def test_round_trip_error_falls_with_the_tolerance(x64):
@@ -64,16 +65,57 @@ def test_interpolation_runs_from_one_datum_to_the_other(x64):
     assert between.shape == (3, 5, 4)
     np.testing.assert_allclose(between[0], x[0], atol=1e-5)
     np.testing.assert_allclose(between[2], x[1], atol=1e-5)
-    # The flow is linear here, so that the middle has the data's length, on the arc between them.
-    cosine = jnp.sum(x[0] * x[1], -1) / jnp.prod(jnp.linalg.norm(x, axis=-1), axis=0)
-    sum_ = (x[0] + x[1]) / jnp.sqrt(2 * (1 + cosine))[:, None]
-    np.testing.assert_allclose(between[1], sum_, atol=1e-5)
+    # The flow is linear here, so that the middle has the data's mean length, halfway between.
+    lengths = jnp.linalg.norm(x, axis=-1, keepdims=True)
+    sum_ = jnp.sum(x / lengths, axis=0)
+    middle = sum_ / jnp.linalg.norm(sum_, axis=-1, keepdims=True) * jnp.mean(lengths, axis=0)
+    np.testing.assert_allclose(between[1], middle, atol=1e-5)
     straight = interpolate(
         gaussian_velocity, PATH, x[0], x[1], jnp.array([0.25]), mode="linear", **options
     )
     np.testing.assert_allclose(straight[0], 0.75 * x[0] + 0.25 * x[1], atol=1e-5)
 
 
+@pytest.mark.parametrize("angle", [0.0, 1e-6, 1e-3, 2.0, np.pi - 1e-3, np.pi - 1e-6, np.pi])
+def test_spherical_mixtures_turn_evenly_at_every_angle(angle):
+    """In three dimensions, up to opposite vectors, where any great circle will do."""
+    a = 2 * np.array([0.6, 0.0, 0.8])
+    across = np.array([0.8, 0.0, -0.6])
+    b = 4 * (np.cos(angle) * a / 2 + np.sin(angle) * across)
+    weights = np.linspace(0, 1, 5, dtype=np.float32)
+    mixed = _mix(
+        jnp.asarray(a[None], jnp.float32),
+        jnp.asarray(b[None], jnp.float32),
+        jnp.asarray(weights),
+        "spherical",
+    )[:, 0]
+    np.testing.assert_allclose(np.linalg.norm(mixed, axis=-1), 2 + 2 * weights, rtol=1e-3)
+    np.testing.assert_allclose(mixed[jnp.array([0, -1])], [a, b], atol=2e-3)
+    units = np.asarray(mixed, float) / np.linalg.norm(mixed, axis=-1, keepdims=True)
+    chords = np.linalg.norm(np.diff(units, axis=0), axis=-1)
+    np.testing.assert_allclose(chords, 2 * np.sin(angle / 8), atol=1e-3)
+
+
+@pytest.mark.parametrize("dim", [1, 3])
+@pytest.mark.parametrize("factors", [(1.0, 1.0), (1.0, -1.0), (1.0, 0.0), (0.0, 0.0)])
+def test_spherical_mixtures_have_finite_gradients(dim, factors):
+    """Where vectors are equal, opposite or zero; for equal ones it is that of the straight line."""
+    vector = jnp.arange(1.0, dim + 1)[None]
+
+    def first(a, b, weight):
+        return _mix(a, b, weight[None], "spherical")[0, 0, 0]
+
+    value, gradients = jax.value_and_grad(first, (0, 1, 2))(
+        *(factor * vector for factor in factors), jnp.asarray(0.25)
+    )
+    assert np.isfinite(value)
+    assert all(np.all(np.isfinite(gradient)) for gradient in gradients)
+    if factors == (1.0, 1.0):
+        np.testing.assert_allclose(gradients[0][0], 0.75 * np.eye(dim)[0], atol=1e-6)
+        np.testing.assert_allclose(gradients[1][0], 0.25 * np.eye(dim)[0], atol=1e-6)
+
+
+@pytest.mark.slow
 def test_mixed_noise_has_the_law_of_the_prior():
     """Of 65,536 Kac components, mixed without a flow: Kolmogorov-Smirnov, false alarm 1e-7.
 
@@ -88,6 +130,20 @@ def test_mixed_noise_has_the_law_of_the_prior():
     assert ks_distance(np.asarray(uniforms[1])) < ks_bound(64 * 1024)
     # Displacements mixed linearly have another law: the test sees the difference.
     assert ks_distance(np.asarray(path.process.cdf(1.0, (ends[0] + ends[1]) / 2))) > 0.05
+
+
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (lambda x: encode(gaussian_velocity, PATH, x), "x"),
+        (lambda x: decode(gaussian_velocity, PATH, x), "noise"),
+        (lambda x: interpolate(gaussian_velocity, PATH, jnp.ones((2, 2)), x, jnp.ones(1)), "x_b"),
+        (lambda x: log_density(gaussian_velocity, PATH, x), "x"),
+    ],
+)
+def test_points_are_floats(call, name):
+    with pytest.raises(ValueError, match=f"^{name} must be floats, got int32"):
+        call(jnp.ones((2, 2), jnp.int32))
 
 
 @pytest.mark.parametrize(

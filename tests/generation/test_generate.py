@@ -4,19 +4,29 @@ import itertools
 import subprocess
 import sys
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from kacjax import (
+    decode,
     diffusion_path,
+    encode,
     generate,
     generate_chunks,
+    guided,
     initial_noise,
+    interpolate,
     kac_path,
+    log_density,
+    trajectory,
 )
 from kacjax.generation import default_grid
+from kacjax.models import MLP
+from kacjax.training import NetworkVelocity
 from tests.generation.flows import PATH, gaussian_velocity
 
 KEY = jax.random.key(0)
@@ -88,6 +98,40 @@ def test_under_jit_vmap_and_grad():
         jax.jit(lambda key: generate(gaussian_velocity, PATH, key, (3, 1), chunk_size=2))(KEY)
 
 
+class Scaled(eqx.Module):
+    """A velocity with a parameter."""
+
+    scale: jax.Array
+
+    def __call__(self, t, x):
+        return self.scale * x
+
+
+TRACED = {
+    "velocity": lambda v: {"velocity": Scaled(v)},
+    "function": lambda v: {"velocity": lambda t, x: v * x},
+    "path": lambda v: {"path": kac_path(c=v)},
+    "x0": lambda v: {"x0": v * jnp.ones((3, 1))},
+    "power": lambda v: {"power": v},
+}
+
+
+@pytest.mark.parametrize("transform", [jax.jit, jax.grad])
+@pytest.mark.parametrize("traced", TRACED)
+def test_chunks_are_refused_whatever_is_traced(traced, transform):
+    def run(v):
+        options = {"velocity": gaussian_velocity, "path": PATH, **TRACED[traced](v)}
+        return generate(key=KEY, shape=(3, 1), steps=2, chunk_size=2, **options).sum()
+
+    with pytest.raises(ValueError, match="chunk_size must be None under jit, vmap and grad"):
+        transform(run)(1.0)
+
+
+def test_a_list_of_chunks_is_refused_at_once():
+    with pytest.raises(ValueError, match="chunk_size must be None under jit"):
+        jax.grad(lambda v: generate_chunks(Scaled(v), PATH, KEY, (3, 1), chunk_size=2))(1.0)
+
+
 def labelled_velocity(t, x, label):
     """Drifts apart by label, so that a label given to another sample is seen."""
     return gaussian_velocity(t, x) + label.astype(x.dtype)[:, None, None]
@@ -134,6 +178,68 @@ def test_chunks_change_nothing():
     np.testing.assert_allclose(np.concatenate(parts), fixed, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("options", [{"control": None}, {"control": "joint"}])
+def test_chunks_one_by_one_are_those_of_generate(options):
+    """Of tsit5, whose steps depend on the control."""
+    options = {"steps": 1, "solver": "tsit5", "chunk_size": 2, **options}
+    parts = generate_chunks(gaussian_velocity, PATH, KEY, (5, 1), **options)
+    whole = generate(gaussian_velocity, PATH, KEY, (5, 1), **options)
+    np.testing.assert_array_equal(np.concatenate(list(parts)), whole)
+
+
+def network_velocity(classes):
+    graphdef, parameters = nnx.split(MLP(1, width=4, depth=1, classes=classes, rngs=nnx.Rngs(0)))
+    return NetworkVelocity(parameters, PATH, graphdef)
+
+
+X = jnp.ones((2, 1))
+LABELLED = {
+    "generate": lambda velocity, labels: generate(
+        velocity, PATH, KEY, (2, 1), 1, labels=labels, chunk_size=1
+    ),
+    "trajectory": lambda velocity, labels: trajectory(
+        velocity, PATH, KEY, (2, 1), jnp.ones(1), 1, labels=labels
+    ),
+    "encode": lambda velocity, labels: encode(velocity, PATH, X, 1, labels=labels),
+    "decode": lambda velocity, labels: decode(velocity, PATH, X, 1, labels=labels),
+    "interpolate": lambda velocity, labels: interpolate(
+        velocity, PATH, X, X, jnp.ones(1), 1, labels=labels
+    ),
+    "log_density": lambda velocity, labels: log_density(
+        velocity, PATH, X, 1, solver="euler", labels=labels
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LABELLED)
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([0, 4], r"labels must lie in 0\.\.3 \(3: no class\), got values from 0 to 4"),
+        ([-1, 0], r"labels must lie in 0\.\.3 \(3: no class\), got values from -1 to 0"),
+        ([0.0, 1.0], "labels must be integers, got float64"),
+    ],
+)
+def test_labels_beyond_the_classes_are_refused(name, labels, message):
+    with pytest.raises(ValueError, match=message):
+        LABELLED[name](network_velocity(3), np.array(labels))
+
+
+def test_labels_of_other_velocities():
+    """The null label is one of a network's; through guidance too; functions may know any number."""
+    labels = np.array([0, 3])
+    x = generate(network_velocity(3), PATH, KEY, (2, 1), 1, labels=labels)
+    assert np.all(np.isfinite(x))
+    with pytest.raises(ValueError, match="got values from 0 to 3"):
+        generate(guided(network_velocity(2), 2.0, 2), PATH, KEY, (2, 1), 1, labels=labels)
+    with pytest.raises(ValueError, match=r"null_label must lie in 0\.\.2, got 3"):
+        guided(network_velocity(2), 2.0, 3)
+    function = lambda t, x, label: x * label[:, None].astype(x.dtype)  # noqa: E731
+    generate(function, PATH, KEY, (2, 1), 1, labels=labels * 100)
+    with pytest.raises(ValueError, match="labels must not be negative, got values from -3 to 0"):
+        generate(function, PATH, KEY, (2, 1), 1, labels=-labels)
+
+
 def test_progress_is_shown_on_request(capsys):
     for progress in (False, True):
         generate(gaussian_velocity, PATH, KEY, (9, 1), 2, chunk_size=3, progress=progress)
@@ -164,6 +270,7 @@ np.testing.assert_array_equal(nfe, counts)
 """
 
 
+@pytest.mark.slow
 def test_devices_and_chunk_sizes_change_nothing():
     """One device against eight simulated ones, chunks of 99, 100 and 1,000."""
     environment = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}

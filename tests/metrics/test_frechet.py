@@ -68,6 +68,18 @@ def test_features_of_images_by_any_function():
     np.testing.assert_allclose(statistics.covariance, np.cov(expected, rowvar=False), rtol=1e-10)
 
 
+@pytest.mark.parametrize("name", ["mean_x", "covariance_x", "mean_y", "covariance_y"])
+def test_statistics_must_be_finite(name):
+    statistics = {
+        "mean_x": np.zeros(2),
+        "covariance_x": np.eye(2),
+        "mean_y": np.zeros(2),
+        "covariance_y": np.eye(2),
+    }
+    with pytest.raises(ValueError, match=f"{name} must be finite"):
+        metrics.frechet_distance_from_statistics(**statistics | {name: statistics[name] * np.nan})
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

@@ -60,6 +60,10 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch):
             lambda: metrics.InceptionFeatures(extractor=Corner())(IMAGES[..., :2]),
             "1 or 3 channels",
         ),
+        (
+            lambda: metrics.InceptionFeatures(extractor=Corner())(IMAGES[0]),
+            "images must have shape",
+        ),
     ],
 )
 def test_wrong_input_is_named(call, message):

@@ -43,6 +43,12 @@ def test_mode_statistics_see_a_missing_mode():
     assert without.kl_divergence == pytest.approx(np.log(9 / 8), rel=1e-5)
 
 
+def test_weights_may_be_a_list():
+    listed = metrics.mode_statistics(X, X[:2], weights=[0.2, 0.8])
+    array = metrics.mode_statistics(X, X[:2], weights=np.array([0.2, 0.8]))
+    assert listed.total_variation == array.total_variation
+
+
 def test_samples_of_the_mixture():
     # 200 repetitions of 500 samples of grid2d: the divergence of multinomial shares has the mean
     # (M - 1) / 2n (and 1e-2 of that in the next order), the total variation that of normal errors.
@@ -63,6 +69,7 @@ def test_samples_of_the_mixture():
         (lambda: metrics.mode_statistics(X, X, min_hits=0), "min_hits must be an integer"),
         (lambda: metrics.mode_statistics(X, X, weights=np.ones(3) / 3), "weights must have shape"),
         (lambda: metrics.mode_statistics(X, X[:2], weights=np.ones(2)), "sum 1"),
+        (lambda: metrics.mode_statistics(X, X[:2], weights=[0.2, 0.3, 0.5]), r"shape \(2,\)"),
     ],
 )
 def test_wrong_input_is_named(call, message):

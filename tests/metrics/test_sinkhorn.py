@@ -24,6 +24,7 @@ def entropic_cost(x, y, epsilon):
     return np.sum(plan * costs) + epsilon * np.sum(plan * np.log(plan / np.outer(a, b)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epsilon", [0.3, 3.0])
 def test_divergence_equals_pot(epsilon):
     within = entropic_cost(A, A, epsilon) + entropic_cost(B, B, epsilon)

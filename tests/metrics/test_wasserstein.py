@@ -53,6 +53,7 @@ def test_mean_for_equal_laws():
     [
         (lambda: metrics.sliced_wasserstein(X, Y, jax.random.key(0), p=3), "p must be 1 or 2"),
         (lambda: metrics.sliced_wasserstein(X, Y, jax.random.key(0), 0), "projections must be"),
+        (lambda: metrics.random_directions(jax.random.key(0), 2, 0), "num must be"),
         (lambda: metrics.wasserstein_1d(X[:0, 0], Y[:, 0]), "x must hold at least one"),
     ],
 )

@@ -50,6 +50,10 @@ def test_training_uses_the_batch_and_keeps_its_statistics():
     [
         (lambda: models.Classifier((8, 8), 4, rngs=nnx.Rngs(0)), "shape must be"),
         (lambda: models.Classifier((8, 8, 1), 4, rngs=nnx.Rngs(0)), "at least 16 pixels"),
+        (
+            lambda: models.Classifier((8, 8, 1), 4, rngs=nnx.Rngs(0), channels=()),
+            r"channels must hold a width for each resolution, got \(\)",
+        ),
         (lambda: models.Classifier((8, 8, 1), 1, rngs=nnx.Rngs(0)), "classes must be an integer"),
     ],
 )

@@ -179,6 +179,11 @@ def test_attention_is_where_it_is_named_and_in_the_middle():
         assert attends(model.middle) == [True, False]
 
 
+def test_parameters_are_float32_in_float64_too(x64):
+    model = nnx.eval_shape(lambda: UNet(SHAPE, rngs=nnx.Rngs(0), classes=3, **SMALL))
+    assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(model))} == {jnp.dtype("float32")}
+
+
 def test_no_state_but_parameters():
     graphdef, state = small()
     assert all(issubclass(leaf.type, nnx.Param) for _, leaf in nnx.to_flat_state(state))
@@ -192,6 +197,7 @@ def test_no_state_but_parameters():
         ({"shape": (8, 0, 3)}, "shape, each number, must be an integer of at least 1, got 0"),
         ({"shape": (8, 10, 3), "multipliers": (1, 2, 2)}, r"4 divides, for 3 levels; got \(8, 10"),
         ({"channels": 0}, "channels must be an integer of at least 1, got 0"),
+        ({"channels": 9}, "channels must be even, got 9"),
         ({"blocks": -1}, "blocks must be an integer of at least 1, got -1"),
         ({"multipliers": ()}, r"multipliers must hold a positive integer .* got \(\)"),
         ({"multipliers": (1, 0)}, "multipliers, each number, must be an integer"),

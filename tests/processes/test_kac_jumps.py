@@ -34,6 +34,11 @@ def test_bound_comes_from_the_poisson_tail():
     bound = jump_bound(2.5, 2.0, 1000)
     assert 1000 * scipy.stats.poisson.sf(bound - 1, 5.0) <= jumps.TAIL
     assert 1000 * scipy.stats.poisson.sf(bound - 2, 5.0) > jumps.TAIL
+    # For more components than 1 - TAIL / components can tell from 1.
+    bound = jump_bound(9.0, 1.0, 10**9)
+    assert 1e9 * scipy.stats.poisson.sf(bound - 1, 9.0) <= jumps.TAIL
+    assert 1e9 * scipy.stats.poisson.sf(bound - 2, 9.0) > jumps.TAIL
+    assert jump_bound(9.0, 0.0, 5) == 1
 
 
 def test_overflow_is_reported_and_never_cut():
@@ -104,6 +109,13 @@ def test_bad_arguments():
     process = KacProcess()
     with pytest.raises(ValueError, match="times must be a vector"):
         process.sample_path(jax.random.key(0), 1.0, (2,))
+    with pytest.raises(ValueError, match="times must be a vector of times"):
+        process.sample_path(jax.random.key(0), jnp.zeros(0), (2,))
+    for horizon in (-1.0, jnp.inf):
+        with pytest.raises(ValueError, match="horizon must"):
+            process.sample_jump_times(jax.random.key(0), horizon, (2,))
+    with pytest.raises(ValueError, match="do not broadcast"):
+        KacProcess(9.0, jnp.ones((2, 1))).sample_path(jax.random.key(0), jnp.ones(2), (3,))
     with pytest.raises(ValueError, match="times must not be negative"):
         process.sample_path(jax.random.key(0), jnp.array([-1.0]), (2,))
     with pytest.raises(ValueError, match="max_jumps must be an integer"):

@@ -60,8 +60,7 @@ def test_cdf_is_skellam(lam, dtype):
 
 
 @pytest.mark.parametrize(
-    "lam",
-    [30.0, pytest.param(0.5, marks=pytest.mark.slow), pytest.param(5e3, marks=pytest.mark.slow)],
+    "lam", [30.0, *(pytest.param(lam, marks=pytest.mark.slow) for lam in (0.5, 5e3))]
 )
 def test_lower_tail_is_accurate_in_relative_terms(lam, x64):
     z = -min(1.0, 9 / np.sqrt(lam)) * np.linspace(0.3, 0.95, 9)
@@ -171,11 +170,11 @@ def test_everything_is_finite_everywhere(dtype):
             of = partial(value, name)
             out = jax.vmap(of, (0, None, None, 0))(lam, one, one, z)
             inside = jnp.abs(z) < 1
-            assert not jnp.any(jnp.isnan(out)), name
-            assert jnp.all(jnp.isfinite(out) | ~inside), name
+            assert not np.any(np.isnan(out)), name
+            assert np.all(np.isfinite(out) | ~inside), name
             slopes = jax.vmap(jax.grad(of, (0, 1, 2, 3)), (0, None, None, 0))(lam, one, one, z)
             for slope in slopes:
-                assert jnp.all(jnp.isfinite(slope)), name
+                assert np.all(np.isfinite(slope)), name
 
 
 @pytest.mark.parametrize("s", [1e-12, 1e-20, 1e-30])
@@ -210,6 +209,8 @@ def test_on_and_outside_the_cone():
     atom = float(process.atom_mass(1.0)) / 4
     np.testing.assert_allclose(process.cdf(1.0, y), [0, atom, 1 - atom, 1], atol=1e-7)
     assert process.cdf(0.0, 0.0) == 0.5
+    for name in ("velocity", "density", "log_density", "cdf", "normal_score"):
+        assert np.isnan(getattr(process, name)(1.0, jnp.nan)), name
     inner = 3.0 * (1 - 1e-6)
     np.testing.assert_allclose(process.velocity(1.0, inner), 3 * 2 / 4, rtol=1e-4)
 

@@ -35,7 +35,7 @@ def test_mass_bound_and_continuity(width, x64):
 
     density, velocity, change, slope = law(jnp.broadcast_to(s, y.shape), y)
     np.testing.assert_allclose(np.sum(density * weights[None] * 3 * s, axis=1), 1, rtol=1e-10)
-    assert jnp.all(jnp.abs(velocity) < 3)
+    assert np.all(np.abs(velocity) < 3)
     scale = jnp.max(jnp.abs(change), axis=1, keepdims=True)
     np.testing.assert_allclose((change + slope) / scale, 0, atol=1e-10)
 
@@ -53,10 +53,10 @@ def test_on_the_cone_and_outside_it(s):
     y = jnp.array([1.0, 1.5, 4.0, -1.5]) * 3 * s
     log_density, velocity = PROCESS.spread_law(s, y, 0.1)
     np.testing.assert_allclose(velocity, [3, 4.5, 12, -4.5], rtol=1e-4)
-    assert jnp.all(jnp.isfinite(log_density))
+    assert np.all(np.isfinite(log_density))
     assert log_density[0] - 100 > log_density[1] > log_density[2]
     _, far = PROCESS.spread_law(s, jnp.array([2.0]), 0.1)
-    assert jnp.isfinite(far[0])
+    assert np.isfinite(far[0])
 
 
 def test_a_process_without_atoms_is_itself():

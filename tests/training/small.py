@@ -61,4 +61,4 @@ def small_step(model=None, parameterisation="data", optimiser=None, **options):
 def small_trainer(model=None, **options) -> Trainer:
     """A trainer of twenty steps."""
     options = {"steps": 20, "batch_size": 16, "warmup": 4, "learning_rate": 1e-2, **options}
-    return Trainer(model or Affine(), PATH, **options)
+    return Trainer(model or Affine(), options.pop("path", PATH), **options)

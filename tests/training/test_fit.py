@@ -30,7 +30,12 @@ def test_reproducible_from_the_key_and_leaves_the_model_alone():
 
 
 @pytest.mark.parametrize(
-    "path", [kacjax.kac_path(), kacjax.diffusion_path(), kacjax.flow_matching_path()]
+    "path",
+    [
+        kacjax.kac_path(),
+        pytest.param(kacjax.diffusion_path(), marks=pytest.mark.slow),
+        pytest.param(kacjax.flow_matching_path(), marks=pytest.mark.slow),
+    ],
 )
 def test_learns_one_point(path):
     """All data at one point: generation reaches it, for every model."""
@@ -62,6 +67,14 @@ def test_labels_and_iterators():
     assert streamed.losses.shape == (20,)
 
 
+def test_in_float64_the_state_keeps_its_types(x64):
+    model = MLP(2, rngs=nnx.Rngs(0), width=16, depth=1, fourier=2)
+    result = quick(model, steps=5, steps_per_call=5)
+    for tree in (result.state.parameters, result.state.ema):
+        assert {leaf.dtype for leaf in jax.tree.leaves(tree)} == {np.dtype("float32")}
+    assert np.all(np.isfinite(result.losses))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -75,6 +88,8 @@ def test_labels_and_iterators():
         ({"ema_decay": 1.0}, r"ema_decay must lie in \[0, 1\), got 1.0"),
         ({"time_power": 0.0}, "power must be positive"),
         ({"parameterisation": "noise"}, "parameterisation must be one of data, velocity"),
+        ({"data": iter([DATA[:16]]), "labels": np.zeros(64, int)}, "labels must be None if data"),
+        ({"data": iter([])}, "source must hold a batch for each step from 0 to 20, got none"),
         ({"labels": np.zeros(64, int)}, "label must be None for a network without classes"),
     ],
 )

@@ -1,6 +1,7 @@
 """Schedules in closed form, and Adam under them."""
 
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import optax
 import pytest
@@ -56,11 +57,15 @@ def test_the_mean_of_squares_forgets_at_its_rate(b2):
         ({"b2": 1.0}, r"b2 must lie in \[0, 1\), got 1.0"),
         ({"clip": 0.0}, "clip must be positive"),
         ({"learning_rate": np.inf}, "learning_rate must be positive and finite"),
-        ({"warmup": -1}, "warmup must not be negative"),
+        ({"warmup": -1}, "warmup must be an integer of at least 0, got -1"),
+        ({"warmup": 0.5}, "warmup must be an integer of at least 0, got 0.5"),
+        ({"warmup": np.inf}, "warmup must be an integer of at least 0, got inf"),
         ({"steps": 0}, "steps must be an integer of at least 1"),
     ],
 )
-def test_bad_arguments(change, message):
+def test_bad_arguments(change, message, monkeypatch):
+    # As without the hook, which would refuse other types before.
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     options = {"learning_rate": 0.1, "steps": 10, "warmup": 1, "clip": 1.0, **change}
     with pytest.raises(ValueError, match=message):
         make_optimiser(**options)

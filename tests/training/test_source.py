@@ -24,6 +24,7 @@ def test_types_of_training():
         ((np.zeros((0, 2)),), "data must have shape .* and not be empty"),
         ((np.zeros(5),), "data must have shape"),
         ((np.array([[1.0, np.nan]]),), "data must be finite, got 1 NaN"),
+        ((np.array([["a", "b"]]),), "data must be real numbers, got <U1"),
         ((DATA, np.zeros(3, int)), r"labels must be integers of shape \(4,\), got .* \(3,\)"),
         ((DATA, np.zeros(4)), "labels must be integers of shape .* got float64"),
         ((DATA, np.arange(4), 3), "labels must not be negative and below 3, got 0 to 3"),
@@ -39,12 +40,18 @@ def test_bad_data(arguments, message):
     ("batch", "message"),
     [
         (DATA, r"a batch must hold 3 data, got shape \(4, 2\)"),
-        ((DATA[:3], np.arange(4)), r"a batch must hold 3 labels, got shape \(4,\)"),
+        (np.zeros(3), r"data must have shape \(num, \*event\) .* got shape \(3,\)"),
+        (np.zeros((3, 2), complex), "data must be real numbers, got complex128"),
+        ((DATA[:3], np.arange(4)), r"labels must be integers of shape \(3,\), got .* \(4,\)"),
+        ((DATA[:3], np.zeros(3)), "labels must be integers of shape .* got float64"),
+        ((DATA[:3], np.arange(3) - 1), "labels must not be negative and below 3, got -1 to 1"),
+        ((DATA[:3], np.arange(3) + 1), "labels must not be negative and below 3, got 1 to 3"),
+        ((DATA[:3], np.arange(3), 0), "a batch must be data, or data and labels, got 3 parts"),
     ],
 )
 def test_bad_batches(batch, message):
     with pytest.raises(ValueError, match=message):
-        check_batch(batch, 3)
+        check_batch(batch, 3, classes=3)
 
 
 def test_prefetch_is_ahead_in_order_and_never_beyond():

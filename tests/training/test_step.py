@@ -149,6 +149,14 @@ def test_an_update_that_is_not_finite_is_not_applied(policy):
         ({"accumulate": 0}, DATA, "accumulate must be an integer of at least 1, got 0"),
         ({"on_nonfinite": "ignore"}, DATA, "on_nonfinite must be one of skip, stop"),
         ({"label_dropout": 0.1}, (DATA, LABELS), "label_dropout needs null_label"),
+        ({"label_dropout": 0.1, "null_label": 3}, DATA, "label_dropout=0.1 needs labels, got None"),
+        ({}, DATA.astype(int), "batch must hold floats, or bytes as uint8, got int32"),
+        ({}, (DATA, LABELS.astype(jnp.float32)), "labels must be integers of shape .* got float32"),
+        (
+            {},
+            (DATA, LABELS[:, None]),
+            r"labels must be integers of shape \(64,\), got .* \(64, 1\)",
+        ),
         ({"model": NoLabels()}, (DATA, LABELS), "labels, but NoLabels takes no argument 'label'"),
     ],
 )

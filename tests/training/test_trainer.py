@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
+import kacjax
 from kacjax.data.batches import draw_batch
+from kacjax.models import MLP
 from kacjax.training import NonFiniteError, ResidentData
 from tests.training.small import DATA, Affine, mlp, small_trainer
 
@@ -196,6 +198,13 @@ class Counted(nnx.Module):
         ({"on_nonfinite": "ignore"}, "on_nonfinite must be one of skip, stop; got 'ignore'"),
         ({"label_dropout": 1.0}, r"label_dropout must lie in \[0, 1\), got 1.0"),
         ({"label_dropout": 0.1, "model": mlp()}, "label_dropout needs classes"),
+        ({"classes": 2}, "classes must be 3, as of the model, got 2"),
+        ({"classes": 3, "model": mlp()}, "classes must be None, as of the model, got 3"),
+        ({"classes": 0}, "classes must be an integer of at least 1, got 0"),
+        (
+            {"model": mlp(), "path": kacjax.kac_path(T=5.0)},
+            "path must have the T of the model, 1.0, got 5.0",
+        ),
         (
             {"accumulate": 5},
             "batch_size must be a multiple of 5 .* got 16; the nearest are 15 and 20",
@@ -215,5 +224,26 @@ def test_data_that_do_not_fit():
         small_trainer(label_dropout=0.1).resident(DATA)
     with pytest.raises(ValueError, match="labels must not be negative and below 3, got 0 to 63"):
         small_trainer().resident(DATA, np.arange(64))
-    with pytest.raises(ValueError, match="a batch must hold 16 data"):
-        small_trainer().run(small_trainer().init(KEY), [DATA])
+
+
+@pytest.mark.parametrize(
+    ("options", "batches", "message"),
+    [
+        ({}, [DATA], "a batch must hold 16 data"),
+        ({}, [np.zeros((16, 3))], r"model does not accept data of shape \(num, \*\(3,\)\)"),
+        ({}, [(DATA[:16], LABELS[:16] + 1)], "labels must not be negative and below 3, got 1 to 3"),
+        ({"label_dropout": 0.1}, [DATA[:16]], "label_dropout=0.1 needs labels, got None"),
+        ({}, [], "source must hold a batch for each step from 0 to 20, got none"),
+    ],
+)
+def test_batches_that_do_not_fit(options, batches, message):
+    trainer = small_trainer(**options)
+    with pytest.raises(ValueError, match=message):
+        trainer.run(trainer.init(KEY), batches)
+
+
+def test_classes_and_times_that_agree():
+    """Also where the path holds its T in float32."""
+    path = kacjax.kac_path(T=jnp.asarray(0.1, jnp.float32))
+    small_trainer(MLP(2, rngs=nnx.Rngs(0), width=16, depth=1, classes=3, T=0.1), path=path)
+    small_trainer(classes=3)

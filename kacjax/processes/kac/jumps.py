@@ -14,7 +14,7 @@ import numpy as np
 from scipy.stats import poisson
 
 from kacjax._typing import Array, ArrayLike, Float, Int, Key
-from kacjax._validation import check_count, is_concrete
+from kacjax._validation import check_count, check_nonnegative, is_concrete
 
 TAIL = 1e-9
 """Probability, at most, that one call overflows its bound on the number of jumps."""
@@ -35,16 +35,28 @@ def jump_bound(a: ArrayLike, horizon: ArrayLike, components: int) -> int:
         The smallest `M` with `components * P(Poisson(a * horizon) >= M) <= TAIL`.
 
     Raises:
-        ValueError: If `a` or `horizon` is traced, since the bound is the size of an array.
+        ValueError: If `a` or `horizon` is traced, since the bound is the size of an array, or
+            the horizon is negative or infinite.
     """
     if not (is_concrete(a) and is_concrete(horizon)):
         raise ValueError(
             "max_jumps must be given where a or the horizon is traced: the number of jump times "
             "is the size of an array. kacjax.processes.kac.jump_bound computes it."
         )
+    check_nonnegative("horizon", horizon)
+    if not np.all(np.isfinite(horizon)):
+        raise ValueError(f"horizon must be finite, got {horizon}.")
     # In NumPy: inside a jitted function even constants would become tracers.
     lam = float(np.max(np.asarray(a))) * float(np.max(np.asarray(horizon)))
-    return int(poisson.isf(TAIL / max(components, 1), lam)) + 1
+    allowed = TAIL / max(components, 1)
+    # By the tail itself: SciPy's inverse goes through 1 - allowed, which may round to 1.
+    low, high = 0, 1
+    while poisson.sf(high - 1, lam) > allowed:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if poisson.sf(middle - 1, lam) <= allowed else (middle, high)
+    return high
 
 
 def resolve_bound(max_jumps: int | None, a: ArrayLike, horizon: ArrayLike, components: int) -> int:
@@ -110,11 +122,14 @@ def sample_positions(
     a: Float[Array, " components"],
     times: Float[Array, "components times"],
     max_jumps: int,
-) -> tuple[Float[Array, "components times"], Int[Array, " components"]]:
+) -> tuple[
+    Float[Array, "components times"], Int[Array, " components"], Float[Array, " components"]
+]:
     """Draws whole paths of unit speed, a bounded number of them in memory at once.
 
     Returns:
-        Displacements at `times`, and the number of jumps of each path up to its last time.
+        Displacements at `times`, the number of jumps of each path up to its last time, and its
+        first direction.
     """
 
     def one_path(arguments):
@@ -122,7 +137,7 @@ def sample_positions(
         jumps_key, direction_key = jax.random.split(key)
         jump_times, count = sample_jumps(jumps_key, a, jnp.max(times), max_jumps)
         direction = jax.random.rademacher(direction_key, (), times.dtype)
-        return jax.vmap(position, (None, None, 0))(jump_times, direction, times), count
+        return jax.vmap(position, (None, None, 0))(jump_times, direction, times), count, direction
 
     each = max_jumps * max(times.shape[-1], 1)
     batch = max(1, min(a.size, _BLOCK // each))

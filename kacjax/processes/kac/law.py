@@ -68,9 +68,10 @@ def _quotient_jvp(primals, tangents):
 def _rounding_error(c: Array, s: Array, product: Array) -> Array:
     """What rounding took from `c * s`; it decides how far from the cone a point is."""
     info = jnp.finfo(product.dtype)
-    # Halves of a significand multiply exactly.
-    c_high = jax.lax.reduce_precision(c, info.nexp, info.nmant // 2)
-    s_high = jax.lax.reduce_precision(s, info.nexp, info.nmant // 2)
+    # Parts of half a significand multiply exactly, all but the two low ones.
+    half = info.nmant // 2 - 1
+    c_high = jax.lax.reduce_precision(c, info.nexp, half)
+    s_high = jax.lax.reduce_precision(s, info.nexp, half)
     c_low, s_low = c - c_high, s - s_high
     return ((c_high * s_high - product) + c_high * s_low + c_low * s_high) + c_low * s_low
 
@@ -107,6 +108,15 @@ def velocity(
 ) -> Float[Array, "..."]:
     """Velocity inside the cone in units of `c`."""
     return lam * z / (lam + 2 * bessel_quotient(lam * lam * room))
+
+
+@jax.jit
+def velocity_slope(
+    lam: Float[Array, "..."], w: Float[Array, "..."], room: Float[Array, "..."]
+) -> Float[Array, "..."]:
+    r"""Derivative of the velocity `w` in `z`, over `lam`: $1/(\lambda + 2h) + 4 w^2 h'(q)$."""
+    q = lam * lam * room
+    return 1 / (lam + 2 * bessel_quotient(q)) + 4 * w * w * bessel_quotient_slope(q)
 
 
 @jax.jit

@@ -20,11 +20,10 @@ from jax.scipy.stats import norm
 
 from kacjax._typing import Array, ArrayLike, Float, Int, Key, Scalar, Shape
 from kacjax._validation import check_choice, check_nonnegative, check_positive
-from kacjax.processes.base import Process, align
+from kacjax.processes.base import Process, align, align_time, check_level
 from kacjax.processes.kac import jumps, law, tails
 from kacjax.processes.kac.spread import spread
 from kacjax.processes.kac.squash import CUT, squash
-from kacjax.special import bessel_quotient
 
 METHODS = ("squash", "poisson-beta", "path")
 
@@ -54,7 +53,7 @@ class KacProcess(Process):
         Beyond $|n| = 5.5$, and everywhere in float64, Newton steps refine what the sampler's
         polynomials give. Its derivatives in `s`, `a`, `c` and `n` are exact.
         """
-        s, n, a, c = align(s, n, self.a, self.c)
+        s, n, a, c = align_time(s, n, self.a, self.c)
         return _displace(s, a, c, n, True)[0]
 
     def sample_with_velocity(
@@ -93,9 +92,9 @@ class KacProcess(Process):
             return c * s * z, c * w
         max_jumps = jumps.jump_bound(self.a, given, math.prod(shape))
         flat_s, flat_a = (jnp.broadcast_to(value, shape).reshape(-1) for value in (s, a))
-        y, counts = jumps.sample_positions(key, flat_a, flat_s[:, None], max_jumps)
-        y, moved = y.reshape(shape), (counts > 0).reshape(shape)
-        return c * y, jnp.where(moved, self.velocity(s, c * y), c * jnp.sign(y))
+        paths = jumps.sample_positions(key, flat_a, flat_s[:, None], max_jumps)
+        y, counts, direction = (part.reshape(shape) for part in paths)
+        return c * y, jnp.where(counts > 0, self.velocity(s, c * y), c * direction)
 
     def sample(
         self, key: Key, s: ArrayLike, shape: Shape, method: str = "squash"
@@ -111,7 +110,7 @@ class KacProcess(Process):
         there, so recompute a sample's velocity from its rounded `y` only if you must:
         `sample_with_velocity` knows it.
         """
-        s, y, a, c = align(s, y, self.a, self.c)
+        s, y, a, c = align_time(s, y, self.a, self.c)
         z, room, inside = law.cone_coordinates(c, s, y)
         return c * jnp.where(inside > 0, law.velocity(a * s, z, room), z)
 
@@ -121,11 +120,11 @@ class KacProcess(Process):
         $$ \log \tfrac12 e^{-as} \frac{a}{c} \Bigl[ I_0(x) + c s \frac{a}{c} \frac{I_1(x)}{x} \Bigr],
            \quad x = \frac{a}{c} \sqrt{(cs - y)(cs + y)}; \qquad -\infty \text{ for } |y| \ge c s. $$
         """
-        s, y, a, c = align(s, y, self.a, self.c)
+        s, y, a, c = align_time(s, y, self.a, self.c)
         z, room, inside = law.cone_coordinates(c, s, y)
         # The density in y is that in z over c s, and lam / (c s) = a / c has no s to divide by.
         inner = jnp.log(a / c) + law.log_density_over_lam(a * s, z, room)
-        return jnp.where(inside > 0, inner, -jnp.inf)
+        return jnp.where(inside > 0, inner, jnp.where(jnp.isnan(z), z, -jnp.inf))
 
     def spread_law(
         self, s: ArrayLike, y: ArrayLike, width: Scalar
@@ -135,17 +134,17 @@ class KacProcess(Process):
         It satisfies the continuity equation exactly; see `kacjax.processes.kac.spread`, also for
         the continuation outside the cone, for `s > 0`.
         """
-        s, y, a, c = align(s, y, self.a, self.c)
+        s, y, a, c = align_time(s, y, self.a, self.c)
         return spread(a, c, s, y, jnp.asarray(width, y.dtype))
 
     def atom_mass(self, s: ArrayLike) -> Float[Array, "..."]:
         r"""Probability $e^{-as}$ of no jump yet, shared by the atoms at $\pm c s$."""
-        s, a, c = align(s, self.a, self.c)
+        s, a, c = align_time(s, self.a, self.c)
         return jnp.exp(-a * s) + jnp.zeros_like(c)
 
     def cdf(self, s: ArrayLike, y: ArrayLike) -> Float[Array, "..."]:
         r"""Distribution function; in the middle of its step, $e^{-as}/2$ high, at each atom."""
-        s, y, a, c = align(s, y, self.a, self.c)
+        s, y, a, c = align_time(s, y, self.a, self.c)
         lam = a * s
         z, room, inside = law.cone_coordinates(c, s, y)
         interior = tails.cdf(lam, jnp.where(inside > 0, z, 0), jnp.where(inside > 0, room, 1))
@@ -153,7 +152,7 @@ class KacProcess(Process):
         lower_atom = jnp.exp(-lam) / 2
         on_cone = jnp.where(z < 0, lower_atom / 2, 1 - lower_atom / 2)
         outside = jnp.where(step > 0, (1 + z) / 2, jnp.where(z == 0, 0.5, on_cone))
-        return jnp.where(inside > 0, interior, outside)
+        return jnp.where(inside > 0, interior, jnp.where(jnp.isnan(z), z, outside))
 
     def quantile(self, s: ArrayLike, u: ArrayLike) -> Float[Array, "..."]:
         """Quantile function of the whole law, atoms included, for `u` in (0, 1).
@@ -161,24 +160,24 @@ class KacProcess(Process):
         In the lower tail it is accurate for every normal floating-point `u`; for the upper tail
         use the symmetry `quantile(s, 1 - u) = -quantile(s, u)`.
         """
-        s, u = align(s, u)
+        check_level(u)
+        s, u = align_time(s, u)
         return self.transport(s, ndtri(u))
 
     def normal_score(self, s: ArrayLike, y: ArrayLike) -> Float[Array, "..."]:
         r"""The normal variable behind a displacement; at an atom the one where it begins."""
-        s, y, a, c = align(s, y, self.a, self.c)
+        s, y, a, c = align_time(s, y, self.a, self.c)
         z, room, _ = law.cone_coordinates(c, s, y)
-        score, _ = tails.normal_score(a * s, tails.to_root(a * s, z, room))
-        return jnp.sign(z) * score
+        return tails.signed_score(a * s, z, room)
 
     def variance(self, s: ArrayLike) -> Float[Array, "..."]:
         r"""Variance $\frac{c^2}{a} s - \frac{c^2}{2 a^2} (1 - e^{-2as})$, about $c^2 s^2$ at first."""
-        s, a, c = align(s, self.a, self.c)
+        s, a, c = align_time(s, self.a, self.c)
         return jnp.square(c * s) * law.scaled_variance(a * s)
 
     def linear_velocity(self, s: ArrayLike) -> Float[Array, "..."]:
         r"""The best linear predictor of the velocity, from $1/s$ at first to $1/(2s)$ in the end."""
-        s, a, c = align(s, self.a, self.c)
+        s, a, c = align_time(s, self.a, self.c)
         lam = a * s
         # Of the variance (c s)^2 kappa(lam) only kappa is differentiated: c s may underflow.
         kappa, slope = jax.jvp(law.scaled_variance, (lam,), (jnp.ones_like(lam),))
@@ -248,15 +247,15 @@ class KacProcess(Process):
             RuntimeError: When run, if a path jumps more often than there is room for.
         """
         check_nonnegative("times", times)
-        if jnp.ndim(times) != 1:
-            raise ValueError(f"times must be a vector, got shape {jnp.shape(times)}.")
+        if jnp.ndim(times) != 1 or jnp.size(times) == 0:
+            raise ValueError(f"times must be a vector of times, got shape {jnp.shape(times)}.")
         bound = jumps.resolve_bound(max_jumps, self.a, times, math.prod(shape))
         (times,) = align(times)
         (a,) = align(self.a, shape=shape)
         a = jnp.broadcast_to(a, shape).reshape(-1)
         each = jnp.broadcast_to(times, (a.size, times.size))
-        y, _ = jumps.sample_positions(key, a, each, bound)
-        return align(self.c, shape=(times.size, *shape))[0] * y.T.reshape(times.size, *shape)
+        y, _, _ = jumps.sample_positions(key, a, each, bound)
+        return align(self.c, shape=shape)[0][None] * y.T.reshape(times.size, *shape)
 
 
 def _poisson_beta(key: Key, lam: Array, shape: Shape) -> tuple[Array, Array]:
@@ -284,17 +283,37 @@ def _displacement(s: Array, a: Array, c: Array, n: Array, refined: bool) -> tupl
     return (c * s) * z, c * w
 
 
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _place(lam: Array, n: Array, refined: bool) -> tuple[Array, Array, Array]:
-    """Place and velocity in units of the cone, and which samples are atoms."""
-    z, w, atom = squash(lam, n)
-    return _refine(lam, n, z, w) if refined else (z, w, atom)
+    """Place and velocity in units of the cone, and 1 for atoms, else 0."""
+    # The table ends at CUT; what lies beyond starts there and is refined.
+    z, w, atom = squash(lam, jnp.clip(n, -CUT, CUT) if refined else n)
+    z, w, atom = _refine(lam, n, z, w) if refined else (z, w, atom)
+    return z, w, atom.astype(z.dtype)
+
+
+@_place.defjvp
+def _place_jvp(refined, primals, tangents):
+    # For second derivatives of samples; the first ones are those of `_displacement`.
+    lam, n = primals
+    lam_dot, n_dot = tangents
+    z, w, atom = _place(lam, n, refined)
+    room, inner = (1 - z) * (1 + z), 1 - atom
+    slope = lam * law.velocity_slope(lam, w, room)
+    z_lam = inner * (w - z) / jnp.where(lam > 0, lam, 1)
+    w_lam = inner * law.acceleration(lam, z, w, room)
+    log_density = law.log_density_over_lam(lam, z, room) + jnp.log(jnp.where(lam > 0, lam, 1))
+    z_n = jnp.where(atom > 0, 0, jnp.exp(norm.logpdf(n) - log_density))
+    z_dot = z_lam * lam_dot + z_n * n_dot
+    w_dot = w_lam * lam_dot + slope * z_n * n_dot
+    return (z, w, atom), (z_dot, w_dot, jnp.zeros_like(atom))
 
 
 def _refine(lam: Array, n: Array, z: Array, w: Array) -> tuple[Array, Array, Array]:
     """Newton steps on what the table gives, wherever it is not exact to rounding."""
     size = jnp.abs(n)
     atom = size >= tails.atom_score(lam)
-    start = tails.to_root(lam, z, (1 - z) * (1 + z))
+    start = tails.to_root(lam, z, jnp.maximum((1 - z) * (1 + z), 0))
     start = jnp.minimum(start * jnp.maximum(size / CUT, 1), jnp.sqrt(2 * lam))
     fine, room = tails.from_root(lam, tails.refine(lam, start, size, steps=4))
     sign = jnp.sign(n)
@@ -312,6 +331,7 @@ def _displacement_jvp(refined, primals, tangents):
     y, v, room = (c * s) * z, c * w, (1 - z) * (1 + z)
     # Along the flow (n fixed) y has the slopes (v, (s v - y) / a, y / c) in (s, a, c), and
     # v = c w(lam, n) those of w. Written without a division per component.
+    atom = atom > 0
     force = c * jnp.where(atom, 0, law.acceleration(lam, z, w, room))
     rows = [(v, a * force), ((c * s / a) * (w - z), s * force), (s * z, w)]
     terms = [
@@ -322,13 +342,7 @@ def _displacement_jvp(refined, primals, tangents):
     if not isinstance(tangents[3], SymbolicZero):
         density = (a / c) * jnp.exp(law.log_density_over_lam(lam, z, room))
         spread = jnp.where(atom, 0, norm.pdf(n) / density)
-        slope = jax.grad(lambda y: jnp.sum(_field(s, a, c, y)))(y)
+        slope = a * law.velocity_slope(lam, w, room)
         terms.append((spread * tangents[3], slope * spread * tangents[3]))
     zeros = (jnp.zeros_like(y), jnp.zeros_like(v))
     return (y, v), jax.tree.map(lambda *parts: sum(parts), zeros, *terms)
-
-
-def _field(s: Array, a: Array, c: Array, y: Array) -> Array:
-    """The velocity field inside the cone, and its smooth continuation where it is zero there."""
-    q = jnp.square(a / c) * jnp.maximum((c * s - y) * (c * s + y), 0)
-    return a * y / (a * s + 2 * bessel_quotient(q))

@@ -21,9 +21,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import erfinv, i0e, i1e, ndtri
+from jax.scipy.stats import norm
 from jaxtyping import Array, Float
 
 from kacjax.processes.kac import law
+
+# Below this logarithm a tail is about to underflow, and its asymptotic series is exact to rounding.
+_DEEP = {"float32": -60.0, "float64": -600.0}
 
 
 @jax.jit
@@ -39,17 +43,21 @@ def from_root(
     lam: Float[Array, "..."], m: Float[Array, "..."]
 ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
     """The place `z >= 0` of the coordinate `m`, and `room = 1 - z**2`."""
-    part = jnp.minimum(m * (m / _positive(lam)) / 2, 1)
-    return jnp.minimum(jnp.sqrt(part * (2 - part)), 1), jnp.square(1 - part)
+    lam = _positive(lam)
+    part = jnp.minimum(m * (m / lam) / 2, 1)
+    return jnp.minimum(m * jnp.sqrt((2 - part) / (2 * lam)), 1), jnp.square(1 - part)
 
 
 def masses(
     lam: Float[Array, "..."], m: Float[Array, "..."]
-) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
-    """The probabilities `(P(|Z| < z), P(|Z| >= z))` for the coordinate `m` of `z`.
+) -> tuple[Float[Array, "..."], Float[Array, "..."], Float[Array, "..."]]:
+    """The probabilities `P(|Z| < z)` and `P(|Z| >= z)` for the coordinate `m` of `z`.
 
     Below `m = 1` the first is integrated, above it the second; the other is the complement. Each
     is accurate in relative terms where it is the smaller of the two.
+
+    Returns:
+        The two, and the logarithm of the second, also where that underflows.
     """
     dtype = jnp.result_type(lam, m)
     lam = _positive(lam)
@@ -75,7 +83,9 @@ def masses(
     )
     body = length * integral
     tail = jnp.exp(-lam) + body * jnp.exp(-start * start / 2)
-    return jnp.where(central, body, 1 - tail), jnp.where(central, 1 - body, tail)
+    log_tail = jnp.logaddexp(-lam, jnp.log(body) - start * start / 2)
+    inner, outer = jnp.where(central, body, 1 - tail), jnp.where(central, 1 - body, tail)
+    return inner, outer, jnp.where(central, jnp.log1p(-jnp.minimum(body, 0.9)), log_tail)
 
 
 @jax.jit
@@ -88,10 +98,28 @@ def normal_score(
     return n, jnp.sqrt(jnp.pi / 2) * jnp.exp((n - m) * (n + m) / 2) * _factor(lam, m)
 
 
+@jax.custom_jvp
+def signed_score(
+    lam: Float[Array, "..."], z: Float[Array, "..."], room: Float[Array, "..."]
+) -> Float[Array, "..."]:
+    """The standard normal variable of `z`, on the cone the one where the atom begins."""
+    return jnp.sign(z) * normal_score(lam, to_root(lam, z, room))[0]
+
+
+@signed_score.defjvp
+def _signed_score_jvp(primals, tangents):
+    lam, z, room = primals
+    lam_dot, z_dot, _ = tangents
+    n = signed_score(lam, z, room)
+    # As that of the distribution function F, with dF = phi(n) dn.
+    ratio = jnp.exp(law.log_density_over_lam(lam, z, room) - norm.logpdf(n))
+    return n, ratio * (lam * z_dot + (z - law.velocity(lam, z, room)) * lam_dot)
+
+
 @jax.jit
 def atom_score(lam: Float[Array, "..."]) -> Float[Array, "..."]:
     r"""The standard normal variable $\eta_1(\lambda)$ above which a sample is an atom."""
-    return _two_sided_score(-jnp.expm1(-lam), jnp.exp(-lam))
+    return _two_sided_score(-jnp.expm1(-lam), jnp.exp(-lam), -lam)
 
 
 @partial(jax.jit, static_argnames="steps")
@@ -118,7 +146,7 @@ def cdf(
 
 @jax.custom_jvp
 def _cdf(lam: Array, z: Array, room: Array) -> Array:
-    body, tail = masses(lam, to_root(lam, z, room))
+    body, tail, _ = masses(lam, to_root(lam, z, room))
     # Near the centre the complement of the body, elsewhere the tail: no cancellation in either.
     lower = jnp.where(body < 0.5, (1 - body) / 2, tail / 2)
     upper = jnp.where(body < 0.5, (1 + body) / 2, 1 - tail / 2)
@@ -143,11 +171,29 @@ def _factor(lam: Array, u: Array) -> Array:
     return jnp.sqrt(lam / (1 - part / 2)) * (rho * i0e(x) + i1e(x))
 
 
-def _two_sided_score(body: Array, tail: Array) -> Array:
-    """The `n` with `P(|N| < n) = body = 1 - tail`, from the smaller of the two."""
+def _two_sided_score(body: Array, tail: Array, log_tail: Array) -> Array:
+    """The `n` with `P(|N| < n) = body = 1 - tail`, from the smallest that has not underflowed."""
+    deep = _DEEP[jnp.dtype(tail.dtype).name]
     near = jnp.sqrt(2.0) * erfinv(jnp.clip(body, 0, 0.75))
     far = -ndtri(jnp.clip(tail / 2, jnp.finfo(tail.dtype).tiny, 0.5))
-    return jnp.where(body < 0.5, near, far.astype(near.dtype))
+    # At infinite lam there are no atoms: their score is larger than any normal variable.
+    farther = _deep_score(jnp.clip(log_tail, -1e30, deep))
+    n = jnp.where(body < 0.5, near, far.astype(near.dtype))
+    return jnp.where(log_tail < deep, farther, n)
+
+
+def _deep_score(log_tail: Array) -> Array:
+    r"""The `n` with $\log P(|N| \ge n)$ = `log_tail`, far below zero.
+
+    A fixed point of $n^2 = -2 \log P - \log(\pi/2) - 2 \log n + 2 \log(1 - n^{-2} + 3 n^{-4})$.
+    """
+    square = -2 * log_tail - jnp.log(jnp.pi / 2)
+    n = jnp.sqrt(square)
+    for _ in range(4):
+        inverse = 1 / (n * n)
+        series = jnp.log1p(-inverse * (1 - 3 * inverse * (1 - 5 * inverse)))
+        n = jnp.sqrt(square - 2 * jnp.log(n) + 2 * series)
+    return n
 
 
 def _positive(lam: Array) -> Array:
