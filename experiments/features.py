@@ -33,6 +33,7 @@ RECIPES = {
     "mnist": Recipe(channels=(16, 32, 64), epochs=3, flip=False, shift=2),
     "cifar10": Recipe(channels=(32, 64, 128), epochs=6, flip=True, shift=4, stride=2),
 }
+_EPOCHS = ", ".join(f"{recipe.epochs} for {name}" for name, recipe in RECIPES.items())
 LOADERS = {"mnist": data.load_mnist, "cifar10": data.load_cifar10}
 # Standard deviation of the blur, in pixels.
 BLUR = 1.0
@@ -46,7 +47,7 @@ class FeaturesConfig:
     """Data set."""
     data_root: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Folder of the data; by default $KACJAX_DATA, or data."""
-    epochs: Annotated[int | None, tyro.conf.arg(help_behavior_hint="(default: 3 or 8)")] = None
+    epochs: Annotated[int | None, tyro.conf.arg(help_behavior_hint=f"(default: {_EPOCHS})")] = None
     """Passes over the training images."""
     seed: int = 0
     """Seed of everything random."""

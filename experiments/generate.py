@@ -24,11 +24,12 @@ from experiments.config import DATA, Grid, SamplingConfig, Solver, check_seed
 from experiments.datasets import Dataset, make_dataset
 from experiments.images.config import ImageConfig
 from experiments.images.sampling import CHUNK, in_turn
-from experiments.sampling import draw, draw_trajectory, load_velocity, network
+from experiments.sampling import draw, draw_trajectory, load_velocity, local_mesh, network
 from kacjax import plots
 from kacjax._validation import check_count, check_positive
 from kacjax.data import DIGITS_SIDE, to_uint8
 from kacjax.export import load_notes, path_to_dict
+from kacjax.generation import ADAPTIVE
 from kacjax.generation.fields import LabelledVelocity
 from kacjax.training import NetworkVelocity
 
@@ -105,7 +106,10 @@ def generate(config: GenerateConfig) -> None:
     sampling = SamplingConfig(
         config.num, config.solver, config.steps, config.tolerance, config.grid
     )
-    chunk = config.chunk_size or (CHUNK if images else config.num)
+    chunk = min(config.num, config.chunk_size or (CHUNK if images else config.num))
+    # As `train` has it: all points at once, images in chunks even if one is enough.
+    together = chunk == config.num and not images
+    control = "joint" if together and local_mesh() is None else "sample"
     key = jax.random.key(config.seed)
     start = time.perf_counter()
     samples, nfe = draw(
@@ -115,7 +119,8 @@ def generate(config: GenerateConfig) -> None:
         (config.num, *event),
         sampling,
         labels=labels,
-        chunk_size=min(chunk, config.num),
+        control=control,
+        chunk_size=None if together else chunk,
         progress=config.num > chunk,
     )
     seconds = time.perf_counter() - start
@@ -123,9 +128,13 @@ def generate(config: GenerateConfig) -> None:
     runs.write_array(config.out, samples)
     if config.gif is not None:
         shown = min(config.num, _ANIMATED)
-        first = None if labels is None else labels[:shown]
-        way = draw_trajectory(function, velocity.path, key, (shown, *event), sampling, first)
-        _animate(config.gif, *way, data)
+        # Where steps are chosen for all samples at once, the first ones alone would end elsewhere.
+        num = config.num if control == "joint" and sampling.solver in ADAPTIVE else shown
+        first = None if labels is None else labels[:num]
+        positions, times = draw_trajectory(
+            function, velocity.path, key, (num, *event), sampling, first, control
+        )
+        _animate(config.gif, positions[:, :shown], times, data)
     rows = {"samples": config.num, "nfe": nfe, "seconds": seconds, **quality}
     print(report.table(f"{data}, {model}, from {config.run}", rows))
     print(*(file for file in (config.out, config.gif) if file is not None), sep="\n")
@@ -152,6 +161,8 @@ def _classes(
         if config.label or config.guidance != 1 or interval is not None:
             raise UserError("--label and --guidance need a network that has learned classes.")
         return velocity, None
+    if interval is not None and config.guidance == 1:
+        raise UserError("--guidance-interval needs a --guidance other than 1, got 1.")
     for label in config.label:
         if not 0 <= label < classes:
             raise UserError(f"--label must lie between 0 and {classes - 1}, got {label}.")
@@ -179,10 +190,7 @@ def _animate(file: Path, trajectory: Array, times: Array, data: str) -> None:
     """Writes the animation."""
     side = DIGITS_SIDE if data == "digits" else None
     with runs.atomic(file) as temporary, user_errors(ValueError, saying="--gif: "):
-        # The format follows from the name, which the temporary file's hides.
-        named = temporary.with_suffix(".gif")
-        plots.trajectory_gif(named, np.asarray(trajectory), np.asarray(times), side=side)
-        named.replace(temporary)
+        plots.trajectory_gif(temporary, np.asarray(trajectory), np.asarray(times), side=side)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -10,8 +10,9 @@ import fcntl
 import json
 import os
 import shutil
+import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,7 @@ def open_run(folder: Path, config: ImageConfig) -> Iterator[None]:
         check_destination(folder, config.overwrite)
     with user_errors(OSError, saying="cannot write the run: "):
         folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder):
+    with locked(folder):
         if not config.resume and is_run(folder):
             # First of all what a later --resume would go on from.
             for name in (CHECKPOINTS, *sorted(_OURS - {CHECKPOINTS, CONFIG})):
@@ -113,18 +114,34 @@ def open_run(folder: Path, config: ImageConfig) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Keeps a second process from training in the folder; the system ends the lock with us."""
-    with user_errors(OSError, saying="cannot write the run: "):
-        file = (folder / _LOCK).open("w")
+def locked(folder: Path, waiting: Callable[[str], None] | None = None) -> Iterator[None]:
+    """Keeps other processes from working in the folder; the system ends the lock with us.
+
+    Args:
+        folder: The folder, which exists.
+        waiting: Called with the name of the process that is at work there, which is then waited
+            for; without it, the folder is refused.
+
+    Raises:
+        UserError: If another process is at work there, or the folder cannot be written.
+    """
+    with user_errors(OSError, saying=f"cannot write in {folder}: "):
+        # Not "w": the name of a process that is at work is not ours to remove.
+        file = (folder / _LOCK).open("ab+", buffering=0)
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another process is training in {folder}.") from None
-        except OSError:
-            # A file system without locks.
-            pass
+        # Where a file system has no locks, or no space for our name, the work is done without.
+        with contextlib.suppress(OSError):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                other = file.read(200).decode(errors="replace") or "another process"
+                if waiting is None:
+                    raise UserError(f"{other} is training in {folder}.") from None
+                waiting(other)
+                fcntl.flock(file, fcntl.LOCK_EX)
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
         yield
 
 
@@ -186,7 +203,8 @@ def atomic(path: Path) -> Iterator[Path]:
     Raises:
         UserError: If it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    # Its suffix is that of `path`: some writers choose a format by it.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{path.suffix}")
     try:
         with user_errors(OSError, saying=f"cannot write {path}: "):
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -154,10 +154,28 @@ def draw_trajectory(
     shape: tuple[int, ...],
     sampling: SamplingConfig,
     labels: Int[Array, " num"] | None = None,
+    control: str = "joint",
 ) -> tuple[Float[Array, "times num *event"], Float[Array, " times"]]:
-    """Samples on their way, and the times: those at which a solver of fixed steps stops."""
+    """Samples on their way, and the times: those at which a solver of fixed steps stops.
+
+    Args:
+        velocity: The velocity, guided or not.
+        path: Its path.
+        key: Random key.
+        shape: Shape of the samples.
+        sampling: The solver.
+        labels: Their classes.
+        control: How an adaptive solver chooses its steps, as `kacjax.generate` has it.
+    """
     grid, power = (sampling.grid, None) if sampling.grid != "path" else default_grid(path)
     times = kacjax.time_grid(grid, float(path.T), sampling.solver_steps, power)
     return kacjax.trajectory(
-        velocity, path, key, shape=shape, times=times, labels=labels, **sampling.options()
+        velocity,
+        path,
+        key,
+        shape=shape,
+        times=times,
+        labels=labels,
+        control=control,
+        **sampling.options(),
     ), times

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import tyro
@@ -90,8 +91,9 @@ def train(config: TrainConfig) -> Path:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
     argv = sys.argv[1:] if argv is None else argv
-    # Orbax reports through it at length what an error says in a line.
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    # Orbax reports through them at length what an error says in a line.
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
     def body() -> None:
         config = parse(
@@ -122,5 +124,12 @@ def _continuing(argv: Sequence[str]) -> str:
     return shlex.join(["python", "-m", "experiments.train", *flags, "--resume"])
 
 
+def _report_unraisable(details: Any) -> None:
+    """Reports as Python does, but not of writes that end after a first one has failed."""
+    if str(details.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(details)
+
+
 if __name__ == "__main__":
+    sys.unraisablehook = _report_unraisable
     sys.exit(main())

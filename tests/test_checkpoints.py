@@ -77,6 +77,25 @@ def test_keeps_the_last_and_every_mth(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["10", "4", "8", "9"]
 
 
+def test_earlier_steps_are_refused(folder, monkeypatch):
+    with Checkpoints(folder) as checkpoints:
+        checkpoints.save(7, state_of(7), {})
+        with pytest.raises(ValueError, match=r"step must be above 7, .*checkpoints, got 5\."):
+            checkpoints.save(5, state_of(5), {})
+        assert checkpoints.steps() == [2, 3, 7]
+        monkeypatch.setattr(checkpoints._manager, "save", lambda *args, **options: False)
+        with pytest.raises(RuntimeError, match=r"did not save .*checkpoints/8"):
+            checkpoints.save(8, state_of(8), {})
+
+
+def test_one_name_for_two_arrays_is_refused(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        for state in ({"a.b": jnp.ones(1), "a": {"b": jnp.zeros(1)}}, {"": 1, "value": 2}):
+            with pytest.raises(ValueError, match=r"two arrays of the state have the name"):
+                checkpoints.save(1, state, {})
+        assert checkpoints.steps() == []
+
+
 def largest(step):
     """The file with most of the arrays' bytes."""
     files = [path for path in step.rglob("*") if path.is_file()]
@@ -116,6 +135,17 @@ def test_damaged_newest_is_named_and_the_one_before_used(damage, folder):
         assert checkpoints.steps() == [1, 2, 3]
         same(checkpoints.restore(state_of(0)).state, state_of(30))
     assert (folder / "damaged-3").is_dir()
+
+
+def test_steps_are_those_on_the_disk_when_reading_fails(folder):
+    flip(largest(folder / "3"))
+    with Checkpoints(folder) as checkpoints:
+        with (
+            pytest.warns(UserWarning, match="3 is damaged"),
+            pytest.raises(ValueError, match="2 holds another state"),
+        ):
+            checkpoints.restore({"x": jnp.ones(2)})
+        assert checkpoints.steps() == [1, 2]
 
 
 def test_nothing_whole(folder):
@@ -183,6 +213,8 @@ def test_full_disk_leaves_the_old_ones_whole(folder, monkeypatch):
     checkpoints.save(4, state_of(4), {})
     with pytest.raises(OSError, match=r"No space left on device.*checkpoints/4"):
         checkpoints.wait()
+    assert checkpoints.steps() == [1, 2, 3]
+    same(checkpoints.restore(state_of(0)).state, state_of(3))
     checkpoints.close()
     monkeypatch.undo()
     assert sorted(path.name for path in folder.iterdir()) == ["1", "2", "3"]
@@ -220,6 +252,7 @@ print(len(jax.devices()), None if found is None else found.step)
 """
 
 
+@pytest.mark.slow
 def test_restores_on_another_number_of_devices(tmp_path):
     for count, expected in ((8, "8 None"), (1, "1 1"), (8, "8 2")):
         environment = {

@@ -1,10 +1,12 @@
 """The comparison: cells that stay, tables that follow from them, figures, and refusals."""
 
+import contextlib
 import csv
 import dataclasses
 import io
 import json
 import math
+import os
 import shutil
 import statistics
 from types import SimpleNamespace
@@ -17,6 +19,7 @@ from flax import nnx
 from scipy import stats
 
 import kacjax
+from experiments import runs
 from experiments.compare import cells, evaluation, figures, report, table, training, work
 from experiments.compare.__main__ import defaults, main
 from experiments.compare.config import CompareConfig, EvaluationConfig, Sampler
@@ -52,7 +55,8 @@ def command(out, *flags):
 
 
 def times(folder):
-    return {p.relative_to(folder): p.stat().st_mtime_ns for p in sorted(folder.rglob("*.*"))}
+    files = (path for path in sorted(folder.rglob("*.*")) if path.name != ".lock")
+    return {path.relative_to(folder): path.stat().st_mtime_ns for path in files}
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +96,7 @@ def judgements(out):
     return found
 
 
+@pytest.mark.slow
 def test_an_interrupted_comparison_continues_and_leaves_what_is_finished(finished):
     out, before = finished
     after = times(out / "cells")
@@ -101,7 +106,7 @@ def test_an_interrupted_comparison_continues_and_leaves_what_is_finished(finishe
     assert names == ["diffusion-seed0", "diffusion-seed1", "kac-seed0", "kac-seed1"]
     for path in (out / "cells").iterdir():
         assert sorted(each.name for each in path.iterdir()) == [
-            *("config.json", "step-000006", "step-000012"),
+            *(".lock", "config.json", "step-000006", "step-000012"),
         ]
     log = (out / report.LOG).read_text()
     assert "[1/4] kac-t, seed 0: trained before" in log
@@ -266,6 +271,30 @@ def test_comparisons_may_share_their_cells(finished, tmp_path, monkeypatch):
     assert not (tmp_path / "other" / "cells").exists()
     table = (out / report.CSV).read_text()
     assert (tmp_path / "other" / report.CSV).read_text() == table
+
+
+def test_a_cell_on_which_another_process_works_is_waited_for(finished, tmp_path, monkeypatch):
+    out, said = tmp_path / "copy", []
+    shutil.copytree(finished[0], out)
+    (cell,) = (out / "cells").glob("kac-seed1-*")
+    part = (cell / "step-000012").rename(tmp_path / "step-000012")
+    other = contextlib.ExitStack()
+    other.enter_context(runs.locked(cell))
+    original = report.Log.__call__
+
+    def say(log, line):
+        original(log, line)
+        if "waiting" in line:
+            said.append(line)
+            part.rename(cell / part.name)
+            other.close()
+
+    monkeypatch.setattr(report.Log, "__call__", say)
+    monkeypatch.setattr(report, "write_all", lambda *arguments: [])
+    monkeypatch.setattr(work, "train", None)
+    assert command(out) == 0
+    assert len(said) == 1
+    assert f"kac-t, seed 1: process {os.getpid()} on " in said[0]
 
 
 def test_damage_is_named(finished, tmp_path, capsys):

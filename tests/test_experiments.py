@@ -1,6 +1,7 @@
 """The commands: what they write, what they print, and how they refuse."""
 
 import dataclasses
+import errno
 import json
 import os
 import shutil
@@ -14,10 +15,11 @@ from PIL import Image
 
 import kacjax
 from experiments import gallery, generate, process, runs, train
-from experiments.config import PathConfig, from_dict, to_dict
+from experiments.config import PathConfig, SamplingConfig, from_dict, to_dict
 from experiments.datasets import make_dataset
 from experiments.defaults import DEFAULTS
 from experiments.images.config import NAMES
+from experiments.sampling import draw_samples
 from kacjax import data
 
 pytestmark = pytest.mark.usefixtures("compile_once")
@@ -97,6 +99,7 @@ def test_train_fills_the_folder_and_reports(finished):
     assert max(map(len, printed.replace(str(folder), "").splitlines())) < 80
 
 
+@pytest.mark.slow
 def test_digits_train_into_the_default_folder(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert train.main(["digits", "--path", "flow-matching", *QUICK]) == 0
@@ -147,6 +150,47 @@ def test_generate_takes_a_velocity_alone_and_animates(untouched, tmp_path, capsy
         "x.gif",
         "x.npy",
     ]
+
+
+@pytest.mark.parametrize("flags", [[], ["--chunk-size", "70"]])
+def test_animations_end_in_the_samples(flags, untouched, tmp_path, monkeypatch):
+    """With adaptive steps too, which are chosen for all points, or with chunks for each."""
+    shown, files = [], []
+
+    def keep(file, trajectory, *arguments, **options):
+        files.append(file)
+        shown.append(trajectory)
+        file.touch()
+
+    monkeypatch.setattr("kacjax.plots.trajectory_gif", keep)
+    out, gif = tmp_path / "x.npy", tmp_path / "x.gif"
+    flags = ["--run", str(untouched), "--num", "80", "--solver", "tsit5", "--steps", "3", *flags]
+    assert generate.main([*flags, "--out", str(out), "--gif", str(gif), "--seed", "5"]) == 0
+    samples = np.load(out)
+    assert shown[0].shape == (4, 64, 2)
+    np.testing.assert_allclose(shown[0][-1], samples[:64], atol=1e-5)
+    if "--chunk-size" not in flags:
+        # As `train` draws them: in one batch with common steps.
+        velocity = kacjax.load_velocity(untouched / "velocity.safetensors")
+        sampling = SamplingConfig(80, "tsit5")
+        dataset = make_dataset("grid2d")
+        wanted, _ = draw_samples(velocity, dataset, jax.random.key(5), sampling)
+        np.testing.assert_allclose(samples, wanted, atol=1e-6)
+    assert files[0].suffix == ".gif"
+
+
+def test_an_animation_that_cannot_be_written_leaves_nothing(
+    untouched, tmp_path, monkeypatch, capsys
+):
+    def fail(file, *arguments, **options):
+        file.write_bytes(b"GIF89a")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("kacjax.plots.trajectory_gif", fail)
+    out, gif = tmp_path / "x.npy", tmp_path / "x.gif"
+    flags = ["--run", untouched, "--num", "7", "--steps", "4", "--out", out, "--gif", gif]
+    fails(capsys, generate, flags, f"cannot write {gif}: No space left on device")
+    assert [path.name for path in tmp_path.iterdir()] == ["x.npy"]
 
 
 @pytest.mark.parametrize("path", ["kac", "diffusion", "flow-matching"])

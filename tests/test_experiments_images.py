@@ -5,6 +5,7 @@ import dataclasses
 import errno
 import json
 import os
+import shutil
 import signal
 
 import jax
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import gallery, generate, train
+from experiments import gallery, generate, runs, train
 from experiments.defaults import DEFAULTS
 from experiments.images.config import NAMES, differences, from_dict, to_dict
 from experiments.images.log import Interval
@@ -131,11 +132,17 @@ def test_a_killed_run_goes_on_bit_for_bit(step, pictures, whole, tmp_path, capsy
 
 
 @pytest.mark.parametrize(
-    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+    ("number", "step"),
+    [
+        (signal.SIGTERM, 4),
+        # The last call: what comes after it is left to the next command.
+        pytest.param(signal.SIGTERM, 9, marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, 4, marks=pytest.mark.slow),
+    ],
 )
-def test_signals_save_and_say_how_to_go_on(number, pictures, whole, tmp_path, capfd):
+def test_signals_save_and_say_how_to_go_on(number, step, pictures, whole, tmp_path, capfd):
     out = tmp_path / "run"
-    with at_step(4, lambda state: signal.raise_signal(number)):
+    with at_step(step, lambda state: signal.raise_signal(number)):
         assert train.main(arguments(pictures, out)) == 0
     printed = capfd.readouterr()
     assert "stopping after this call" in printed.err
@@ -155,6 +162,24 @@ def test_a_second_signal_stops_at_once(pictures, tmp_path, capfd):
     with at_step(4, twice):
         assert train.main(arguments(pictures, tmp_path / "run")) == 130
     assert "--resume goes on from the newest checkpoint" in capfd.readouterr().err
+
+
+def test_signals_after_the_last_checkpoint_act_as_usual(
+    pictures, whole, tmp_path, capfd, monkeypatch
+):
+    """On a finished run, which has only its samples to draw."""
+    out = tmp_path / "run"
+    shutil.copytree(whole, out)
+
+    def finish(session):
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr("experiments.images.train.finish", finish)
+    assert train.main(arguments(pictures, out, "--resume")) == 130
+    said = capfd.readouterr().err
+    assert "--resume goes on from the newest checkpoint" in said
+    assert "stopping after" not in said
 
 
 @pytest.mark.slow
@@ -199,11 +224,19 @@ def test_other_flags_are_refused_with_the_difference(pictures, whole, tmp_path, 
     fails(capsys, arguments(other, whole, "--resume"), "not the images with which")
 
 
-def test_a_finished_run_is_finished_again(pictures, whole, capsys):
-    before = outcome(whole)
-    assert train.main(arguments(pictures, whole, "--resume", "--on-nonfinite", "skip")) == 0
+def test_a_finished_run_is_finished_again(pictures, whole, tmp_path, capsys):
+    """With other samples if wanted, and also one from before there were all flags for them."""
+    out = tmp_path / "run"
+    shutil.copytree(whole, out)
+    values = json.loads((out / "config.json").read_text())
+    del values["sampling"]["grid"], values["sampling"]["tolerance"]
+    (out / "config.json").write_text(json.dumps(values))
+    flags = ["--on-nonfinite", "skip", "--num-samples", "3", "--solver", "heun"]
+    assert train.main(arguments(pictures, out, "--resume", *flags)) == 0
     assert "images per second" in capsys.readouterr().out
-    assert outcome(whole) == before
+    assert outcome(out) == outcome(whole)
+    assert len(np.load(out / "samples.npy")) == 3
+    assert json.loads((out / "config.json").read_text())["sampling"]["grid"] == "path"
 
 
 def test_what_would_be_lost_is_refused(pictures, whole, tmp_path, capsys):
@@ -211,10 +244,8 @@ def test_what_would_be_lost_is_refused(pictures, whole, tmp_path, capsys):
     fails(capsys, arguments(pictures, whole, "--resume", "--overwrite"), "exclude each other")
     (tmp_path / "thesis.tex").write_text("years of work")
     fails(capsys, arguments(pictures, tmp_path, "--resume"), "not a run")
-    with (whole / ".lock").open("w") as file:
-        fcntl = pytest.importorskip("fcntl")
-        fcntl.flock(file, fcntl.LOCK_EX)
-        fails(capsys, arguments(pictures, whole, "--resume"), "another process is training")
+    with runs.locked(whole):
+        fails(capsys, arguments(pictures, whole, "--resume"), f"process {os.getpid()} on ")
 
 
 @pytest.mark.slow
@@ -227,6 +258,7 @@ def test_overwrite_begins_anew(pictures, whole, tmp_path):
     assert (out / "notes.txt").read_text() == "mine"
 
 
+@pytest.mark.slow
 def test_full_disk(pictures, whole, tmp_path, capsys, monkeypatch):
     out, original = tmp_path / "run", manager.write_digests
 
@@ -274,6 +306,7 @@ def test_generate_draws_classes_with_guidance(pictures, tmp_path, capsys):
     for more, words in (
         (["--label", "9"], ["--label must lie between 0 and 1", "9"]),
         (["--guidance", "2", "--guidance-interval", "1", "0"], ["interval"]),
+        (["--guidance-interval", "0", "1"], ["--guidance-interval needs a --guidance", "got 1"]),
     ):
         assert generate.main([*flags, "--out", str(out), *more]) == 2
         error = capsys.readouterr().err
@@ -298,7 +331,7 @@ def test_generate_and_gallery(pictures, whole, tmp_path, capsys):
         (["--steps", "0"], ["--steps must be an integer of at least 1"]),
         (["--keep", "0"], ["--keep"]),
         (["--fsdp", "2"], ["fsdp must divide the number of devices, 1"]),
-        (["--label-dropout", "1.5", "--conditional"], ["label"]),
+        (["--label-dropout", "5"], ["--label-dropout must lie in [0, 1), got 5.0"]),
         (["--ema-decay", "1"], ["--ema-decay must lie in [0, 1), got 1"]),
         (["--clip", "0"], ["--clip must be positive"]),
         (["--coordinator", "localhost:1"], ["coordinator, processes and process_id go together"]),
@@ -323,7 +356,7 @@ def test_configurations_survive_their_file(name, tmp_path):
     assert differences(values, to_dict(config)) == []
     other = json.loads(json.dumps(values))
     other["training"]["steps"] = 7
-    del other["network"]["dropout"]
+    del other["network"]["dropout"], other["sampling"]["grid"]
     steps = config.training.steps
     said = ["--dropout was missing, is null", f"--steps was 7, is {steps}"]
     assert sorted(differences(other, values)) == said

@@ -1,7 +1,8 @@
-"""Runs on images in processes that are killed, and in two processes at once."""
+"""Runs on images in processes that are killed, on full disks, other devices and two at once."""
 
 import os
 import random
+import resource
 import signal
 import socket
 import time
@@ -13,6 +14,8 @@ import pytest
 from tests.image_runs import draw_pictures, finished, outcome, restore, rows, start, wait_for
 
 KILLS = 20
+# A run that other devices or processes repeat up to rounding, and that lasts until it is stopped.
+PLAIN = ["--steps", 60, "--dropout", 0]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -27,6 +30,35 @@ def cache(tmp_path_factory):
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
     return draw_pictures(tmp_path_factory.mktemp("pictures"))
+
+
+@pytest.fixture(scope="module")
+def one(pictures, cache, tmp_path_factory):
+    """A plain run by one process on one device, never interrupted."""
+    out = tmp_path_factory.mktemp("runs") / "one"
+    finished(start(pictures, out, *PLAIN, cache=cache))
+    return out
+
+
+def begin(pictures, out, *flags, cache):
+    """A plain run that is stopped when it has a checkpoint or more."""
+    process = start(pictures, out, *PLAIN, *flags, cache=cache)
+    wait_for(out / "checkpoints" / "9", process)
+    process.send_signal(signal.SIGTERM)
+    finished(process)
+    assert not (out / "metrics.json").exists()
+
+
+def close(out, wanted):
+    """Two plain runs are the same but for the order of sums over the batch."""
+    a, b = restore(out), restore(wanted)
+    assert a.step == b.step == 60
+    for name in ("parameters", "ema"):
+        leaves = (jax.tree.leaves(getattr(run.state, name)) for run in (a, b))
+        for x, y in zip(*leaves, strict=True):
+            np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5)
+    losses = [[row["loss"] for row in rows(run, 60)] for run in (out, wanted)]
+    np.testing.assert_allclose(*losses, rtol=1e-5)
 
 
 @pytest.mark.slow
@@ -81,28 +113,51 @@ def pair(pictures, out, *flags, cache):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fsdp", [1, 2])
-def test_two_processes_equal_one(fsdp, pictures, cache, tmp_path):
-    flags = ["--steps", 60, "--dropout", 0]
-    finished(start(pictures, tmp_path / "one", *flags, cache=cache))
+def test_two_processes_equal_one(fsdp, one, pictures, cache, tmp_path):
     out = tmp_path / "two"
-    processes = pair(pictures, out, *flags, "--fsdp", fsdp, cache=cache)
+    processes = pair(pictures, out, *PLAIN, "--fsdp", fsdp, cache=cache)
     wait_for(out / "checkpoints" / "9", processes[0])
     for process in processes:
         process.send_signal(signal.SIGKILL)
         process.communicate()
     assert not (out / "metrics.json").exists()
-    processes = pair(pictures, out, *flags, "--fsdp", fsdp, "--resume", cache=cache)
+    processes = pair(pictures, out, *PLAIN, "--fsdp", fsdp, "--resume", cache=cache)
     first, second = (finished(process) for process in processes)
     assert "going on at step" in first[1]
     # JAX's transport between CPUs writes a line of its own.
     assert [line for line in second[0].splitlines() if not line.startswith("[Gloo]")] == []
-    one, two = restore(tmp_path / "one"), restore(out)
-    assert one.step == two.step == 60
-    for name in ("parameters", "ema"):
-        # Sums over the batch are taken in another order.
-        for x, y in zip(
-            *(jax.tree.leaves(getattr(run.state, name)) for run in (one, two)), strict=True
-        ):
-            np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5)
-    losses = [[row["loss"] for row in rows(run, 60)] for run in (tmp_path / "one", out)]
-    np.testing.assert_allclose(*losses, rtol=1e-5)
+    close(out, one)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_other_devices(one, pictures, cache, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=4")
+        begin(pictures, out, "--fsdp", 2, cache=cache)
+    _, said = finished(start(pictures, out, *PLAIN, "--resume", cache=cache))
+    assert "1 x cpu" in said
+    assert "going on at step" in said
+    close(out, one)
+
+
+@pytest.mark.slow
+def test_full_disk(one, pictures, cache, tmp_path):
+    """The system refuses the next checkpoint's largest file, as a full disk would."""
+    out = tmp_path / "run"
+    sizes = [path.stat().st_size for path in (one / "checkpoints" / "60").rglob("*")]
+    process = start(pictures, out, *PLAIN, "--sample-every", 1000, cache=cache)
+    wait_for(out / "checkpoints" / "9", process)
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (max(sizes) // 2, resource.RLIM_INFINITY))
+    said = process.communicate(timeout=600)[1]
+    assert process.returncode == 2, said
+    line = said.splitlines()[-1]
+    assert line.startswith(f"error: cannot write a checkpoint: File too large: {out}")
+    assert line.endswith("; those before it are whole.")
+    # TensorStore and Orbax have a traceback for every array.
+    assert "Traceback" not in said
+    assert all(path.name.isdigit() for path in (out / "checkpoints").iterdir())
+    _, said = finished(start(pictures, out, *PLAIN, "--resume", cache=cache))
+    assert "going on at step" in said
+    assert "damaged" not in said
+    assert outcome(out) == outcome(one)

@@ -39,6 +39,7 @@ def small(monkeypatch):
     monkeypatch.setitem(features.RECIPES, "mnist", recipe)
 
 
+@pytest.mark.slow
 def test_command_learns_writes_and_reports(small, tmp_path, capsys):
     out = tmp_path / "bars"
     assert features.main(["mnist", "--out", str(out), "--seed", "1"]) == 0
@@ -80,6 +81,15 @@ def test_wrong_flags_are_one_line(small, capsys, argv, word):
     assert printed.startswith("error: ")
     assert printed.count("\n") == 1
     assert word in printed
+
+
+def test_help_has_the_recipes(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        features.main(["--help"])
+    printed = " ".join(capsys.readouterr().out.replace("│", "").split())
+    for name, recipe in features.RECIPES.items():
+        assert f"{recipe.epochs} for {name}" in printed
 
 
 def test_absent_data_are_one_line(tmp_path, capsys, monkeypatch):

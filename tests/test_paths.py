@@ -161,10 +161,6 @@ def test_prior_of_a_signal_that_does_not_vanish_needs_data(signal):
             "t must not exceed T = 1.0, got 5.0",
         ),
         (
-            lambda: kac_path().sample(jax.random.key(0), 0.5, jnp.ones((2, 2))),
-            "one time per datum",
-        ),
-        (
             lambda: kac_path(T=2.0, signal=make_signal("linear", 1.0)),
             "signal must have the T of its path, 2.0; got LinearSignal with T = 1.0",
         ),

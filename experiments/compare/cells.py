@@ -5,6 +5,7 @@
                              velocity.safetensors  the averaged network
                              training.json         loss and speed
                              judged-0a1b2c3d4e.json  samples-0a1b2c3d4e.npy
+                         .lock                    held by the process that works here
 
 A cell's name ends with a digest of everything that decides its network, and a judgement's with one
 of everything that decides how it was judged. A changed configuration therefore has cells of its
@@ -127,14 +128,14 @@ def save_network(
             shutil.rmtree(aside, ignore_errors=True)
 
 
-def load_record(cell: Cell, step: int) -> dict[str, Any]:
-    """The record of a network's training."""
-    return _read(step_folder(cell, step) / _TRAINING)
-
-
 def is_judged(cell: Cell, step: int, config: CompareConfig) -> bool:
     """Whether the network after so many steps was judged in this way."""
     return _judgement(cell, step, config).is_file()
+
+
+def is_finished(cell: Cell, config: CompareConfig) -> bool:
+    """Whether there is nothing left to do."""
+    return all(has_network(cell, step) and is_judged(cell, step, config) for step in config.steps())
 
 
 def save_judgement(

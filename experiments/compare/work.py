@@ -1,9 +1,11 @@
 """The work of a comparison: trains what is missing, judges what is not judged, and says so."""
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Any
 
+from experiments import runs
 from experiments.command import user_errors
 from experiments.compare import cells
 from experiments.compare.cells import Cell
@@ -20,6 +22,9 @@ Say = Callable[[str], None]
 def complete(config: CompareConfig, subject: Subject, say: Say, after_seed: Say) -> None:
     """Finishes all cells of a comparison; those that are finished are left alone.
 
+    Where another process works on a cell, as another comparison with the same cells does, this one
+    waits, and then finds finished what it has finished.
+
     Args:
         config: The comparison.
         subject: What it is on.
@@ -33,10 +38,22 @@ def complete(config: CompareConfig, subject: Subject, say: Say, after_seed: Say)
     for number, cell in enumerate(todo, 1):
         title = f"[{number}/{len(todo)}] {cell.model}, seed {cell.seed}"
         cells.open_cell(cell)
-        _train(config, subject, cell, title, say)
-        _judge(config, subject, cell, judge, title, say)
+        with _alone(config, cell, title, say):
+            _train(config, subject, cell, title, say)
+            _judge(config, subject, cell, judge, title, say)
         if number == len(todo) or todo[number].seed != cell.seed:
             after_seed(f"seed {cell.seed} is complete")
+
+
+def _alone(
+    config: CompareConfig, cell: Cell, title: str, say: Say
+) -> contextlib.AbstractContextManager[None]:
+    """No other process works on the cell meanwhile; one that is finished may be read by many."""
+    if cells.is_finished(cell, config):
+        return contextlib.nullcontext()
+    return runs.locked(
+        cell.folder, lambda other: say(f"{title}: {other} is at work on it; waiting.")
+    )
 
 
 def _train(config: CompareConfig, subject: Subject, cell: Cell, title: str, say: Say) -> None:

@@ -205,9 +205,12 @@ class ImageConfig:
         for name in ("learning_rate", "clip", "time_power"):
             check_positive(flag(name), getattr(self.training, name))
         check_positive("--tolerance", self.sampling.tolerance)
-        for name in ("ema_decay", "b2"):
-            if not 0 <= getattr(self.training, name) < 1:
-                value = getattr(self.training, name)
+        for name, value in (
+            ("ema_decay", self.training.ema_decay),
+            ("b2", self.training.b2),
+            ("label_dropout", self.network.label_dropout),
+        ):
+            if not 0 <= value < 1:
                 raise ValueError(f"{flag(name)} must lie in [0, 1), got {value}.")
         check_seed(self.training.seed)
         if self.resume and self.overwrite:
@@ -220,7 +223,11 @@ class ImageConfig:
 
 # Flags that say where something lies or what to do when, and not what the result is.
 _ELSEWHERE = ("out", "resume", "overwrite", "checkpoints", "devices")
-_MAY_CHANGE = ("--data", "--data-root", "--on-nonfinite")
+_MAY_CHANGE = (
+    *("--data", "--data-root", "--on-nonfinite"),
+    # They decide what is generated, and not the network.
+    *(flag(field.name) for field in dataclasses.fields(SamplingConfig)),
+)
 
 
 def to_dict(config: ImageConfig) -> dict[str, Any]:

@@ -61,7 +61,7 @@ class Session:
     def train(
         self, network: Callable[[], nnx.Module], pictures: Callable[[Log | None], None]
     ) -> bool:
-        """Trains until all steps are done; False if it was asked to stop before.
+        """Trains until all steps are done; False if it was asked to stop before its end.
 
         Args:
             network: Makes the untrained network, if the run begins.
@@ -96,7 +96,9 @@ class Session:
             self._save(checkpoints, log)
             with _checkpoint_errors():
                 checkpoints.wait()
-        return self.step == self.trainer.steps
+        # In the last call or while files were written: then the rest is left to --resume too.
+        asked = bool(hosts.gather(np.array(self._stop.asked)).any())
+        return self.step == self.trainer.steps and not asked
 
     def velocity(self) -> NetworkVelocity:
         """The averaged velocity on one device of this process; all processes must call this."""

@@ -56,11 +56,13 @@ def train(config: ImageConfig, command: str) -> Path:
     with contextlib.ExitStack() as stack:
         hosts.on_first(lambda: stack.enter_context(runs.open_run(folder, config)))
         stack.callback(images.close)
-        stop = stack.enter_context(StopSignals())
-        session = Session(config, folder, images, trainer, stop)
-        tell(_headline(session))
         network = lambda: make_network(config, images)  # noqa: E731
-        if session.train(network, lambda log: show_samples(session, log)):
+        # What comes after the last checkpoint may be interrupted as any program.
+        with StopSignals() as stop:
+            session = Session(config, folder, images, trainer, stop)
+            tell(_headline(session))
+            through = session.train(network, lambda log: show_samples(session, log))
+        if through:
             finish(session)
         elif hosts.is_first():
             print(f"stopped at step {session.step:,}; to go on:\n  {command}")

@@ -12,10 +12,18 @@ import numpy as np
 
 
 def named_leaves(tree: Any) -> dict[str, Any]:
-    """The leaves by name, in the tree's order."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    names = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves]
-    return {name or "value": leaf for name, (_, leaf) in zip(names, leaves, strict=True)}
+    """The leaves by name, in the tree's order.
+
+    Raises:
+        ValueError: If two leaves have one name, as `{"a.b": x, "a": {"b": y}}` has it.
+    """
+    named: dict[str, Any] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        name = jax.tree_util.keystr(path, simple=True, separator=".") or "value"
+        if name in named:
+            raise ValueError(f"two arrays of the state have the name {name}; rename one of them.")
+        named[name] = leaf
+    return named
 
 
 def abstract_leaf(leaf: Any) -> jax.ShapeDtypeStruct:

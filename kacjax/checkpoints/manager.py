@@ -107,28 +107,39 @@ class Checkpoints:
         Waits for the checkpoint before this one, and reports what went wrong with it.
 
         Args:
-            step: Number of the checkpoint.
+            step: Number of the checkpoint, above those of all others.
             state: Pytree of arrays; random keys and arrays without elements are welcome.
             description: Anything that JSON can hold.
 
         Raises:
             TypeError: If JSON cannot hold the description.
+            ValueError: If there is a checkpoint of a later step, which Orbax would go on from, or
+                two arrays of the state have one name.
             OSError: If a checkpoint cannot be written; those before are whole.
         """
         named = named_leaves(state)
         contents = {"description": description, "arrays": kinds(named)}
         json.dumps(contents)
         self.wait()
-        if step in self._manager.all_steps():
+        steps = self.steps()
+        if step in steps:
             return
+        if steps and step < steps[-1]:
+            raise ValueError(
+                f"step must be above {steps[-1]}, the latest saved in {self.folder}, got {step}."
+            )
         with self._system_errors(step):
             self._saving = step
-            self._manager.save(
+            begun = self._manager.save(
                 step,
                 args=ocp.args.Composite(
                     state=ocp.args.StandardSave(stored(named)), contents=ocp.args.JsonSave(contents)
                 ),
             )
+        if not begun:
+            # Orbax says in this way only that it has its reasons.
+            self._saving = None
+            raise RuntimeError(f"Orbax did not save the checkpoint {self.folder / str(step)}.")
 
     def wait(self) -> None:
         """Waits until everything is written.
@@ -167,18 +178,19 @@ class Checkpoints:
         Raises:
             ValueError: If the newest whole checkpoint has another structure.
         """
-        found = None
-        for step in reversed(self.steps()):
-            reason = self._damage(step)
-            if not reason:
-                found = self._read(step, like)
-                break
-            warnings.warn(
-                f"checkpoint {self.folder / str(step)} is damaged: {reason}", stacklevel=2
-            )
-            self._set_aside(step)
-        self._manager.reload()
-        return found
+        try:
+            for step in reversed(self.steps()):
+                reason = self._damage(step)
+                if not reason:
+                    return self._read(step, like)
+                warnings.warn(
+                    f"checkpoint {self.folder / str(step)} is damaged: {reason}", stacklevel=2
+                )
+                self._set_aside(step)
+            return None
+        finally:
+            # Also when reading fails: what was set aside is no checkpoint any more.
+            self._manager.reload()
 
     def _read(self, step: int, like: Any) -> Checkpoint:
         """Reads one checkpoint whose files are as they were written."""
@@ -234,6 +246,9 @@ class Checkpoints:
             self._saving = None
             for temporary in self._temporary(step):
                 shutil.rmtree(temporary, ignore_errors=True)
+            # Orbax has struck off the old ones already that this one would have replaced.
+            with contextlib.suppress(OSError):
+                self._manager.reload()
             code = _error_number(error)
             if code is None:
                 raise

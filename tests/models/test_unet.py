@@ -108,6 +108,7 @@ def test_every_parameter_matters_and_images_do_not_meet():
     np.testing.assert_allclose(apart, together[order], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_rematerialisation_changes_neither_values_nor_gradients():
     graphdef, state = small()
     again, _ = small(remat=True)
@@ -147,6 +148,7 @@ def test_labels_change_the_output_and_the_null_label_is_none():
     np.testing.assert_allclose(evaluate(graphdef, state, label=None), outputs[3], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_time_is_measured_in_units_of_T():
     _, state = small()
     outputs = [evaluate(small(T=T_)[0], state, T_ * T) for T_ in (1.0, 4.0)]
