@@ -89,7 +89,7 @@ def test_brownian_velocity_is_that_of_the_posterior_mean():
     )
 
 
-@pytest.mark.parametrize("name", ["kac-t", "flow-matching"])
+@pytest.mark.parametrize("name", [pytest.param("kac-t", marks=pytest.mark.slow), "flow-matching"])
 def test_blocks_change_nothing(name, x64):
     """In float64: in float32, rounding decides how far outside its cone an atom is."""
     path, points = PATHS[name], POINTS.astype(jnp.float64)

@@ -176,7 +176,12 @@ def test_signals_after_the_last_checkpoint_act_as_usual(
         signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr("experiments.images.train.finish", finish)
-    assert train.main(arguments(pictures, out, "--resume")) == 130
+    # Shells start background jobs with SIGINT ignored, and these tests with them.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert train.main(arguments(pictures, out, "--resume")) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
     said = capfd.readouterr().err
     assert "--resume goes on from the newest checkpoint" in said
     assert "stopping after" not in said
@@ -191,6 +196,7 @@ def test_streams_labels_and_half_precision_go_on_too(pictures, tmp_path):
     assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_passed_over(pictures, whole, tmp_path, capsys):
     out = tmp_path / "run"
     interrupted(pictures, out, 7)

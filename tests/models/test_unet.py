@@ -73,7 +73,7 @@ def test_number_of_parameters_is_that_of_the_derivation(size, shape, classes, kn
     assert {leaf.dtype for leaf in leaves} == {jnp.dtype("float32")}
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_zero_at_initialisation(dtype):
     @jax.jit
     def make():
