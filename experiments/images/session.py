@@ -155,7 +155,9 @@ class Session:
         """One call of the device; returns the number of its steps."""
         before = self.step
         try:
-            self.state, metrics = self.trainer.run(self.state, source, until)
+            # A source that comes to an end, or whose batches do not fit.
+            with user_errors(ValueError):
+                self.state, metrics = self.trainer.run(self.state, source, until)
         except NonFiniteError as error:
             self.state, self.step = error.state, int(error.state.step)
             self._interval.add(jax.tree.map(lambda rows: rows[:-1], error.metrics))
@@ -167,8 +169,6 @@ class Session:
                 "there, with --on-nonfinite skip past it."
             ) from error
         self.step = int(self.state.step)
-        if self.step == before:
-            raise UserError(f"the images came to an end at step {self.step}.")
         self._interval.add(metrics)
         return self.step - before
 

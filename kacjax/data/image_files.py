@@ -24,7 +24,7 @@ ARCHIVE_DAMAGE = (
     EOFError,
     tarfile.TarError,
     zipfile.BadZipFile,
-    NotImplementedError,
+    NotImplementedError,  # By zipfile, of a compression method that is none.
     zlib.error,
     lzma.LZMAError,
 )

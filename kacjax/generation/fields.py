@@ -1,18 +1,14 @@
 """Velocities as right-hand sides of the solver, with or without class labels, and their input."""
 
-import functools
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jaxtyping import Array, Float, Int, Num
 
 from kacjax._validation import is_concrete
-from kacjax.models.base import Network
-from kacjax.training import NetworkVelocity
 
 LabelledVelocity = Callable[..., Array]
 """Any function `velocity(t, x)`, or `velocity(t, x, label)` where labels are given.
@@ -53,16 +49,9 @@ def evaluate(
     return velocities
 
 
-@functools.singledispatch
-def class_count(velocity: Any) -> int | None:
-    """The number of classes that a velocity knows, or None where nobody can tell."""
-    return None
-
-
-@class_count.register(NetworkVelocity)
-def _(velocity: Any) -> int | None:
-    network = nnx.merge(velocity.graphdef, velocity.parameters)
-    return network.config.get("classes") if isinstance(network, Network) else None
+def class_count(velocity: LabelledVelocity) -> int | None:
+    """The number of classes that a velocity says it knows, or None where it does not."""
+    return getattr(velocity, "classes", None)
 
 
 def check_labels(

@@ -14,7 +14,6 @@ Kynkäänniemi et al., arXiv 2404.07724.
 """
 
 import math
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -33,6 +32,11 @@ class Guided(eqx.Module):
     scale: ArrayLike
     interval: tuple[ArrayLike, ArrayLike]
     null_label: int = eqx.field(static=True)
+
+    @property
+    def classes(self) -> int | None:
+        """The number of classes of the velocity that is guided, if that is known."""
+        return class_count(self.velocity)
 
     def __call__(
         self,
@@ -54,11 +58,6 @@ class Guided(eqx.Module):
             return jnp.where(column, mixed, with_label)
 
         return jax.lax.cond(jnp.any(inside), both, lambda: self.velocity(t, x, label))
-
-
-@class_count.register(Guided)
-def _(velocity: Any) -> int | None:
-    return class_count(velocity.velocity)
 
 
 def guided(

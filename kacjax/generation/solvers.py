@@ -149,8 +149,6 @@ def make_plan(
     check_choice("control", control, CONTROLS)
     # Fixed steps are the same for all: what is compiled should not depend on the control.
     control = "joint" if solver in FIXED else control
-    if is_concrete(t_min) and is_concrete(path.T) and not 0 <= t_min < path.T:
-        raise ValueError(f"t_min must lie in [0, T) with T = {path.T}, got {t_min}.")
     if grid is None:
         grid, default = default_grid(path)
         power = default if power is None else power

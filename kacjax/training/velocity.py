@@ -34,6 +34,12 @@ class NetworkVelocity(eqx.Module):
     def __check_init__(self):
         check_choice("parameterisation", self.parameterisation, PARAMETERISATIONS)
 
+    @property
+    def classes(self) -> int | None:
+        """The number of classes of the network, if its `config` has one."""
+        network = nnx.merge(self.graphdef, self.parameters)
+        return getattr(network, "config", {}).get("classes")
+
     def __call__(
         self,
         t: Float[Array, " batch"],
