@@ -1,6 +1,7 @@
 """What solvers do with a velocity that is known: `python -m benchmarks.exact_flow`.
 
-All error is the solver's. Measures, for every path, and writes `benchmarks/results/exact_flow.json`:
+All error is the solver's. Measures, for every path, in the coordinates chosen, and writes
+`benchmarks/results/exact_flow-COORDINATES.json`:
 
 - whether 100 Euler evaluations from pure noise reach the data, and whether marginals on the way are
   those of the noising path (permutation test of the energy distance);
@@ -13,6 +14,8 @@ All error is the solver's. Measures, for every path, and writes `benchmarks/resu
 - the error of encoding and decoding again against the tolerance, between t = 0.1 and T.
 """
 
+import argparse
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,7 +25,7 @@ from scipy.spatial.distance import cdist
 import kacjax
 from benchmarks.common import surroundings, write_result
 from benchmarks.grids import PATHS, data_sets
-from kacjax.generation import ADAPTIVE, FIXED
+from kacjax.generation import ADAPTIVE, COORDINATES, FIXED
 
 NUM = 4000
 TIMES = (0.6, 0.3, 0.1)
@@ -46,13 +49,13 @@ def permutation_test(x: np.ndarray, y: np.ndarray) -> float:
     return float(np.mean(statistics >= statistics[0]))
 
 
-def reach(path, data, weights) -> dict:
+def reach(path, data, weights, coordinates) -> dict:
     """Samples of 100 Euler evaluations, and their marginals on the way."""
     velocity = kacjax.exact_velocity(path, jnp.asarray(data), weights)
     times = np.array([*TIMES, 0.0])
-    x = np.asarray(
-        kacjax.trajectory(velocity, path, jax.random.key(1), (NUM, 2), times, 100), np.float64
-    )
+    options = {"solver": "euler", "coordinates": coordinates}
+    way = kacjax.trajectory(velocity, path, jax.random.key(1), (NUM, 2), times, 100, **options)
+    x = np.asarray(way, np.float64)
     distances = cdist(x[-1], data)
     marginals = {}
     half = NUM // 2
@@ -71,7 +74,7 @@ def reach(path, data, weights) -> dict:
     }
 
 
-def shares(path, data, weights) -> dict:
+def shares(path, data, weights, coordinates) -> dict:
     """How the samples are divided among the data: chi-squared test and total variation.
 
     Exact shares would have a total variation of `expected` on the mean, by chance.
@@ -80,7 +83,8 @@ def shares(path, data, weights) -> dict:
     is_kac = isinstance(path.process, kacjax.KacProcess)
     for steps, width in LAYERS if is_kac else LAYERS[:1]:
         velocity = kacjax.exact_velocity(path, jnp.asarray(data), weights, width=width)
-        x = kacjax.generate(velocity, path, jax.random.key(1), (NUM, 2), steps)
+        options = {"solver": "euler", "coordinates": coordinates}
+        x = kacjax.generate(velocity, path, jax.random.key(1), (NUM, 2), steps, **options)
         counts = np.bincount(cdist(np.asarray(x), data).argmin(axis=1), minlength=len(data))
         result[f"{steps} steps" + (f", width {width:g}" if is_kac else "")] = {
             "p-value": float(scipy.stats.chisquare(counts, NUM * weights).pvalue),
@@ -96,18 +100,17 @@ def smooth_velocity(path, data, weights):
     return kacjax.exact_velocity(path, jnp.asarray(data, jnp.float64), weights, std=std)
 
 
-def orders(path, data, weights) -> dict:
+def orders(path, data, weights, coordinates) -> dict:
     """Errors for doubling numbers of steps, and the mean slope of their logarithms."""
     velocity = smooth_velocity(path, data, weights)
     noise = kacjax.initial_noise(path, jax.random.key(2), (500, 2))
-    truth = kacjax.decode(velocity, path, noise, FINEST, t_min=T_MIN, solver="rk4", grid="uniform")
+    options = {"t_min": T_MIN, "grid": "uniform", "coordinates": coordinates}
+    truth = kacjax.decode(velocity, path, noise, FINEST, solver="rk4", **options)
     result = {}
     for solver in FIXED:
         errors = []
         for steps in STEPS:
-            x = kacjax.decode(
-                velocity, path, noise, steps, t_min=T_MIN, solver=solver, grid="uniform"
-            )
+            x = kacjax.decode(velocity, path, noise, steps, solver=solver, **options)
             size = np.linalg.norm(np.asarray(x - truth), axis=1)
             errors.append((np.sqrt(np.mean(size**2)), np.median(size)))
         slopes = -np.diff(np.log2(np.asarray(errors)), axis=0)
@@ -120,7 +123,7 @@ def orders(path, data, weights) -> dict:
     return result
 
 
-def adaptive(path, data, weights) -> dict:
+def adaptive(path, data, weights, coordinates) -> dict:
     """Mean evaluations with steps of each sample's own, and distances to the data."""
     velocity = kacjax.exact_velocity(path, jnp.asarray(data, jnp.float64), weights)
     result = {}
@@ -133,6 +136,7 @@ def adaptive(path, data, weights) -> dict:
                 jax.random.key(3),
                 (500, 2),
                 solver=solver,
+                coordinates=coordinates,
                 rtol=tolerance,
                 atol=tolerance,
                 control="sample",
@@ -148,7 +152,7 @@ def adaptive(path, data, weights) -> dict:
     return result
 
 
-def round_trip(path, data, weights) -> dict:
+def round_trip(path, data, weights, coordinates) -> dict:
     """Errors of decoding what was encoded, by tolerance."""
     velocity = smooth_velocity(path, data, weights)
     index = np.arange(200) % len(data)
@@ -156,7 +160,8 @@ def round_trip(path, data, weights) -> dict:
     x = path.sample(jax.random.key(4), t, jnp.asarray(data, jnp.float64)[index]).x_t
     rows = {}
     for tolerance in (1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8):
-        options = {"t_min": T_MIN, "solver": "tsit5", "rtol": tolerance, "atol": tolerance}
+        options = {"rtol": tolerance, "atol": tolerance, "coordinates": coordinates}
+        options |= {"t_min": T_MIN, "solver": "tsit5"}
         noise, nfe = kacjax.encode(velocity, path, x, return_nfe=True, **options)
         back = kacjax.decode(velocity, path, noise, **options)
         error = np.max(np.abs(np.asarray(back - x)), axis=1)
@@ -170,12 +175,15 @@ def round_trip(path, data, weights) -> dict:
 
 def main() -> None:
     """Runs the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--coordinates", choices=COORDINATES, default="straight")
+    coordinates = parser.parse_args().coordinates
     result: dict = {"reach": {}, "shares": {}, "order": {}, "adaptive": {}, "round trip": {}}
     for name, path in PATHS.items():
         for data_name in ("9 points", "200 points"):
             data, weights = data_sets()[data_name]
             for part, measure in (("reach", reach), ("shares", shares)):
-                found = measure(path, data, weights)
+                found = measure(path, data, weights, coordinates)
                 result[part][f"{name}, {data_name}"] = found
                 print(name, data_name, *found.items(), sep="\n    ", flush=True)
     jax.config.update("jax_enable_x64", True)
@@ -186,9 +194,10 @@ def main() -> None:
             ("adaptive", adaptive),
             ("round trip", round_trip),
         ):
-            result[part][name] = measure(path, data, weights)
+            result[part][name] = measure(path, data, weights, coordinates)
             print(name, part, *result[part][name].items(), sep="\n    ", flush=True)
-    print("written:", write_result("exact_flow", result | surroundings("diffrax")).name)
+    file = write_result(f"exact_flow-{coordinates}", result | surroundings("diffrax"))
+    print("written:", file.name)
 
 
 if __name__ == "__main__":

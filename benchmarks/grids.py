@@ -1,11 +1,12 @@
 """Which time grid suits which path: `python -m benchmarks.grids`.
 
 Generates from noise with the exact velocity of finite data, so that all error is the solver's, on
-grids `t_k = T (1 - k / steps)**power`; writes `benchmarks/results/grids.json`. Three data sets: the nine
-modes of `grid2d` with unequal weights; the same moved at random, for on the exact grid many cones meet
-at one time, and it matters by chance whether a step ends there; and 200 points of `moons`. Judged by the
-energy distance of the samples from the data's law, exact in the data and from the same noise for every
-grid, and by the distance to the nearest datum.
+grids `t_k = T (1 - k / steps)**power`, or in straight coordinates the same of the place; writes
+`benchmarks/results/grids-COORDINATES.json`. Three data sets: the nine modes of `grid2d` with unequal
+weights; the same moved at random, for on the exact grid many cones meet at one time, and it matters by
+chance whether a step ends there; and 200 points of `moons`. Judged by the energy distance of the samples
+from the data's law, exact in the data and from the same noise for every grid, and by the distance to the
+nearest datum.
 """
 
 import argparse
@@ -19,6 +20,7 @@ import kacjax
 from benchmarks.common import surroundings, write_result
 from kacjax.data import target
 from kacjax.data.grid2d import GRID2D_MODES
+from kacjax.generation import COORDINATES, FIXED
 
 PATHS = {
     "kac, clock t": kacjax.kac_path(),
@@ -27,7 +29,7 @@ PATHS = {
     "flow matching": kacjax.flow_matching_path(),
 }
 POWERS = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0)
-SOLVERS = {"euler": (10, 20, 50), "heun": (20, 50)}
+SOLVERS = {"euler": (10, 20, 50), "ab2": (10, 20, 50), "heun": (20, 50)}
 MODE_WEIGHTS = (0.2, 0.15, 0.1, 0.05, 0.02, 0.08, 0.12, 0.18, 0.1)
 
 
@@ -62,6 +64,7 @@ def main() -> None:
     """Runs the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--samples", type=int, default=4000, help="samples for each grid (4000)")
+    parser.add_argument("--coordinates", choices=COORDINATES, default="straight")
     arguments = parser.parse_args()
     result = {}
     for name, path in PATHS.items():
@@ -69,7 +72,7 @@ def main() -> None:
             velocity = kacjax.exact_velocity(path, jnp.asarray(data), weights)
             for solver, counts in SOLVERS.items():
                 for nfe in counts:
-                    steps = nfe if solver == "euler" else nfe // 2
+                    steps = nfe // FIXED[solver][1]
                     rows = {}
                     for power in POWERS:
                         x = kacjax.generate(
@@ -79,6 +82,7 @@ def main() -> None:
                             (arguments.samples, 2),
                             steps,
                             solver=solver,
+                            coordinates=arguments.coordinates,
                             power=power,
                         )
                         rows[f"{power:g}"] = judge(np.asarray(x, np.float64), data, weights)
@@ -92,7 +96,7 @@ def main() -> None:
                     print(case, *cells, sep="\n    ", flush=True)
     what = "energy distance from the data, median distance, total variation, by the grid's power"
     file = write_result(
-        "grids",
+        f"grids-{arguments.coordinates}",
         {"what": what, "samples": arguments.samples, "cases": result, **surroundings("diffrax")},
     )
     print("written:", file.name)

@@ -18,7 +18,7 @@ MAY_BE_ZERO = ("fourier", "warmup")
 NO_COUNTS = ("seed", "process_id")
 
 ModelName = Literal["kac", "diffusion", "flow-matching"]
-Solver = Literal["euler", "heun", "midpoint", "rk4", "tsit5", "dopri5", "dopri8"]
+Solver = Literal["euler", "ab2", "heun", "midpoint", "rk4", "tsit5", "dopri5", "dopri8"]
 Grid = Literal["path", "uniform", "power"]
 
 
@@ -126,10 +126,10 @@ class SamplingConfig:
 
     num_samples: int = 5000
     """Samples to generate and judge."""
-    solver: Solver = "euler"
+    solver: Solver = "ab2"
     """Solver of the ODE."""
     solver_steps: int = 50
-    """Its steps, unless it is adaptive; one evaluation each with euler."""
+    """Its steps, unless it is adaptive; one evaluation each with ab2 and euler."""
     tolerance: float = 1e-3
     """Relative and absolute tolerance, if it is adaptive."""
     grid: Grid = "path"

@@ -95,7 +95,13 @@ def measure(config: ExplosionConfig, model: Model) -> dict[str, Any]:
     measured: dict[str, Any] = {"bound": bound(path, times)}
     for name, velocity in fields.items():
         positions = kacjax.trajectory(
-            velocity, path, prior_key, (config.trajectories, 2), times, **_SOLVER
+            velocity,
+            path,
+            prior_key,
+            (config.trajectories, 2),
+            times,
+            coordinates="time",
+            **_SOLVER,
         )
         found = _field_statistics(velocity, path, positions, times)
         measured[name] = {key: np.asarray(value).tolist() for key, value in found._asdict().items()}

@@ -47,8 +47,8 @@ class GenerateConfig:
     num: int = 1000
     """Samples to generate."""
     steps: int = 50
-    """Steps of a solver that is not adaptive; one evaluation each with euler."""
-    solver: Solver = "euler"
+    """Steps of a solver that is not adaptive; one evaluation each with ab2 and euler."""
+    solver: Solver = "ab2"
     """Solver of the ODE."""
     tolerance: float = 1e-3
     """Tolerance of an adaptive solver."""

@@ -20,7 +20,17 @@ from scipy import stats
 
 import kacjax
 from experiments import runs
-from experiments.compare import cells, evaluation, figures, report, table, training, work
+from experiments.compare import (
+    cells,
+    evaluation,
+    figures,
+    paired,
+    redraw,
+    report,
+    table,
+    training,
+    work,
+)
 from experiments.compare.__main__ import defaults, main
 from experiments.compare.config import CompareConfig, EvaluationConfig, Sampler
 from experiments.compare.evaluation import Judge, Judgement
@@ -163,7 +173,7 @@ def test_markdown_has_the_final_step_and_its_best(finished):
     assert text.startswith("grid2d, 12 steps, 2 seeds: mean ± half-width of 95% t-interval\n")
     rows = [
         [cell.strip() for cell in line.strip("|").split("|")]
-        for line in text.splitlines()
+        for line in text[: text.index("Against diffusion")].splitlines()
         if line.startswith("|")
     ]
     assert rows[0][:3] == ["NFE", "model", "median distance"]
@@ -196,6 +206,55 @@ def test_results_hold_every_judgement_and_the_surroundings(finished):
     for judged in results["judgements"]:
         assert [row["nfe"] for row in judged["rows"]] == [2, 3]
         assert len(judged["field"]["t"]) == len(judged["field"]["max_lipschitz"]) > 5
+
+
+def test_results_alone_give_the_same_tables_and_curves(finished, tmp_path, capsys):
+    out, _ = finished
+    capsys.readouterr()
+    assert redraw.main([str(out / report.RESULTS), "--out", str(tmp_path / "again")]) == 0
+    assert "median distance" in capsys.readouterr().out
+    first, again = ((f / report.RESULTS).read_text() for f in (out, tmp_path / "again"))
+    assert again == first
+    first, again = (list(csv.reader((f / report.CSV).open())) for f in (out, tmp_path / "again"))
+    assert [row[:6] for row in again] == [row[:6] for row in first]
+    # Results are rounded to what float32 holds.
+    means = [[float(row[6]) for row in rows[1:]] for rows in (first, again)]
+    np.testing.assert_allclose(*means, rtol=1e-6, atol=1e-9)
+    curves = {"quality.png", "training.png", "time.png", "field.png"}
+    assert {path.name for path in (tmp_path / "again").glob("*.png")} == curves
+    assert redraw.main([str(out / report.RESULTS), "--out", str(tmp_path), "--against", "x"]) == 2
+    assert "--against must be one of kac-t, diffusion, got x" in capsys.readouterr().err
+    for text in ("{", "[]", '{"judgements": []}'):
+        (tmp_path / "bad.json").write_text(text)
+        assert redraw.main([str(tmp_path / "bad.json"), "--out", str(tmp_path / "none")]) == 2
+        printed = capsys.readouterr().err
+        assert "bad.json is not a results file of a comparison" in printed
+        assert printed.count("\n") == 1
+    assert redraw.main([str(tmp_path / "absent"), "--out", str(tmp_path / "none")]) == 2
+    assert not (tmp_path / "none").exists()
+
+
+def test_pairs_follow_from_the_judgements(finished):
+    out, _ = finished
+    rows = list(csv.DictReader(io.StringIO((out / report.PAIRED).read_text())))
+    assert {(row["model"], row["baseline"]) for row in rows} == {("kac-t", "diffusion")}
+    found = {each["model"]: {} for each in judgements(out)}
+    for each in json.loads((out / report.RESULTS).read_text())["judgements"]:
+        if each["step"] == 12:
+            for row in each["rows"]:
+                found[each["model"]][each["seed"], row["asked"]] = row["quality"]
+    for row in rows:
+        own, rival = (
+            np.array([found[model][seed, int(row["nfe"])][row["metric"]] for seed in (0, 1)])
+            for model in ("kac-t", "diffusion")
+        )
+        expected = {
+            "ratio": lambda q, b: np.exp(np.mean(np.log(q / b))),
+            "difference": lambda q, b: np.mean(q - b),
+            "difference of |log|": lambda q, b: np.mean(np.abs(np.log(q)) - np.abs(np.log(b))),
+        }[row["kind"]](own, rival)
+        np.testing.assert_allclose(float(row["value"]), expected, rtol=1e-5, atol=1e-7)
+        assert int(row["seeds"]) == 2
 
 
 def test_figures_are_written(finished):
@@ -336,6 +395,7 @@ def fails(capsys, flags, *words):
         (["--power", "0"], ["--power must be positive"]),
         (["--tolerance", "-1"], ["--tolerance must be positive"]),
         (["--steps", "0"], ["--steps"]),
+        (["--against", "gan"], ["--against must be one of kac-t, diffusion, got gan"]),
         (["--solver", "rk"], ["'rk'", "euler"]),
         (["--clock", "t3"], ["'t3'"]),
         (["--out", "/proc/none"], ["/proc/none"]),
@@ -439,6 +499,40 @@ def test_terminal_marks_the_best_and_drops_what_does_not_fit():
     narrow = table.to_terminal("title", best, HEADLINES, figures.label, {}, width=50)
     assert max(map(len, narrow.splitlines())) <= 50
     assert "hits" not in narrow
+
+
+@pytest.mark.parametrize(
+    ("headline", "own", "rival", "kind", "value", "verdict"),
+    [
+        (HEADLINES[0], [0.1, 0.11], [0.2, 0.22], "ratio", 0.5, "better"),
+        (HEADLINES[0], [0.2, 0.22], [0.1, 0.11], "ratio", 2.0, "worse"),
+        (HEADLINES[0], [0.1, 0.4], [0.2, 0.2], "ratio", 1.0, "open"),
+        (HEADLINES[0], [0.0, 0.1], [0.1, 0.2], "difference", -0.1, "better"),
+        (HEADLINES[1], [0.9, 0.8], [0.8, 0.7], "difference", 0.1, "better"),
+        (HEADLINES[1], [0.7, 0.6], [0.8, 0.7], "difference", -0.1, "worse"),
+        (HEADLINES[2], [0.5, 2.0], [4.0, 0.25], "difference of |log|", -math.log(2), "better"),
+        (HEADLINES[2], [0.0, 0.1], [1.5, 1.4], "difference", 0.5, "worse"),
+    ],
+)
+def test_pairs_know_which_way_is_better(headline, own, rival, kind, value, verdict):
+    found = paired.pair(headline, own, rival)
+    assert (found.kind, found.verdict, found.seeds) == (kind, verdict, 2)
+    np.testing.assert_allclose(found.value, value, rtol=1e-12)
+    assert found.low <= found.value <= found.high
+
+
+def test_pairs_leave_out_what_failed_and_single_seeds():
+    entries = table.best_samplers(table.final(table.make_entries(made_up())), HEADLINES[0])
+    rows = paired.make_rows(entries, HEADLINES, "diffusion")
+    # Of the adaptive solver one seed failed, and one alone has no interval.
+    assert [row.entry.sampler.nfe for row in rows] == [5]
+    text = paired.to_terminal(rows, HEADLINES[0], figures.label, "diffusion")
+    assert max(map(len, text.splitlines())) < 80
+    assert text.startswith("error: ratio to diffusion, seed by seed")
+    markdown = paired.to_markdown(rows, HEADLINES, figures.label, "diffusion")
+    assert markdown.count("\n| 5 |") == 1
+    assert paired.default_baseline(["kac-t", "flow-matching", "diffusion"]) == "flow-matching"
+    assert paired.default_baseline(["kac-t", "kac-t2"]) == "kac-t2"
 
 
 @pytest.mark.parametrize(

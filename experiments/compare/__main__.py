@@ -56,7 +56,7 @@ def compare(config: CompareConfig) -> None:
 
     def after_seed(line: str) -> None:
         say(line)
-        report.write_tables(config, subject.dataset)
+        report.write_after_seed(config, subject.dataset)
 
     complete(config, subject, say, after_seed)
     for line in report.write_all(config, subject.dataset):

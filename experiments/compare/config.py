@@ -28,10 +28,12 @@ from experiments.images.config import (
 from kacjax._validation import check_count, check_positive
 from kacjax.generation import ADAPTIVE, FIXED
 
-# To be raised when `Dataset.quality` means something else: older judgements are then not read.
-_JUDGEMENT_VERSION = 1
+# To be raised when judging or generating changes its meaning: older judgements are then not read.
+_JUDGEMENT_VERSION = 2
+# The same for that of images.
+_IMAGES_VERSION = 2
 
-FixedSolver = Literal["euler", "heun", "midpoint", "rk4"]
+FixedSolver = Literal["euler", "ab2", "heun", "midpoint", "rk4"]
 AdaptiveSolver = Literal["tsit5", "dopri5", "dopri8"]
 
 # What --quick does in place of flags that are left at their defaults; steps are divided by this.
@@ -64,7 +66,7 @@ class Sampler(NamedTuple):
 
     @property
     def name(self) -> str:
-        """A short name, such as `euler`, or `euler^3` with the exponent of another time grid."""
+        """A short name, such as `euler`, or `euler^3` with the exponent of another grid."""
         return f"{self.solver}^{self.power:g}" if self.power else self.solver
 
 
@@ -74,10 +76,12 @@ class EvaluationConfig:
 
     nfe: tuple[int, ...] = (5, 10, 20, 50, 100)
     """Evaluations of the network for a sample."""
-    solver: tuple[FixedSolver, ...] = ("euler",)
+    solver: tuple[FixedSolver, ...] = ("ab2",)
     """Solvers with fixed steps."""
     power: tuple[float, ...] = ()
-    """Exponents of their time grids; the path's default if none."""
+    """Exponents of their grids; the path's default if none."""
+    coordinates: Literal["straight", "time"] = "straight"
+    """Coordinates of every solver: those in which paths are straight, or time as it is."""
     adaptive: tuple[AdaptiveSolver, ...] = ("tsit5",)
     """Adaptive solvers."""
     tolerance: float = 1e-3
@@ -92,6 +96,13 @@ class EvaluationConfig:
         """The evaluations whose samples are kept and drawn: the middle ones."""
         ordered = sorted(set(self.nfe))
         return ordered[(len(ordered) - 1) // 2]
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """From what a results file says of it; what else that says of judging is left out."""
+        names = {field.name for field in dataclasses.fields(cls)}
+        known = {name: value for name, value in values.items() if name in names}
+        return cls(**{n: tuple(v) if isinstance(v, list) else v for n, v in known.items()})
 
     def samplers(self) -> list[Sampler]:
         """Every way to generate, the adaptive ones last."""
@@ -112,6 +123,11 @@ class CompareConfig:
     """Seeds, counted from --seed: of network, batches, noise and prior."""
     checkpoints: tuple[float, ...] = (0.05, 0.25, 0.5, 1.0)
     """Fractions of the training after which to judge; the last is 1."""
+    against: Annotated[
+        str | None,
+        tyro.conf.arg(metavar="MODEL", help_behavior_hint="(default: flow-matching)"),
+    ] = None
+    """Model to which the others are compared seed by seed."""
     quick: bool = False
     """One seed, a fifth of the steps, fewer samples and checkpoints."""
     out: Annotated[
@@ -156,6 +172,9 @@ class CompareConfig:
             raise ValueError(
                 f"--checkpoints must lie in (0, 1] and hold 1, got {' '.join(map(str, fractions))}."
             )
+        names = [model.name for model in make_models(self.models)]
+        if self.against is not None and self.against not in names:
+            raise ValueError(f"--against must be one of {', '.join(names)}, got {self.against}.")
         if self.training.seed + self.seeds - 1 > MAX_SEED:
             raise ValueError(f"--seed plus --seeds must stay below {MAX_SEED}.")
         for run in self.runs(self.training.seed).values():
@@ -201,6 +220,7 @@ class CompareConfig:
             "evaluation": self.judgement(),
             "seeds": list(self.all_seeds()),
             "steps": self.steps(),
+            "against": self.against,
         }
 
     def quickened(self, defaults: Self) -> Self:
@@ -259,10 +279,11 @@ class ImageCompareConfig(CompareConfig):
 
     def judgement(self) -> dict[str, Any]:
         """Everything that decides the judgement of a network, as JSON has it."""
+        values = {**super().judgement(), "images_version": _IMAGES_VERSION}
         if self.classifier is None:
-            return super().judgement()
+            return values
         content = hashlib.sha256(self.classifier.read_bytes()).hexdigest()[:16]
-        return {**super().judgement(), "classifier": content}
+        return {**values, "classifier": content}
 
 
 def training_dict(run: TrainConfig | ImageConfig) -> dict[str, Any]:

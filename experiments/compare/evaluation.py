@@ -92,6 +92,7 @@ class Judge:
                 shape=(self._config.num_samples, *self._dataset.event),
                 steps=sampler.steps,
                 solver=sampler.solver,
+                coordinates=self._config.coordinates,
                 power=sampler.power or None,
                 rtol=self._config.tolerance,
                 atol=self._config.tolerance,

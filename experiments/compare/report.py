@@ -1,12 +1,13 @@
 """What a comparison writes: a log on the way, its tables after every seed, its figures at the end.
 
 `results.json` has everything that the tables and curves are made of, seed by seed, and the
-surroundings in which the last line of it was computed.
+surroundings in which the last line of it was computed: `experiments.compare.redraw` makes them again
+from it alone.
 """
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,14 @@ from matplotlib.figure import Figure
 
 from experiments import runs
 from experiments.command import user_errors
-from experiments.compare import cells, figures, table
+from experiments.compare import cells, figures, paired, table
 from experiments.compare.cells import Cell
-from experiments.compare.config import CompareConfig
-from experiments.datasets import Dataset
+from experiments.compare.config import CompareConfig, EvaluationConfig
+from experiments.datasets import Dataset, Headline
 from experiments.report import files, surroundings
 
-RESULTS, LOG, CSV, MARKDOWN = "results.json", "log.txt", "table.csv", "table.md"
+RESULTS, LOG = "results.json", "log.txt"
+CSV, PAIRED, MARKDOWN = "table.csv", "paired.csv", "table.md"
 # More panels of samples than these would not be read on one page.
 _MOST_PANELS = 6
 
@@ -45,39 +47,90 @@ class Log:
                 file.write(stamped + "\n")
 
 
-def write_tables(config: CompareConfig, dataset: Dataset) -> str:
-    """Writes the tables of all seeds that are complete, and returns the one for the terminal."""
-    judged = _judgements(config)
-    entries, reference = (
-        table.make_entries(judged),
-        dataset.reference(config.evaluation.num_samples),
-    )
-    seeds = len({judgement["seed"] for judgement in judged})
-    shown = table.best_samplers(table.final(entries), dataset.headlines[0])
-    folder = config.folder()
-    runs.write_text(folder / CSV, table.to_csv(entries))
-    said = _caption(config, seeds)
-    markdown = table.to_markdown(shown, dataset.headlines, figures.label, reference)
-    runs.write_text(folder / MARKDOWN, f"{said}\n\n{markdown}")
-    runs.write_text(folder / RESULTS, _to_json(config, judged, reference))
-    return table.to_terminal(said, shown, dataset.headlines, figures.label, reference)
+def write_after_seed(config: CompareConfig, dataset: Dataset) -> None:
+    """Writes the results and tables of all seeds that are complete."""
+    write_tables(config.folder(), _results(config, dataset), dataset.headlines)
 
 
 def write_all(config: CompareConfig, dataset: Dataset) -> Iterator[str]:
-    """Writes tables and figures; yields what to print."""
+    """Writes results, tables and figures; yields what to print."""
+    results, folder = _results(config, dataset), config.folder()
     yield ""
-    yield write_tables(config, dataset)
-    for name, figure in _figures(config, dataset).items():
-        runs.write_figure(config.folder() / name, figure)
-    yield files(config.folder())
+    yield from write_tables(folder, results, dataset.headlines)
+    curves = make_figures(results, dataset.headlines)
+    for name, figure in {**curves, **dataset.figures(_samples(config))}.items():
+        runs.write_figure(folder / name, figure)
+    yield files(folder)
 
 
-def _caption(config: CompareConfig, seeds: int) -> str:
+def write_tables(
+    folder: Path, results: Mapping[str, Any], headlines: Sequence[Headline]
+) -> list[str]:
+    """Writes results and tables, and returns the tables for the terminal.
+
+    Args:
+        folder: Where to.
+        results: What `results.json` holds.
+        headlines: The figures in the tables for people; those for programs hold all.
+    """
+    entries = table.make_entries(results["judgements"])
+    shown = table.best_samplers(table.final(entries), headlines[0])
+    reference, title = results["real data"], _caption(results)
+    models = list(dict.fromkeys(entry.model for entry in entries))
+    baseline = results.get("against") or paired.default_baseline(models)
+    pairs = paired.make_rows(shown, headlines, baseline)
+    markdown = [
+        title,
+        table.to_markdown(shown, headlines, figures.label, reference).rstrip(),
+    ]
+    terminal = [table.to_terminal(title, shown, headlines, figures.label, reference)]
+    if pairs:
+        markdown.append(paired.to_markdown(pairs, headlines, figures.label, baseline).rstrip())
+        terminal += ["", paired.to_terminal(pairs, headlines[0], figures.label, baseline), ""]
+    runs.write_text(folder / CSV, table.to_csv(entries))
+    runs.write_text(folder / PAIRED, paired.to_csv(pairs))
+    runs.write_text(folder / MARKDOWN, "\n\n".join(markdown) + "\n")
+    runs.write_text(folder / RESULTS, _to_json(results))
+    return terminal
+
+
+def make_figures(results: Mapping[str, Any], headlines: Sequence[Headline]) -> dict[str, Figure]:
+    """The curves, by file name.
+
+    Args:
+        results: What `results.json` holds.
+        headlines: The figures of quality to draw.
+    """
+    entries = table.make_entries(results["judgements"])
+    evaluation = EvaluationConfig.from_dict(results["evaluation"])
+    best = table.best_samplers(table.final(entries), headlines[0])
+    sampler = evaluation.samplers()[0]._replace(nfe=evaluation.shown)
+    shown = [entry for entry in entries if entry.sampler == sampler]
+    return {
+        "quality.png": figures.quality_figure(best, headlines, results["real data"]),
+        "training.png": figures.training_figure(shown, headlines, sampler),
+        "time.png": figures.time_figure(best, headlines[0]),
+        "field.png": figures.field_figure(_fields(results["judgements"])),
+    }
+
+
+def _caption(results: Mapping[str, Any]) -> str:
+    seeds = len({judgement["seed"] for judgement in results["judgements"]})
     spread = (
         f"mean ± half-width of {table.CONFIDENCE:.0%} t-interval" if seeds > 1 else "no interval"
     )
-    plural = "s" * (seeds > 1)
-    return f"{config.data}, {config.training.steps:,} steps, {seeds} seed{plural}: {spread}"
+    plural, steps = "s" * (seeds > 1), results["training"]["steps"]
+    return f"{results['data']}, {steps:,} steps, {seeds} seed{plural}: {spread}"
+
+
+def _results(config: CompareConfig, dataset: Dataset) -> dict[str, Any]:
+    """What `results.json` is to hold."""
+    return {
+        **config.to_dict(),
+        "real data": dataset.reference(config.evaluation.num_samples),
+        **surroundings(),
+        "judgements": _judgements(config),
+    }
 
 
 def _judgements(config: CompareConfig) -> list[dict[str, Any]]:
@@ -92,23 +145,6 @@ def _judgements(config: CompareConfig) -> list[dict[str, Any]]:
         for cell in own
         for step in config.steps()
     ]
-
-
-def _figures(config: CompareConfig, dataset: Dataset) -> dict[str, Figure]:
-    judged = _judgements(config)
-    entries = table.make_entries(judged)
-    headlines, nfe = dataset.headlines, config.evaluation.shown
-    reference = dataset.reference(config.evaluation.num_samples)
-    best = table.best_samplers(table.final(entries), headlines[0])
-    first = config.evaluation.samplers()[0]
-    shown = [entry for entry in entries if entry.sampler == first._replace(nfe=nfe)]
-    return {
-        "quality.png": figures.quality_figure(best, headlines, reference),
-        "training.png": figures.training_figure(shown, headlines, first._replace(nfe=nfe)),
-        "time.png": figures.time_figure(best, headlines[0]),
-        "field.png": figures.field_figure(_fields(judged)),
-        **dataset.figures(_samples(config)),
-    }
 
 
 def _fields(judged: list[dict[str, Any]]) -> dict[str, list[dict[str, list[float]]]]:
@@ -128,12 +164,11 @@ def _samples(config: CompareConfig) -> dict[str, Any]:
     return {cell.model: cells.load_samples(cell, step, config) for cell in own}
 
 
-def _to_json(
-    config: CompareConfig, judged: list[dict[str, Any]], reference: Mapping[str, float]
-) -> str:
+def _to_json(results: Mapping[str, Any]) -> str:
     """Readable where it is short, one line for each judgement."""
-    head = {**config.to_dict(), "real data": reference, **surroundings()}
-    brief = [{k: v for k, v in each.items() if k not in ("evaluation",)} for each in judged]
+    head = {name: value for name, value in results.items() if name != "judgements"}
+    # How a judgement was made stands once, in the head.
+    brief = [{k: v for k, v in each.items() if k != "evaluation"} for each in results["judgements"]]
     lines = ",\n".join("    " + json.dumps(_rounded(each)) for each in brief)
     return json.dumps(head, indent=2)[:-2] + f',\n  "judgements": [\n{lines}\n  ]\n}}\n'
 

@@ -10,10 +10,10 @@ import jax
 
 from experiments.compare.config import CompareConfig, ImageCompareConfig
 from experiments.config import TrainConfig
-from experiments.datasets import Dataset, make_dataset
+from experiments.datasets import Dataset, Headline, make_dataset
 from experiments.images import data as image_data
 from experiments.images.config import ImageConfig
-from experiments.images.judged import JudgedImages
+from experiments.images.judged import LOADERS, JudgedImages
 from experiments.images.train import make_network
 from experiments.images.train import make_trainer as make_image_trainer
 from experiments.sampling import load_velocity, make_trainer
@@ -103,3 +103,12 @@ def make_subject(config: CompareConfig | ImageCompareConfig) -> Subject:
     if isinstance(config, ImageCompareConfig):
         return ImageSubject(config)
     return VectorSubject(config.data)
+
+
+def headlines_of(data: str) -> tuple[Headline, ...]:
+    """What a comparison shows of the quality on this data set; no file of it is read.
+
+    Raises:
+        ValueError: If the name is unknown.
+    """
+    return (JudgedImages if data in LOADERS else make_dataset(data)).headlines

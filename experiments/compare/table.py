@@ -43,12 +43,14 @@ class Entry(NamedTuple):
         step: Optimiser steps.
         sampler: The way to generate.
         figures: Intervals by name of the figure.
+        qualities: What the data set found of each seed, none where the generation failed.
     """
 
     model: str
     step: int
     sampler: Sampler
     figures: Mapping[str, Interval]
+    qualities: Mapping[int, Mapping[str, float] | None]
 
 
 def interval(values: Sequence[float]) -> Interval:
@@ -68,12 +70,16 @@ def make_entries(judgements: Iterable[Mapping[str, Any]]) -> list[Entry]:
     Args:
         judgements: What `cells.load_judgement` returns, of all cells.
     """
-    found: dict[tuple[str, int, Sampler], list[Mapping[str, Any]]] = {}
+    found: dict[tuple[str, int, Sampler], dict[int, Mapping[str, Any]]] = {}
     for judgement in judgements:
         for row in judgement["rows"]:
             sampler = Sampler(row["solver"], row["power"], row["asked"])
-            found.setdefault((judgement["model"], judgement["step"], sampler), []).append(row)
-    return [Entry(*line, _figures(rows)) for line, rows in found.items()]
+            line = found.setdefault((judgement["model"], judgement["step"], sampler), {})
+            line[judgement["seed"]] = row
+    return [
+        Entry(*line, _figures(list(rows.values())), {s: r["quality"] for s, r in rows.items()})
+        for line, rows in found.items()
+    ]
 
 
 def _figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, Interval]:
@@ -122,7 +128,7 @@ def to_csv(entries: Iterable[Entry]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(_COLUMNS)
-    for model, step, sampler, figures in entries:
+    for model, step, sampler, figures, _ in entries:
         for name, (mean, half, seeds) in figures.items():
             low, high = ("", "") if math.isnan(half) else (mean - half, mean + half)
             power = "" if sampler.adaptive else sampler.power
@@ -210,11 +216,17 @@ def to_markdown(
 ) -> str:
     """The table in Markdown, the best of equal cost in bold."""
     titles, cells, best = to_rows(entries, headlines, label, reference)
-    text = len(titles) - len(headlines)
-    rows = [titles, ["---"] * text + ["---:"] * len(headlines)]
-    for row, marks in zip(cells, best, strict=True):
-        rows.append([f"**{c}**" if mark else c for c, mark in zip(row, marks, strict=True)])
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    marked = [
+        [f"**{cell}**" if mark else cell for cell, mark in zip(row, marks, strict=True)]
+        for row, marks in zip(cells, best, strict=True)
+    ]
+    return rows_to_markdown(titles, marked, len(titles) - len(headlines))
+
+
+def rows_to_markdown(titles: Sequence[str], cells: Iterable[Sequence[str]], text: int) -> str:
+    """A table in Markdown, its first columns to the left and the others to the right."""
+    rule = ["---"] * text + ["---:"] * (len(titles) - text)
+    return "".join(f"| {' | '.join(row)} |\n" for row in (titles, rule, *cells))
 
 
 def plus_minus(figure: Interval) -> str:

@@ -1,6 +1,7 @@
 """MNIST and CIFAR-10 as data sets whose samples are judged, by a classifier of their classes."""
 
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from experiments.datasets import Dataset, Headline
 from experiments.images.data import ImageSet
 from kacjax import data, export, metrics, plots
 from kacjax._typing import Key
-from kacjax.data import to_float, to_uint8
+from kacjax.data import ImageArrays, to_float, to_uint8
 
 Images = UInt8[np.ndarray, "num height width colours"]
 LOADERS = {"mnist": data.load_mnist, "cifar10": data.load_cifar10}
@@ -37,6 +38,9 @@ class JudgedImages(Dataset):
         Headline("classifier_frechet_distance", "Fréchet dist."),
         Headline("confidence", "confidence", "high", log=False),
         Headline("class_total_variation", "class TV", log=False),
+        Headline("coverage", "coverage", "high", log=False),
+        Headline("precision", "precision", "high", log=False),
+        Headline("memorisation_ratio", "memorisation", "one", log=False),
     )
 
     def __init__(self, name: str, images: ImageSet, root: Path | None, classifier: Path | None):
@@ -67,13 +71,32 @@ class JudgedImages(Dataset):
         return np.asarray(to_uint8(samples))
 
     def quality(self, samples: Images) -> dict[str, float]:
-        """Distance in the classifier's features, its confidence, and the balance of classes."""
+        """Figures of the classifier: its confidence, the balance of classes, and in its features.
+
+        There the distance from test images, precision and coverage beside as many of them, and how
+        near the samples come to training images.
+        """
         found = self._judge.statistics(samples)
+        features, _ = self._judge.classify(samples)
+        real = self._judge.real_features
+        # What these two say depends on the numbers.
+        equal = min(len(features), len(real))
+        manifold = metrics.manifold_statistics(features[:equal], real[:equal])
+        memorised = metrics.memorisation_ratio(features, self._training_features, real[:equal])
         return {
             "classifier_frechet_distance": float(found.classifier_frechet_distance),
             "confidence": float(found.confidence),
             "class_total_variation": float(found.total_variation),
+            "coverage": float(manifold.coverage),
+            "precision": float(manifold.precision),
+            "memorisation_ratio": float(memorised),
         }
+
+    @cached_property
+    def _training_features(self) -> Float[np.ndarray, "num dim"]:
+        content = self._images.content
+        assert isinstance(content, ImageArrays)  # Known sets are never streamed.
+        return self._judge.classify(content.images)[0]
 
     def reference(self, num: int) -> dict[str, float]:
         """The figures of test images that samples are not compared with."""

@@ -1,5 +1,6 @@
 """Generation on Diffrax: samples, trajectories, encoding, guidance and log-densities."""
 
+from kacjax.generation.coordinates import COORDINATES
 from kacjax.generation.encode import decode, encode, interpolate
 from kacjax.generation.generate import generate, generate_chunks
 from kacjax.generation.grids import default_grid
@@ -11,6 +12,7 @@ from kacjax.generation.trajectory import trajectory
 
 __all__ = [
     "ADAPTIVE",
+    "COORDINATES",
     "FIXED",
     "Guided",
     "decode",

@@ -46,7 +46,7 @@ def encode(
         t_min: Time at which to start, in `[0, T)`.
         labels: Class labels, of shape `(batch,)`.
         return_nfe: Whether to return the number of evaluations too, as in `generate`.
-        options: `solver`, `grid`, `power`, `rtol`, `atol`, `control`, as in `generate`.
+        options: `solver`, `coordinates`, `grid`, `power`, `rtol`, `atol`, `control`, as in `generate`.
 
     Returns:
         Points at time `T`, or `(points, nfe)`.
@@ -58,7 +58,7 @@ def encode(
     plan = make_plan(path, steps, t_min=t_min, **options)
     x = as_floats("x", x)
     labels = check_labels(labels, x.shape[0], velocity)
-    ys, nfe = integrate(VelocityField(velocity), plan, x, labels, plan.stops[:1], forwards=True)
+    ys, nfe = integrate(VelocityField(velocity), plan, x, labels, plan.ends[:1], forwards=True)
     return (ys[0], nfe) if return_nfe else ys[0]
 
 
@@ -83,7 +83,7 @@ def decode(
         t_min: Time at which to stop, in `[0, T)`.
         labels: Class labels, of shape `(batch,)`.
         return_nfe: Whether to return the number of evaluations too, as in `generate`.
-        options: `solver`, `grid`, `power`, `rtol`, `atol`, `control`, as in `generate`.
+        options: `solver`, `coordinates`, `grid`, `power`, `rtol`, `atol`, `control`, as in `generate`.
 
     Returns:
         Points at time `t_min`, or `(points, nfe)`.
@@ -95,7 +95,7 @@ def decode(
     plan = make_plan(path, steps, t_min=t_min, **options)
     noise = as_floats("noise", noise)
     labels = check_labels(labels, noise.shape[0], velocity)
-    ys, nfe = integrate(VelocityField(velocity), plan, noise, labels, plan.stops[-1:])
+    ys, nfe = integrate(VelocityField(velocity), plan, noise, labels, plan.ends[-1:])
     return (ys[0], nfe) if return_nfe else ys[0]
 
 
@@ -133,7 +133,7 @@ def interpolate(
             straight line, with shorter vectors between.
         t_min: Time at which to start and stop, in `[0, T)`.
         labels: Class labels, of shape `(batch,)`, for both ends.
-        options: `solver`, `grid`, `power`, `rtol`, `atol`, `control`, as in `generate`.
+        options: `solver`, `coordinates`, `grid`, `power`, `rtol`, `atol`, `control`, as in `generate`.
 
     Returns:
         Data of shape `(num_weights, batch, *event)`. At the weights 0 and 1 they are `x_a` and

@@ -2,7 +2,9 @@ r"""Generation: the path's ordinary differential equation from noise to data.
 
 The marginal velocity $v(t, x)$ moves the path's law, so that a solution of $\dot x = v(t, x)$ from
 $x_T$, a draw of the prior, back to $t = 0$ is a draw of the data. Time runs down from `T` itself:
-a substituted time `T - t` would lose the small `t` at which the data's detail appears.
+a substituted time `T - t` would lose the small `t` at which the data's detail appears. What the solver
+sees is that equation in straight coordinates, unless it is told otherwise: see
+`kacjax.generation.coordinates`.
 
 Sample `i` starts from noise of its own key (`initial_noise`). With fixed steps, or with
 `control="sample"`, nothing else but its label reaches it, so that a run is the same, up to rounding,
@@ -70,7 +72,8 @@ def generate(
     shape: Shape,
     steps: int = 50,
     *,
-    solver: str = "euler",
+    solver: str = "ab2",
+    coordinates: str | None = None,
     grid: str | None = None,
     power: Scalar | None = None,
     x0: Samples | None = None,
@@ -93,10 +96,15 @@ def generate(
         key: Random key, for the prior; sample `i` starts from noise of `fold_in(key, i)`.
         shape: Shape `(num, *event)` of the samples.
         steps: Steps of a fixed-step solver.
-        solver: `euler` (one evaluation a step), `heun`, `midpoint` (two) or `rk4` (four), with
-            fixed steps; `tsit5`, `dopri5` or `dopri8`, adaptive; see `kacjax.generation.solvers`.
-        grid: Time grid of a fixed-step solver, `power` or `uniform`, see `time_grid`; if missing,
-            the best one measured for the path, `default_grid(path)`.
+        solver: `ab2` or `euler` (one evaluation a step), `heun`, `midpoint` (two) or `rk4` (four),
+            with fixed steps; `tsit5`, `dopri5` or `dopri8`, adaptive; see
+            `kacjax.generation.solvers`.
+        coordinates: In which the equation is solved: `straight`, see
+            `kacjax.generation.coordinates`, or `time`. If missing they are straight, but where
+            components have processes of their own.
+        grid: Grid of a fixed-step solver, `power` or `uniform`, see `time_grid`, in time or, in
+            straight coordinates, in the place; if missing, the best one measured for the path,
+            `default_grid(path, coordinates)`.
         power: Exponent of the grid, if another than the name's.
         x0: Data of that shape, where the path's signal does not vanish at `T`.
         labels: Class labels of shape `(num,)`; see `guided` for guidance.
@@ -126,7 +134,15 @@ def generate(
     if control is None:
         control = "joint" if chunk_size is None and mesh is None else "sample"
     plan = make_plan(
-        path, steps, solver=solver, grid=grid, power=power, rtol=rtol, atol=atol, control=control
+        path,
+        steps,
+        solver=solver,
+        coordinates=coordinates,
+        grid=grid,
+        power=power,
+        rtol=rtol,
+        atol=atol,
+        control=control,
     )
     labels = check_labels(labels, num, velocity)
     run = _Run(velocity, path, key, tuple(shape), plan, x0, labels, mesh)
@@ -220,7 +236,7 @@ class _Run:
         x_T = draw_rows(self.path, self.key, rows, self.shape[1:], x0)
         if self.rows_sharding is not None:
             x_T = jax.device_put(x_T, self.rows_sharding)
-        end = jnp.zeros_like(self.plan.stops[-1:])
+        end = self.plan.ends[-1:]
         x, nfe = integrate(self.field, self.plan, x_T, labels, end)
         kept = min(size, num - first)
         x = x[0][:kept] if kept < padded else x[0]

@@ -1,12 +1,12 @@
-"""Time grids: the default of each path, found by measurement."""
+"""Grids of fixed steps: the default of each path and of each coordinates, found by measurement."""
 
 from kacjax.paths import ProbabilityPath
 from kacjax.processes import KacProcess, WienerProcess
 from kacjax.schedules import LinearClock, QuadraticClock
 
-# From `python -m benchmarks.grids`: the powers that come closest to the data's law over 10, 20 and 50
-# evaluations of the exact velocity, among those that reach the data at all. For Kac with the clock t, 2.5
-# is a little better still (mean energy distance 0.0009 against 0.0015 with Euler steps).
+# From `python -m benchmarks.grids --coordinates time`: the powers that come closest to the data's law over
+# 10, 20 and 50 evaluations of the exact velocity, among those that reach the data at all. For Kac with the
+# clock t, 2.5 is a little better still (mean energy distance 0.0009 against 0.0015 with Euler steps).
 POWERS = {
     (KacProcess, LinearClock): 2.0,
     (KacProcess, QuadraticClock): 1.5,
@@ -15,13 +15,20 @@ POWERS = {
 }
 
 
-def default_grid(path: ProbabilityPath) -> tuple[str, float]:
-    r"""The name and the power of the time grid that suits a path best.
+# In straight coordinates all paths are alike. Networks of grid2d come nearer to their modes with higher
+# powers, and nearer to the law of the data with lower ones.
+STRAIGHT_POWER = 2.0
 
-    $t_k = T (1 - k / \text{steps})^p$. Near the data a Brownian displacement falls like $\sqrt g$ and
-    that of the Kac process like $g$, so that a diffusion of the clock `t` has far to go in little
-    time, and needs a high power; flow matching and Kac flows move in straight lines there, and spend
-    their steps better where the velocity changes.
+
+def default_grid(path: ProbabilityPath, coordinates: str = "straight") -> tuple[str, float]:
+    r"""The name and the power of the grid that suits a path best.
+
+    In straight coordinates the places are $\rho_k = \rho(T) (1 - k / \text{steps})^2$ for all paths.
+
+    In time they are $t_k = T (1 - k / \text{steps})^p$. Near the data a Brownian displacement falls like
+    $\sqrt g$ and that of the Kac process like $g$, so that a diffusion of the clock `t` has far to go in
+    little time, and needs a high power; flow matching and Kac flows move in straight lines there, and
+    spend their steps better where the velocity changes.
 
     | process | clock | power |
     | --- | --- | --- |
@@ -31,4 +38,6 @@ def default_grid(path: ProbabilityPath) -> tuple[str, float]:
     | Wiener (flow matching) | `t2` | 1.5 |
     | any other | | 2 |
     """
+    if coordinates == "straight":
+        return "power", STRAIGHT_POWER
     return "power", POWERS.get((type(path.process), type(path.clock)), 2.0)

@@ -107,8 +107,8 @@ def log_density(
         labels: Class labels, of shape `(batch,)`.
         return_nfe: Whether to return the number of evaluations too; one is of the velocity with
             its divergence.
-        options: `solver`, here `tsit5` by default, `grid`, `power`, `rtol` and `atol`, here 1e-5 by
-            default, and `control`, as in `generate`.
+        options: `solver`, here `tsit5` by default, `coordinates`, `grid`, `power`, `rtol` and
+            `atol`, here 1e-5 by default, and `control`, as in `generate`.
 
     Returns:
         Log-densities of shape `(batch,)`, or `(log_densities, nfe)`.
@@ -135,7 +135,7 @@ def log_density(
     args = (check_labels(labels, x.shape[0], velocity), signs)
     state = (x, jnp.zeros(x.shape[0], x.dtype))
     (noise, change), nfe = integrate(
-        _DensityField(velocity), plan, state, args, plan.stops[:1], forwards=True
+        _DensityField(velocity), plan, state, args, plan.ends[:1], forwards=True
     )
     time = path.clock(jnp.asarray(path.T, x.dtype))
     prior = path.process.log_density(time, noise[0]).reshape(x.shape[0], -1)

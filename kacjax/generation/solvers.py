@@ -3,20 +3,27 @@ r"""Solvers of the path's ordinary differential equation, by Diffrax, and what t
 | solver | order | evaluations for $n$ steps | steps |
 | --- | --- | --- | --- |
 | `euler` | 1 | $n$ | fixed |
+| `ab2` | 2 | $n$ | fixed |
 | `heun` | 2 | $2n$ | fixed |
 | `midpoint` | 2 | $2n$ | fixed |
 | `rk4` | 4 | $4n$, or $4n - 2$ from or to $t = 0$ | fixed |
 | `tsit5`, `dopri5` | 5 | $6n + 1$, or $6n + 3$ | adaptive |
 | `dopri8` | 8 | $13n + 1$, or $13n + 3$ | adaptive |
 
+`ab2`, the Adams-Bashforth method of two steps, extrapolates the slope from the one before. In straight
+coordinates (`kacjax.generation.coordinates`) Euler's method is DDIM, and this one does what
+DPM-Solver++(2M) does for a diffusion.
+
 Adaptive solvers are *first same as last*: the last stage of a step is the first of the next, also after
 a rejected one, so that of 7 stages 6 are new. Rejected steps count.
 
 **At $t = 0$** a velocity may be infinite, as a diffusion's is, and a network has never seen it, so no
-solver asks there. Downwards, Euler's and the midpoint rule never would. The others make their last step
-by the midpoint rule: `heun` and `rk4` the last of the grid, adaptive solvers the one from $10^{-6} T$.
-(Heun's rule with a time shifted away from 0 would halve the last step of an exact straight line.) Upwards,
-the first slope is taken in the middle of the step instead of at its beginning.
+solver asks there. Downwards, Euler's, Adams's and the midpoint rule never would; Adams's last step is
+Euler's, since an extrapolation may lead anywhere where velocities are infinite. The others make their
+last step by the midpoint rule: `heun` and `rk4` the last of the grid, adaptive solvers the one from
+$10^{-6} T$, or in straight coordinates from the place that is the absolute tolerance. (Heun's rule with a
+time shifted away from 0 would halve the last step of an exact straight line.) Upwards, the first slope is
+taken in the middle of the step instead of at its beginning.
 """
 
 from collections.abc import Callable
@@ -31,6 +38,14 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from kacjax._typing import ArrayLike, Scalar
 from kacjax._validation import check_choice, check_count, check_positive, is_concrete
+from kacjax.generation.coordinates import (
+    COORDINATES,
+    StraightField,
+    bend,
+    is_straightened,
+    place,
+    straighten,
+)
 from kacjax.generation.grids import default_grid
 from kacjax.paths import ProbabilityPath
 from kacjax.schedules import time_grid
@@ -57,8 +72,43 @@ class RungeKutta4(diffrax.AbstractERK):
         return 4
 
 
+class AdamsBashforth2(diffrax.AbstractSolver):
+    r"""The Adams-Bashforth method of two steps, for steps of any length.
+
+    $$ y_{k+1} = y_k + h_k \left(s_k + \frac{h_k}{2 h_{k-1}} (s_k - s_{k-1})\right) $$
+
+    with the slopes $s_k$; Euler's method for the first step, and for one that ends at 0.
+    """
+
+    term_structure: ClassVar = diffrax.AbstractTerm
+    interpolation_cls: ClassVar[Callable[..., Any]] = diffrax.LocalLinearInterpolation
+
+    def order(self, terms):
+        """The order of convergence."""
+        return 2
+
+    def init(self, terms, t0, t1, y0, args):
+        """No step and no slope."""
+        return jnp.zeros_like(t0), jax.tree.map(jnp.zeros_like, y0)
+
+    def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
+        """One step: the new state, and this step's length and slope for the next."""
+        before, last = solver_state
+        # Its sign is that of time, which Diffrax turns around.
+        h, slope = terms.contr(t0, t1), terms.vf(t0, y0, args)
+        extrapolates = (before != 0) & (t1 != 0)
+        weight = jnp.where(extrapolates, h / (2 * jnp.where(before != 0, before, 1)), 0)
+        y1 = jax.tree.map(lambda y, s, p: y + h * (s + weight * (s - p)), y0, slope, last)
+        return y1, None, {"y0": y0, "y1": y1}, (h, slope), diffrax.RESULTS.successful
+
+    def func(self, terms, t0, y0, args):
+        """The slope."""
+        return terms.vf(t0, y0, args)
+
+
 FIXED: dict[str, tuple[Callable[[], diffrax.AbstractSolver], int]] = {
     "euler": (diffrax.Euler, 1),
+    "ab2": (AdamsBashforth2, 1),
     "heun": (diffrax.Heun, 2),
     "midpoint": (diffrax.Midpoint, 2),
     "rk4": (RungeKutta4, 4),
@@ -73,12 +123,13 @@ ADAPTIVE: dict[str, tuple[Callable[[], diffrax.AbstractSolver], int]] = {
 """Adaptive solvers, with their evaluations a step; one more begins the whole."""
 
 # These have no stage at the end of a step: towards t = 0 they need no other rule for the last one.
-_OPEN = ("euler", "midpoint")
+_OPEN = ("euler", "ab2", "midpoint")
 
 CONTROLS = ("joint", "sample")
 
-# Adaptive solvers choose their steps down to this fraction of T; one more step leads to 0.
-_EARLIEST = 1e-6
+# Adaptive solvers choose their steps down to this fraction of T, in straight coordinates to the tolerance
+# within these bounds; one more step leads to 0.
+_EARLIEST, _LATEST = 1e-6, 1e-2
 # Their first step and their longest one, in parts of all the time: over longer ones the velocity of
 # simple data changes so much that error estimates vanish by chance.
 _FIRST, _LONGEST = 0.01, 0.25
@@ -93,6 +144,7 @@ class Options(TypedDict, total=False):
     """The keywords that choose a solver; see `generate`."""
 
     solver: str
+    coordinates: str | None
     grid: str | None
     power: Scalar | None
     rtol: float
@@ -106,16 +158,23 @@ class Plan(NamedTuple):
     Attributes:
         solver: Name of the solver.
         control: Whether steps are chosen for the batch (`joint`) or for each `sample`.
-        stops: The times at which fixed steps end, falling; an adaptive solver's two ends.
+        stops: The times at which fixed steps end, falling; an adaptive solver's two ends. In straight
+            coordinates the places.
         tolerances: Relative and absolute tolerance.
+        ends: The first and the last time.
+        earliest: Where an adaptive solver ends if the last time is 0: one more step leads there.
         to_zero: Whether the last time is 0.
+        straight: The path in whose straight coordinates the equation is solved, if it is.
     """
 
     solver: str
     control: str
     stops: Float[Array, " stops"]
     tolerances: tuple[Array, Array]
+    ends: Float[Array, " 2"]
+    earliest: Float[Array, ""]
     to_zero: bool
+    straight: ProbabilityPath | None = None
 
     @property
     def adaptive(self) -> bool:
@@ -127,7 +186,8 @@ def make_plan(
     path: ProbabilityPath,
     steps: int,
     *,
-    solver: str = "euler",
+    solver: str = "ab2",
+    coordinates: str | None = None,
     grid: str | None = None,
     power: Scalar | None = None,
     rtol: float = 1e-3,
@@ -138,8 +198,8 @@ def make_plan(
     """Checks the solver's arguments, and lists the times at which it stops.
 
     Raises:
-        ValueError: If a name is unknown, `steps` below 1, a tolerance not positive, or `t_min`
-            outside `[0, T)`.
+        ValueError: If a name is unknown, `steps` below 1, a tolerance not positive, `t_min`
+            outside `[0, T)`, or the path's components have no straight coordinates in common.
     """
     check_choice("solver", solver, [*FIXED, *ADAPTIVE])
     check_count("steps", steps)
@@ -149,16 +209,32 @@ def make_plan(
     check_choice("control", control, CONTROLS)
     # Fixed steps are the same for all: what is compiled should not depend on the control.
     control = "joint" if solver in FIXED else control
+    if coordinates is None:
+        coordinates = "straight" if is_straightened(path) else "time"
+    check_choice("coordinates", coordinates, COORDINATES)
+    straight = coordinates == "straight"
+    if straight and not is_straightened(path):
+        raise ValueError(
+            "coordinates must be 'time' where components have processes of their own, got 'straight'."
+        )
     if grid is None:
-        grid, default = default_grid(path)
+        grid, default = default_grid(path, coordinates)
         power = default if power is None else power
     stops = time_grid(grid, path.T, steps, power, t_min=t_min)
+    ends, to_zero = stops[jnp.array([0, -1])], is_concrete(t_min) and bool(t_min == 0)
+    earliest = _EARLIEST * stops[0]
+    if straight:
+        first, last, soonest = place(path, jnp.append(ends, earliest))
+        # What the last step does wrong is at most so far as the tolerance allows.
+        earliest = jnp.maximum(soonest, first * jnp.clip(atol, _EARLIEST, _LATEST))
+        # A traced 0 would have no derivative as an end of the grid.
+        stops = time_grid(grid, first, steps, power, t_min=0.0 if to_zero else last)
     dtype = jnp.result_type(float)
     tolerances = (jnp.asarray(rtol, dtype), jnp.asarray(atol, dtype))
-    to_zero = is_concrete(t_min) and bool(t_min == 0)
     if solver in ADAPTIVE:
         stops = stops[jnp.array([0, -1])]
-    return Plan(solver, control, stops, tolerances, to_zero)
+    straightened = path if straight else None
+    return Plan(solver, control, stops, tolerances, ends, earliest, to_zero, straightened)
 
 
 @eqx.filter_jit
@@ -185,6 +261,18 @@ def integrate(
         The states at `saved`, on a new first axis, and the number of evaluations: a scalar, or
         one for each sample where steps are chosen for each.
     """
+    if plan.straight is not None:
+        path, times = plan.straight, plan.ends[::-1] if forwards else plan.ends
+        places = jnp.clip(place(path, saved), plan.stops[-1], plan.stops[0])
+        states, nfe = integrate(
+            StraightField(field, path),
+            plan._replace(straight=None),
+            straighten(path, times[0], state),
+            args,
+            places,
+            forwards=forwards,
+        )
+        return bend(path, saved, states), nfe
     if plan.control == "sample":
 
         def alone(state, args):
@@ -207,7 +295,7 @@ def _solve(
         return field(jnp.full(batch, t, dtype), state, args)
 
     # Where the interval ends at 0: the stop before it, and whether another rule takes that step.
-    before = _EARLIEST * stops[0] if plan.adaptive else stops[-2]
+    before = plan.earliest.astype(dtype) if plan.adaptive else stops[-2]
     own = not plan.to_zero or plan.solver in _OPEN
     earliest = before / 2 if plan.to_zero else stops[-1]
 

@@ -35,7 +35,7 @@ def trajectory(
         steps: Steps of a fixed-step solver.
         x0: Data, where the prior needs them.
         labels: Class labels.
-        options: `solver`, `grid`, `power`, `rtol`, `atol`, `control`.
+        options: `solver`, `coordinates`, `grid`, `power`, `rtol`, `atol`, `control`.
 
     Returns:
         Positions of shape `(num_times, *shape)`.

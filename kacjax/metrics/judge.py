@@ -55,9 +55,14 @@ class ImageJudge:
         real: Real images to compare with, best of all none that the classifier was trained on.
         chunk_size: Images in one call.
 
+    Attributes:
+        real_features: The features of the real images.
+
     Raises:
         ValueError: If there are fewer than two real images.
     """
+
+    real_features: Float[np.ndarray, "num dim"]
 
     def __init__(
         self, classify: Callable[[Any], tuple[Any, Any]], real: Images, chunk_size: int = 500
@@ -67,7 +72,7 @@ class ImageJudge:
         self._chunk_size = chunk_size
         if len(real) < 2:
             raise ValueError(f"real must hold at least two images, got {len(real)}.")
-        self._real_features, probabilities = self.classify(real)
+        self.real_features, probabilities = self.classify(real)
         self._frequencies = class_frequencies(probabilities)
 
     def classify(
@@ -95,7 +100,7 @@ class ImageJudge:
         features, probabilities = self.classify(images)
         judged = class_statistics(probabilities, self._frequencies)
         return ImageStatistics(
-            classifier_frechet_distance=frechet_distance(features, self._real_features),
+            classifier_frechet_distance=frechet_distance(features, self.real_features),
             confidence=judged.confidence,
             total_variation=judged.total_variation,
             frequencies=class_frequencies(probabilities),

@@ -286,7 +286,8 @@ def test_devices_and_chunk_sizes_change_nothing():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"solver": "rk45"}, "solver must be one of dopri5, dopri8, euler, .*; got 'rk45'"),
+        ({"solver": "rk45"}, "solver must be one of ab2, dopri5, dopri8, euler, .*; got 'rk45'"),
+        ({"coordinates": "polar"}, "coordinates must be one of straight, time; got 'polar'"),
         ({"steps": 0}, "steps must be an integer of at least 1"),
         ({"grid": "log"}, "grid must be one of power, uniform"),
         ({"solver": "tsit5", "rtol": 0.0}, "rtol must be positive"),
