@@ -63,12 +63,16 @@ def time_at(path: ProbabilityPath, rho: Float[Array, "..."]) -> Float[Array, "..
     def of(root):
         return place(path, T * root**_ROOT)
 
-    low, width = jnp.zeros_like(rho), 1.0
     steps = jnp.arange(1, _PARTS, dtype=rho.dtype).reshape((1,) * rho.ndim + (-1,))
-    for _ in range(_ROUNDS):
+
+    def narrow(_, interval):
+        low, width = interval
         width = width / _PARTS
         below = of(low[..., None] + width * steps) < rho[..., None]
-        low = low + width * jnp.sum(below, axis=-1, dtype=rho.dtype)
+        return low + width * jnp.sum(below, axis=-1, dtype=rho.dtype), width
+
+    # A loop for the compiler's sake: it is part of every solver's program.
+    low, width = jax.lax.fori_loop(0, _ROUNDS, narrow, (jnp.zeros_like(rho), jnp.ones_like(T)))
     # Newton's step squares what is left of the error, and carries the derivatives.
     middle = jax.lax.stop_gradient(low + width / 2)
     value, slope = value_and_derivative(of, middle)
@@ -83,12 +87,14 @@ def straighten(path: ProbabilityPath, t: Float[Array, "..."], state: Any) -> Any
         t: A time, or times of states on a common first axis.
         state: A pytree whose first leaf is the points; others, such as a log-density, stay.
     """
-    return _scale(state, 1 / sum(_schedules(path, t)))
+    f, sigma = _schedules(path, t)
+    return _scale(state, 1 / (f + sigma))
 
 
 def bend(path: ProbabilityPath, t: Float[Array, "..."], state: Any) -> Any:
     """The state with these coordinates, the inverse of `straighten`."""
-    return _scale(state, sum(_schedules(path, t)))
+    f, sigma = _schedules(path, t)
+    return _scale(state, f + sigma)
 
 
 class StraightField(eqx.Module):

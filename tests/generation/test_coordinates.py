@@ -62,7 +62,7 @@ def test_places_rise_from_the_data_to_the_noise(path):
     assert (places[-1] == 1) == path.signal.vanishes
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=10)
 @given(
     a=st.floats(0.1, 100),
     c=st.floats(0.1, 20),
@@ -134,9 +134,16 @@ def test_euler_is_ddim(x64):
     np.testing.assert_allclose(found, x, atol=1e-9)
 
 
-@every_path
-def test_the_coordinates_do_not_change_the_solution(path, x64):
+@pytest.mark.parametrize(
+    "name",
+    [
+        "diffusion",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in PATHS if n != "diffusion"),
+    ],
+)
+def test_the_coordinates_do_not_change_the_solution(name, x64):
     """Generated, on the way, back to the noise, and its log-density: all with small tolerance."""
+    path = PATHS[name]
     if not path.signal.vanishes:
         return
     velocity = lambda t, x: path.velocity_from_data(t, x, 0.5 * jnp.tanh(3 * x))  # noqa: E731
@@ -157,20 +164,22 @@ def test_the_coordinates_do_not_change_the_solution(path, x64):
         np.testing.assert_allclose(straight, in_time, rtol=1e-5, atol=1e-5)
 
 
-def test_samples_carry_derivatives_in_the_process():
-    """Of the whole generation, in a, against central differences."""
+@pytest.mark.parametrize(
+    "make",
+    [kacjax.diffusion_path, pytest.param(lambda a: kac_path(a, 2.0), marks=pytest.mark.slow)],
+)
+def test_samples_carry_derivatives_in_the_process(make, x64):
+    """Of a trajectory, in sigma or in a, against a central difference."""
 
-    def mean(a):
-        path = kac_path(a, 2.0)
-        x = generate(towards(path, jnp.tanh(a)), path, KEY, (5, 1), 3, solver="euler")
-        way = trajectory(towards(path, 0.3), path, KEY, (5, 1), jnp.array([0.4]), 3)
-        return jnp.mean(way[0] + x)
+    @jax.jit
+    def mean(parameter):
+        path = make(parameter)
+        velocity, half = towards(path, 0.3), jnp.array([0.4])
+        return jnp.mean(trajectory(velocity, path, KEY, (5, 1), half, 2, solver="euler") ** 2)
 
-    with jax.enable_x64(True):
-        derivative = jax.grad(mean)(jnp.asarray(4.0))
-        difference = (mean(jnp.asarray(4.001)) - mean(jnp.asarray(3.999))) / 0.002
-        np.testing.assert_allclose(derivative, difference, rtol=1e-5)
-        assert abs(derivative) > 1e-3
+    derivative = jax.jit(jax.grad(mean))(4.0)
+    np.testing.assert_allclose(derivative, (mean(4.001) - mean(3.999)) / 0.002, rtol=1e-5)
+    assert abs(derivative) > 1e-3
 
 
 def test_a_process_for_each_component_is_solved_in_time():
