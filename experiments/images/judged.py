@@ -56,7 +56,7 @@ class JudgedImages(Dataset):
                 else export.load_classifier(classifier)
             )
         order = np.random.default_rng(0).permutation(len(test))
-        self._real, self._other = np.split(test[order], 2)
+        self._real, self._other = np.array_split(test[order], 2)
         self._judge = metrics.ImageJudge(judge, self._real)
         self._images = images
         self.event = images.shape
