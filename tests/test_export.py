@@ -102,7 +102,8 @@ def test_three_lines_generate(tmp_path):
     path = kacjax.kac_path()
     kacjax.save_velocity(tmp_path / "v", NetworkVelocity(parameters, path, graphdef))
     loaded = kacjax.load_velocity(tmp_path / "v")
-    x = kacjax.generate(loaded, loaded.path, jax.random.key(0), (5, 2), 3)
+    options = {"coordinates": "time"}
+    x = kacjax.generate(loaded, loaded.path, jax.random.key(0), (5, 2), 3, **options)
     # The untrained network is 0: samples are the noise they came from.
     np.testing.assert_array_equal(x, kacjax.initial_noise(path, jax.random.key(0), (5, 2)))
 
