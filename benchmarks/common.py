@@ -6,12 +6,13 @@ import pathlib
 import platform
 import re
 import statistics
-import subprocess
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+
+from experiments.report import commit
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 
@@ -38,15 +39,10 @@ def time_calls(calls: Mapping[str, Callable[[], Any]], seconds: float) -> dict[s
 
 def surroundings(*packages: str) -> dict[str, Any]:
     """Device, versions and commit, for a result file."""
-    git = ["git", "-C", str(pathlib.Path(__file__).parent)]
-    commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
-    changed = subprocess.run(
-        [*git, "status", "--porcelain", "--", "../kacjax"], capture_output=True, text=True
-    )
     return {
         "device": jax.devices()[0].device_kind,
         "platform": platform.platform(terse=True),
-        "commit": commit.stdout.strip() + ("+changes" if changed.stdout.strip() else ""),
+        "commit": commit(),
         "versions": {name: _version(name) for name in ("jax", *packages)},
     }
 

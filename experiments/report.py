@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import platform
+import subprocess
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,8 +14,20 @@ import jax
 _PACKAGES = ("kacjax", "jax", "jaxlib", "flax", "optax", "diffrax", "numpy", "scikit-learn")
 
 
+def commit() -> str:
+    """The commit of the source, marked where the library was changed since; empty without git."""
+    git = ["git", "-C", str(Path(__file__).parents[1])]
+    options: dict[str, Any] = {"capture_output": True, "text": True, "check": True}
+    try:
+        head = subprocess.run([*git, "rev-parse", "HEAD"], **options).stdout.strip()
+        changed = subprocess.run([*git, "status", "--porcelain", "--", "kacjax"], **options).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return head + "+changes" * bool(changed.strip())
+
+
 def surroundings() -> dict[str, Any]:
-    """Versions and device."""
+    """Commit, versions and device."""
     versions = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
@@ -23,6 +36,7 @@ def surroundings() -> dict[str, Any]:
             versions[package] = "not installed"
     device = jax.devices()[0]
     return {
+        "commit": commit(),
         "versions": versions,
         "device": {
             "platform": device.platform,
