@@ -120,7 +120,10 @@ def _caption(results: Mapping[str, Any]) -> str:
         f"mean ± half-width of {table.CONFIDENCE:.0%} t-interval" if seeds > 1 else "no interval"
     )
     plural, steps = "s" * (seeds > 1), results["training"]["steps"]
-    return f"{results['data']}, {steps:,} steps, {seeds} seed{plural}: {spread}"
+    # Before there was a choice, it was time.
+    in_time = results["evaluation"].get("coordinates", "time") == "time"
+    said = f"{results['data']}, {steps:,} steps, {seeds} seed{plural}: {spread}"
+    return said + "\nsolved in time" * in_time
 
 
 def _results(config: CompareConfig, dataset: Dataset) -> dict[str, Any]:

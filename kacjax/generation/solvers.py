@@ -12,7 +12,7 @@ r"""Solvers of the path's ordinary differential equation, by Diffrax, and what t
 
 `ab2`, the Adams-Bashforth method of two steps, extrapolates the slope from the one before. In straight
 coordinates (`kacjax.generation.coordinates`) Euler's method is DDIM, and this one does what
-DPM-Solver++(2M) does for a diffusion.
+DPM-Solver++(2M) does for a diffusion (C. Lu et al., arXiv 2211.01095).
 
 Adaptive solvers are *first same as last*: the last stage of a step is the first of the next, also after
 a rejected one, so that of 7 stages 6 are new. Rejected steps count.
