@@ -39,7 +39,7 @@ def test_euler_is_euler():
     times = np.linspace(1, 0, steps + 1) ** default_grid(PATH)[1]
     for t, after in itertools.pairwise(times):
         x = x + (after - t) * gaussian_velocity(jnp.full(6, t), x)
-    generated = generate(gaussian_velocity, PATH, KEY, (6, 1), steps)
+    generated = generate(gaussian_velocity, PATH, KEY, (6, 1), steps, solver="euler")
     np.testing.assert_allclose(generated, x, rtol=1e-4, atol=1e-6)
 
 
@@ -90,7 +90,8 @@ def test_under_jit_vmap_and_grad():
     np.testing.assert_allclose(jax.vmap(run)(keys)[1], jax.jit(run)(keys[1]), rtol=1e-5)
 
     def end(scale):
-        return jnp.sum(generate(lambda t, x: scale * x, PATH, keys[0], (3, 1), 8, grid="uniform"))
+        options = {"solver": "euler", "grid": "uniform"}
+        return jnp.sum(generate(lambda t, x: scale * x, PATH, keys[0], (3, 1), 8, **options))
 
     x_T = jnp.sum(initial_noise(PATH, keys[0], (3, 1)))
     np.testing.assert_allclose(jax.grad(end)(1.0), -8 / 8 * (1 - 1 / 8) ** 7 * x_T, rtol=1e-4)
