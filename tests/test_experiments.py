@@ -156,6 +156,7 @@ def test_generate_takes_a_velocity_alone_and_animates(untouched, tmp_path, capsy
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", [[], slow(["--chunk-size", "70"])])
 def test_animations_end_in_the_samples(flags, untouched, tmp_path, monkeypatch):
     """With adaptive steps too, which are chosen for all points, or with chunks for each."""
@@ -197,6 +198,7 @@ def test_an_animation_that_cannot_be_written_leaves_nothing(
     assert [path.name for path in tmp_path.iterdir()] == ["x.npy"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["diffusion", *map(slow, ["kac", "flow-matching"])])
 def test_runs_generate_on_the_grid_of_their_path(path, tmp_path):
     """What `train` and `generate` make by default is what the library's default makes."""

@@ -294,6 +294,7 @@ def test_a_loss_that_is_not_finite_stops_at_the_last_good_state(pictures, whole,
     assert outcome(out)[:3] == outcome(whole)[:3]
 
 
+@pytest.mark.slow
 def test_generate_draws_classes_with_guidance(pictures, tmp_path, capsys):
     run, out = tmp_path / "run", tmp_path / "x.npy"
     assert train.main(arguments(pictures, run, "--conditional")) == 0

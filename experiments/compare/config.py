@@ -101,8 +101,12 @@ class EvaluationConfig:
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """From what a results file says of it; what else that says of judging is left out."""
         names = {field.name for field in dataclasses.fields(cls)}
-        known = {name: value for name, value in values.items() if name in names}
-        return cls(**{n: tuple(v) if isinstance(v, list) else v for n, v in known.items()})
+        known: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in values.items()
+            if name in names
+        }
+        return cls(**known)
 
     def samplers(self) -> list[Sampler]:
         """Every way to generate, the adaptive ones last."""

@@ -40,6 +40,7 @@ def test_the_first_fixed_step_avoids_a_velocity_that_is_infinite(solver):
     assert np.all(np.isfinite(noise))
 
 
+@pytest.mark.slow
 def test_round_trip_error_falls_with_the_tolerance(x64):
     """From t = 0.1 of a Kac path with three data in the plane, whose velocity is continuous."""
     path = kac_path(clock="t2")

@@ -99,6 +99,7 @@ def test_bfloat16_agrees_to_its_accuracy():
     assert 1e-4 < error < 0.03
 
 
+@pytest.mark.slow
 def test_every_parameter_matters_and_images_do_not_meet():
     graphdef, state = small()
     for path, leaf in nnx.to_flat_state(gradient(graphdef, state)[1]):
