@@ -126,7 +126,8 @@ def test_mixed_noise_has_the_law_of_the_prior():
     ends = path.sample_prior(KEY, (128, 1024)).reshape(2, 64, 1024)
     labels = jnp.zeros(64, int)
     still = lambda t, x, label: jnp.zeros_like(x)  # noqa: E731
-    mixed = interpolate(still, path, ends[0], ends[1], jnp.array([0.3, 0.5]), 1, labels=labels)
+    options = {"labels": labels, "coordinates": "time"}
+    mixed = interpolate(still, path, ends[0], ends[1], jnp.array([0.3, 0.5]), 1, **options)
     uniforms = path.process.cdf(1.0, mixed)
     assert ks_distance(np.asarray(uniforms[1])) < ks_bound(64 * 1024)
     # Displacements mixed linearly have another law: the test sees the difference.
