@@ -156,7 +156,7 @@ def draw_trajectory(
     labels: Int[Array, " num"] | None = None,
     control: str = "joint",
 ) -> tuple[Float[Array, "times num *event"], Float[Array, " times"]]:
-    """Samples on their way, and the times: those at which a solver of fixed steps stops.
+    """Samples on their way, and the times, as many as a solver of fixed steps has stops.
 
     Args:
         velocity: The velocity, guided or not.

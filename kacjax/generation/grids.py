@@ -15,8 +15,8 @@ POWERS = {
 }
 
 
-# In straight coordinates all paths are alike. Networks of grid2d come nearer to their modes with higher
-# powers, and nearer to the law of the data with lower ones.
+# In straight coordinates all paths are alike. Chosen by a look at networks of grid2d, one seed: with higher
+# powers they come nearer to the modes, with lower ones nearer to the law. `benchmarks.grids` measures it.
 STRAIGHT_POWER = 2.0
 
 
