@@ -164,16 +164,30 @@ def time_grid(
         ValueError: If the name is unknown, `steps` is below 1, `T` or `power` not positive, or
             `t_min` outside `[0, T)`.
     """
+    return power_grid(T, steps, check_grid(name, T, steps, power, t_min), t_min)
+
+
+def check_grid(
+    name: str, T: ArrayLike, steps: int, power: Scalar | None, t_min: Scalar = 0.0
+) -> Scalar:
+    """The exponent of a grid of these arguments, after their checks; see `time_grid`."""
     check_count("steps", steps)
     check_positive("T", T)
     if is_concrete(t_min) and is_concrete(T) and not 0 <= t_min < T:
         raise ValueError(f"t_min must lie in [0, T) with T = {T}, got {t_min}.")
     exponent = choose("grid", name, GRIDS) if power is None else power
     check_positive("power", exponent)
+    return exponent
+
+
+def power_grid(
+    T: ArrayLike, steps: int, power: Scalar, t_min: Scalar = 0.0
+) -> Float[Array, " steps_plus_one"]:
+    """The grid of `time_grid` with this exponent, unchecked."""
     # From NumPy: XLA may divide by a constant inexactly, and the ends are promised to be exact.
     u = jnp.asarray(np.linspace(1, 0, steps + 1), jnp.result_type(float))
     if is_concrete(t_min) and t_min == 0:
-        return jnp.asarray(T * jnp.power(u, exponent))
-    low = jnp.power(t_min / T, 1 / jnp.asarray(exponent, u.dtype))
-    times = jnp.asarray(T * jnp.power(low + (1 - low) * u, exponent))
+        return jnp.asarray(T * jnp.power(u, power))
+    low = jnp.power(t_min / T, 1 / jnp.asarray(power, u.dtype))
+    times = jnp.asarray(T * jnp.power(low + (1 - low) * u, power))
     return times.at[0].set(T).at[-1].set(t_min)

@@ -24,7 +24,7 @@ NeurIPS 2022.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -43,6 +43,8 @@ _PARTS, _ROUNDS, _ROOT = 128, 5, 4
 
 def is_straightened(path: ProbabilityPath) -> bool:
     """Whether one scale fits all components: not where each has a process of its own."""
+    if all(jnp.ndim(leaf) == 0 for leaf in jax.tree.leaves((path.process, path.clock))):
+        return True  # Without tracing anything.
     return jax.eval_shape(lambda: path.clock(jnp.asarray(path.T, float))).shape == () and (
         jax.eval_shape(lambda: path.process.variance(1.0)).shape == ()
     )
@@ -97,29 +99,75 @@ def bend(path: ProbabilityPath, t: Float[Array, "..."], state: Any) -> Any:
     return _scale(state, f + sigma)
 
 
+class Frame(NamedTuple):
+    r"""What the equation in straight coordinates takes from the path, at one place or at many.
+
+    Attributes:
+        t: The time.
+        scale: $f + \sigma$.
+        pace: $dt / d\rho = (f + \sigma)^2 / W$ with $W = f \sigma' - f' \sigma$.
+        velocity_gain: The velocity's factor in $du / d\rho$, $(f + \sigma) / W$.
+        drift: That of `u`, $-(f' + \sigma') (f + \sigma) / W$.
+    """
+
+    t: Array
+    scale: Array
+    pace: Array
+    velocity_gain: Array
+    drift: Array
+
+
+def frame_at(path: ProbabilityPath, rho: Float[Array, "..."]) -> Frame:
+    """The frame at any place, of its shape: a search for the time."""
+    t = time_at(path, rho)
+    f, f_prime = value_and_derivative(path.signal, t)
+    g, g_prime = value_and_derivative(path.clock, t)
+    sigma = _deviation(path, t)
+    sigma_prime = sigma * g_prime * path.process.linear_velocity(g)
+    scale, scale_prime = f + sigma, f_prime + sigma_prime
+    gain = scale / (f * sigma_prime - f_prime * sigma)
+    return Frame(t, scale, scale * gain, gain, -scale_prime * gain)
+
+
+class FrameTable(eqx.Module):
+    """Frames of places that are known beforehand: no search in a solver's loop, and no path.
+
+    Attributes:
+        places: The places.
+        frames: Their frames.
+    """
+
+    places: Float[Array, " places"]
+    frames: Frame
+
+    def __call__(self, rho: Float[Array, ""]) -> Frame:
+        """The frame of the nearest place."""
+        index = jnp.argmin(jnp.abs(self.places.astype(rho.dtype) - rho))
+        return Frame(*(values[index].astype(rho.dtype) for values in self.frames))
+
+
 class StraightField(eqx.Module):
-    r"""The right-hand side in $\rho$ of an equation in time; a pytree if its field is one."""
+    r"""The right-hand side in $\rho$ of an equation in time; a pytree if its parts are.
+
+    Attributes:
+        field: The right-hand side in time.
+        frames: The frame of a place: a `FrameTable`, or `frame_at` with its path.
+    """
 
     field: Callable[..., Any]
-    path: ProbabilityPath
+    frames: Callable[[Array], Frame]
 
     def __call__(self, rho: Float[Array, " batch"], state: Any, args: Any) -> Any:
         r"""The slopes at one place, given for every point.
 
         That of the points is $du / d\rho$, those of all else are times $dt / d\rho$.
         """
-        t = time_at(self.path, rho[0])
-        f, f_prime = value_and_derivative(self.path.signal, t)
-        g, g_prime = value_and_derivative(self.path.clock, t)
-        sigma = _deviation(self.path, t)
-        sigma_prime = sigma * g_prime * self.path.process.linear_velocity(g)
-        scale, scale_prime = f + sigma, f_prime + sigma_prime
-        wronskian = f * sigma_prime - f_prime * sigma
-        slopes = self.field(jnp.broadcast_to(t, rho.shape), _scale(state, scale), args)
+        frame = self.frames(rho[0])
+        slopes = self.field(jnp.broadcast_to(frame.t, rho.shape), _scale(state, frame.scale), args)
         (u, *_), (v, *others) = jax.tree.leaves(state), jax.tree.leaves(slopes)
         found = [
-            (scale * v - scale_prime * scale * u) / wronskian,
-            *(scale**2 / wronskian * slope for slope in others),
+            frame.velocity_gain * v + frame.drift * u,
+            *(frame.pace * slope for slope in others),
         ]
         return jax.tree.unflatten(jax.tree.structure(slopes), found)
 

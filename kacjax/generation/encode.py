@@ -58,8 +58,8 @@ def encode(
     plan = make_plan(path, steps, t_min=t_min, **options)
     x = as_floats("x", x)
     labels = check_labels(labels, x.shape[0], velocity)
-    ys, nfe = integrate(VelocityField(velocity), plan, x, labels, plan.ends[:1], forwards=True)
-    return (ys[0], nfe) if return_nfe else ys[0]
+    noise, nfe = integrate(VelocityField(velocity), plan, x, labels, forwards=True)
+    return (noise, nfe) if return_nfe else noise
 
 
 def decode(
@@ -95,8 +95,8 @@ def decode(
     plan = make_plan(path, steps, t_min=t_min, **options)
     noise = as_floats("noise", noise)
     labels = check_labels(labels, noise.shape[0], velocity)
-    ys, nfe = integrate(VelocityField(velocity), plan, noise, labels, plan.ends[-1:])
-    return (ys[0], nfe) if return_nfe else ys[0]
+    x, nfe = integrate(VelocityField(velocity), plan, noise, labels)
+    return (x, nfe) if return_nfe else x
 
 
 def interpolate(

@@ -23,6 +23,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 from tqdm import tqdm
 
+from kacjax._pytrees import as_arrays
 from kacjax._typing import Key, Scalar, Shape
 from kacjax._validation import check_count
 from kacjax.generation.fields import LabelledVelocity, Labels, VelocityField, check_labels
@@ -220,7 +221,12 @@ class _Run:
             self.rows_sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
             velocity, path, key, plan = _put((velocity, path, key, plan), everywhere)
         self.multiple = 1 if mesh is None else mesh.size
-        self.field, self.path, self.key, self.plan = VelocityField(velocity), path, key, plan
+        self.field, self.path, self.key, self.plan = (
+            VelocityField(velocity),
+            as_arrays(path),
+            key,
+            plan,
+        )
         self.shape, self.x0, self.labels = shape, x0, labels
 
     def chunk(self, first: int, size: int) -> tuple[Array, Array]:
@@ -236,10 +242,9 @@ class _Run:
         x_T = draw_rows(self.path, self.key, rows, self.shape[1:], x0)
         if self.rows_sharding is not None:
             x_T = jax.device_put(x_T, self.rows_sharding)
-        end = self.plan.ends[-1:]
-        x, nfe = integrate(self.field, self.plan, x_T, labels, end)
+        x, nfe = integrate(self.field, self.plan, x_T, labels)
         kept = min(size, num - first)
-        x = x[0][:kept] if kept < padded else x[0]
+        x = x[:kept] if kept < padded else x
         if self.rows_sharding is not None and kept == padded:
             x = jax.device_put(x, self.rows_sharding)
         return x, nfe[:kept] if nfe.ndim else nfe

@@ -134,10 +134,8 @@ def log_density(
     plan = make_plan(path, steps, t_min=t_min, **{**defaults, **options})
     args = (check_labels(labels, x.shape[0], velocity), signs)
     state = (x, jnp.zeros(x.shape[0], x.dtype))
-    (noise, change), nfe = integrate(
-        _DensityField(velocity), plan, state, args, plan.ends[:1], forwards=True
-    )
+    (noise, change), nfe = integrate(_DensityField(velocity), plan, state, args, forwards=True)
     time = path.clock(jnp.asarray(path.T, x.dtype))
-    prior = path.process.log_density(time, noise[0]).reshape(x.shape[0], -1)
-    log_densities = jnp.sum(prior, axis=-1) + change[0]
+    prior = path.process.log_density(time, noise).reshape(x.shape[0], -1)
+    log_densities = jnp.sum(prior, axis=-1) + change
     return (log_densities, nfe) if return_nfe else log_densities

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from kacjax._pytrees import as_arrays
 from kacjax._typing import Key, Shape
 from kacjax.paths import ProbabilityPath
 
@@ -32,7 +33,7 @@ def initial_noise(
     """
     if x0 is not None and x0.shape != tuple(shape):
         raise ValueError(f"x0 must have the shape {tuple(shape)}, got {x0.shape}.")
-    return draw_rows(path, key, jnp.arange(shape[0]), tuple(shape[1:]), x0)
+    return draw_rows(as_arrays(path), key, jnp.arange(shape[0]), tuple(shape[1:]), x0)
 
 
 @eqx.filter_jit

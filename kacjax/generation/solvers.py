@@ -36,19 +36,23 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
+from kacjax._pytrees import as_arrays
 from kacjax._typing import ArrayLike, Scalar
-from kacjax._validation import check_choice, check_count, check_positive, is_concrete
+from kacjax._validation import check_choice, check_positive, is_concrete
 from kacjax.generation.coordinates import (
     COORDINATES,
+    Frame,
+    FrameTable,
     StraightField,
     bend,
+    frame_at,
     is_straightened,
     place,
     straighten,
 )
 from kacjax.generation.grids import default_grid
 from kacjax.paths import ProbabilityPath
-from kacjax.schedules import time_grid
+from kacjax.schedules import check_grid, power_grid
 
 
 class RungeKutta4(diffrax.AbstractERK):
@@ -158,23 +162,25 @@ class Plan(NamedTuple):
     Attributes:
         solver: Name of the solver.
         control: Whether steps are chosen for the batch (`joint`) or for each `sample`.
+        tolerances: Relative and absolute tolerance.
+        to_zero: Whether the last time is 0.
+        ends: The first and the last time.
         stops: The times at which fixed steps end, falling; an adaptive solver's two ends. In straight
             coordinates the places.
-        tolerances: Relative and absolute tolerance.
-        ends: The first and the last time.
         earliest: Where an adaptive solver ends if the last time is 0: one more step leads there.
-        to_zero: Whether the last time is 0.
-        straight: The path in whose straight coordinates the equation is solved, if it is.
+        path: The path in whose straight coordinates the equation is solved, if it is.
+        frames: The frames of its places, if it is.
     """
 
     solver: str
     control: str
-    stops: Float[Array, " stops"]
     tolerances: tuple[Array, Array]
-    ends: Float[Array, " 2"]
-    earliest: Float[Array, ""]
     to_zero: bool
-    straight: ProbabilityPath | None = None
+    ends: Float[Array, " 2"]
+    stops: Float[Array, " stops"]
+    earliest: Float[Array, ""]
+    path: ProbabilityPath | None = None
+    frames: Callable[[Array], Frame] | None = None
 
     @property
     def adaptive(self) -> bool:
@@ -202,48 +208,82 @@ def make_plan(
             outside `[0, T)`, or the path's components have no straight coordinates in common.
     """
     check_choice("solver", solver, [*FIXED, *ADAPTIVE])
-    check_count("steps", steps)
     check_positive("rtol", rtol)
     check_positive("atol", atol)
     control = control or "joint"
     check_choice("control", control, CONTROLS)
     # Fixed steps are the same for all: what is compiled should not depend on the control.
     control = "joint" if solver in FIXED else control
-    if coordinates is None:
-        coordinates = "straight" if is_straightened(path) else "time"
-    check_choice("coordinates", coordinates, COORDINATES)
-    straight = coordinates == "straight"
-    if straight and not is_straightened(path):
+    if coordinates is not None:
+        check_choice("coordinates", coordinates, COORDINATES)
+    straight = coordinates != "time" and is_straightened(path)
+    if coordinates == "straight" and not straight:
         raise ValueError(
             "coordinates must be 'time' where components have processes of their own, got 'straight'."
         )
     if grid is None:
-        grid, default = default_grid(path, coordinates)
+        grid, default = default_grid(path, "straight" if straight else "time")
         power = default if power is None else power
-    stops = time_grid(grid, path.T, steps, power, t_min=t_min)
-    ends, to_zero = stops[jnp.array([0, -1])], is_concrete(t_min) and bool(t_min == 0)
-    earliest = _EARLIEST * stops[0]
-    if straight:
-        first, last, soonest = place(path, jnp.append(ends, earliest))
-        # What the last step does wrong is at most so far as the tolerance allows.
-        earliest = jnp.maximum(soonest, first * jnp.clip(atol, _EARLIEST, _LATEST))
-        # A traced 0 would have no derivative as an end of the grid.
-        stops = time_grid(grid, first, steps, power, t_min=0.0 if to_zero else last)
-    dtype = jnp.result_type(float)
-    tolerances = (jnp.asarray(rtol, dtype), jnp.asarray(atol, dtype))
-    if solver in ADAPTIVE:
-        stops = stops[jnp.array([0, -1])]
-    straightened = path if straight else None
-    return Plan(solver, control, stops, tolerances, ends, earliest, to_zero, straightened)
+    power = check_grid(grid, path.T, steps, power, t_min)
+    to_zero = is_concrete(t_min) and bool(t_min == 0)
+    numbers = (rtol, atol, power, 0.0 if to_zero else t_min)
+    rtol_, atol_, power_, last = (jnp.asarray(value, jnp.result_type(float)) for value in numbers)
+    lay = _lay_straight if straight else _lay
+    ends, stops, earliest, *frames = lay(
+        as_arrays(path), solver, steps, power_, last, to_zero, atol_
+    )
+    return Plan(solver, control, (rtol_, atol_), to_zero, ends, stops, earliest, *frames)
 
 
 @eqx.filter_jit
+def _lay(
+    path: ProbabilityPath,
+    solver: str,
+    steps: int,
+    power: Array,
+    t_min: Array,
+    to_zero: bool,
+    atol: Array,
+) -> tuple[Array, Array, Array]:
+    """The times of a plan: its ends, its stops, and where an adaptive solver ends."""
+    T = jnp.asarray(path.T, power.dtype)
+    stops = power_grid(T, steps, power, 0.0 if to_zero else t_min)
+    ends = stops[jnp.array([0, -1])]
+    return ends, ends if solver in ADAPTIVE else stops, _EARLIEST * T
+
+
+@eqx.filter_jit
+def _lay_straight(
+    path: ProbabilityPath,
+    solver: str,
+    steps: int,
+    power: Array,
+    t_min: Array,
+    to_zero: bool,
+    atol: Array,
+) -> tuple[Array, Array, Array, ProbabilityPath, Callable[[Array], Frame]]:
+    """The ends in time, the rest in places, the path, and its frames."""
+    T = jnp.asarray(path.T, power.dtype)
+    ends = jnp.stack([T, t_min])
+    first, last, soonest = place(path, jnp.stack([T, t_min, _EARLIEST * T]))
+    # What the last step does wrong is at most so far as the tolerance allows.
+    earliest = jnp.maximum(soonest, first * jnp.clip(atol, _EARLIEST, _LATEST))
+    # A traced 0 would have no derivative as an end of the grid.
+    stops = power_grid(first, steps, power, 0.0 if to_zero else last)
+    if solver in ADAPTIVE:
+        return ends, stops[jnp.array([0, -1])], earliest, path, eqx.Partial(frame_at, path)
+    middles = (stops[:-1] + stops[1:]) / 2
+    # Nobody asks at 0, but in the middle of the last step.
+    asked = jnp.concatenate([stops[:-1] if to_zero else stops, middles])
+    return ends, stops, earliest, path, FrameTable(asked, frame_at(path, asked))
+
+
 def integrate(
     field: Field,
     plan: Plan,
     state: PyTree[Array],
     args: PyTree[Array],
-    saved: Float[Array, " saved"],
+    saved: Float[Array, " saved"] | None = None,
     *,
     forwards: bool = False,
 ) -> tuple[PyTree[Array], Int[Array, "..."]]:
@@ -251,28 +291,60 @@ def integrate(
 
     Args:
         field: The right-hand side; calls of one shape share one compilation where it is a pytree.
+            With fixed steps in straight coordinates they share it for all paths.
         plan: The solver and its times.
         state: Start, at the plan's first time; its leaves have the batch as their first axis.
         args: What else the field gets, likewise.
-        saved: Times at which the state is wanted, in the order of integration.
+        saved: Times at which the state is wanted, in the order of integration; the end if missing.
         forwards: Whether to start at the plan's last time and to integrate towards the noise.
 
     Returns:
-        The states at `saved`, on a new first axis, and the number of evaluations: a scalar, or
-        one for each sample where steps are chosen for each.
+        The states at `saved`, on a new first axis, or that at the end, and the number of evaluations:
+        a scalar, or one for each sample where steps are chosen for each.
     """
-    if plan.straight is not None:
-        path, times = plan.straight, plan.ends[::-1] if forwards else plan.ends
-        places = jnp.clip(place(path, saved), plan.stops[-1], plan.stops[0])
-        states, nfe = integrate(
-            StraightField(field, path),
-            plan._replace(straight=None),
-            straighten(path, times[0], state),
-            args,
-            places,
-            forwards=forwards,
-        )
-        return bend(path, saved, states), nfe
+    if plan.path is None or plan.frames is None:
+        return _integrate(field, plan, state, args, saved, forwards)
+    state, places = _enter(plan, state, saved, forwards)
+    straight_field, frameless = (
+        StraightField(field, plan.frames),
+        plan._replace(path=None, frames=None),
+    )
+    states, nfe = _integrate(straight_field, frameless, state, args, places, forwards)
+    return _leave(plan, states, saved, forwards), nfe
+
+
+@eqx.filter_jit
+def _enter(plan: Plan, state: Any, saved: Array | None, forwards: bool) -> tuple[Any, Array | None]:
+    """The start in straight coordinates, and the places at which states are wanted."""
+    assert plan.path is not None
+    start = straighten(plan.path, plan.ends[1 if forwards else 0], state)
+    if saved is None:
+        return start, None
+    return start, jnp.clip(place(plan.path, saved), plan.stops[-1], plan.stops[0])
+
+
+@eqx.filter_jit
+def _leave(plan: Plan, states: Any, saved: Array | None, forwards: bool) -> Any:
+    """States in straight coordinates as they are."""
+    assert plan.path is not None
+    return bend(plan.path, plan.ends[0 if forwards else 1] if saved is None else saved, states)
+
+
+@eqx.filter_jit
+def _integrate(
+    field: Field, plan: Plan, state: Any, args: Any, saved: Array | None, forwards: bool
+) -> tuple[Any, Array]:
+    if saved is None:
+        # Of a kind with the rest: an axis of one time, which goes in the end.
+        states, nfe = _integrate_all(field, plan, state, args, None, forwards)
+        return jax.tree.map(lambda leaf: leaf[0], states), nfe
+    return _integrate_all(field, plan, state, args, saved, forwards)
+
+
+def _integrate_all(
+    field: Field, plan: Plan, state: Any, args: Any, saved: Array | None, forwards: bool
+) -> tuple[Any, Array]:
+    """The states at all times asked for, or the last as the only one, with the evaluations."""
     if plan.control == "sample":
 
         def alone(state, args):
@@ -285,11 +357,11 @@ def integrate(
 
 
 def _solve(
-    field: Field, plan: Plan, state: Any, args: Any, saved: Array, forwards: bool
+    field: Field, plan: Plan, state: Any, args: Any, saved: Array | None, forwards: bool
 ) -> tuple[Any, Array]:
     leaf = jax.tree.leaves(state)[0]
     batch, dtype = leaf.shape[:1], leaf.dtype
-    stops, saved = plan.stops.astype(dtype), saved.astype(dtype)
+    stops, saved = plan.stops.astype(dtype), None if saved is None else saved.astype(dtype)
 
     def ask(t, state):
         return field(jnp.full(batch, t, dtype), state, args)
@@ -301,7 +373,8 @@ def _solve(
 
     def run(state, stops, saved):
         if stops.size < 2:
-            still = lambda leaf: jnp.broadcast_to(leaf, (saved.size, *leaf.shape))  # noqa: E731
+            size = 1 if saved is None else saved.size
+            still = lambda leaf: jnp.broadcast_to(leaf, (size, *leaf.shape))  # noqa: E731
             return jax.tree.map(still, state), jnp.zeros((), int)
         if forwards:
             stops = stops[::-1]
@@ -316,18 +389,22 @@ def _solve(
         states, nfe = run(_move(state, before, ask(before / 2, middle)), inner, saved)
         return states, jnp.asarray(nfe + 2)
     # The state before the last step comes with those asked for, the last one of all.
-    times = jnp.concatenate([jnp.maximum(saved, before), before[None]])
+    times = saved
+    if saved is not None:
+        times = jnp.concatenate([jnp.maximum(saved, before), before[None]])
     states, nfe = run(state, inner, times)
     start = jax.tree.map(lambda leaf: leaf[-1], states)
     middle = _move(start, -before / 2, ask(before, start))
     end = _move(start, -before, ask(before / 2, middle))
+    if saved is None:
+        return jax.tree.map(lambda leaf: leaf[None], end), jnp.asarray(nfe + 2)
 
-    def place(states, start, end):
+    def fill(states, start, end):
         column = jnp.expand_dims(saved, tuple(range(1, states.ndim)))
         between = start[None] + (end - start)[None] * jnp.maximum(1 - column / before, 0)
         return jnp.where(column < before, between, states[:-1])
 
-    return jax.tree.map(place, states, start, end), jnp.asarray(nfe + 2)
+    return jax.tree.map(fill, states, start, end), jnp.asarray(nfe + 2)
 
 
 def _move(state: Any, time: Array, slope: Any) -> Any:
@@ -335,7 +412,7 @@ def _move(state: Any, time: Array, slope: Any) -> Any:
 
 
 def _diffrax(
-    right_hand_side: Any, plan: Plan, state: Any, stops: Array, saved: Array
+    right_hand_side: Any, plan: Plan, state: Any, stops: Array, saved: Array | None
 ) -> tuple[Any, Array]:
     if plan.adaptive:
         method, evaluations = ADAPTIVE[plan.solver]
@@ -356,7 +433,7 @@ def _diffrax(
         t1=stops[-1],
         dt0=first,
         y0=state,
-        saveat=diffrax.SaveAt(ts=saved),
+        saveat=diffrax.SaveAt(t1=True) if saved is None else diffrax.SaveAt(ts=saved),
         stepsize_controller=controller,
         max_steps=max_steps,
     )

@@ -2,6 +2,7 @@
 
 import itertools
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +15,7 @@ from kacjax import decode, encode, generate, initial_noise, kac_path, log_densit
 from kacjax.generation.coordinates import (
     StraightField,
     bend,
+    frame_at,
     is_straightened,
     place,
     straighten,
@@ -89,7 +91,7 @@ def test_the_slope_is_the_chain_rule(path, x64):
         along = lambda s, t=t: straighten(path, s, x + (s - t) * v)  # noqa: E731
         u, u_prime = jax.jvp(along, (t,), ones)
         rho, rho_prime = jax.jvp(lambda s: place(path, s), (t,), ones)
-        field = StraightField(lambda t, state, args: (v, change), path)
+        field = StraightField(lambda t, state, args: (v, change), eqx.Partial(frame_at, path))
         slope, rate = field(rho[None], (u, change), None)
         np.testing.assert_allclose(slope, u_prime / rho_prime, rtol=1e-8)
         np.testing.assert_allclose(rate, change / rho_prime, rtol=1e-8)
@@ -100,7 +102,9 @@ def test_flow_matching_is_straight_as_it_is():
     t, x = jnp.linspace(0.01, 0.99, 9), jax.random.normal(KEY, (9, 2))
     np.testing.assert_allclose(place(path, t), t, rtol=1e-6)
     velocity = lambda t, x: jnp.sin(3 * x) + t[:, None]  # noqa: E731
-    slope = StraightField(VelocityField(velocity), path)(t[:1].repeat(9), x, None)
+    slope = StraightField(VelocityField(velocity), eqx.Partial(frame_at, path))(
+        t[:1].repeat(9), x, None
+    )
     np.testing.assert_allclose(slope, velocity(t[:1].repeat(9), x), rtol=1e-5)
 
 

@@ -1,0 +1,20 @@
+"""Pytrees as arguments of compiled functions."""
+
+from typing import TypeVar
+
+import jax
+import jax.numpy as jnp
+
+T = TypeVar("T")
+
+
+def as_arrays(tree: T) -> T:
+    """The tree with Python's numbers as arrays, still weakly typed.
+
+    `eqx.filter_jit` would take such numbers for constants, and compile anew for every other value.
+    """
+
+    def convert(leaf):
+        return jnp.asarray(leaf) if isinstance(leaf, float) else leaf
+
+    return jax.tree.map(convert, tree)
