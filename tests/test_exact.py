@@ -37,7 +37,11 @@ POINTS = target("moons")(jax.random.key(5), 200)
     ("path", "options"),
     [
         (PATHS["kac-t"], {"width": 0.2}),
-        (kac_path(4.0, 2.0, T=1.5, signal="cosine", clock="t2"), {"width": 0.02}),
+        pytest.param(
+            kac_path(4.0, 2.0, T=1.5, signal="cosine", clock="t2"),
+            {"width": 0.02},
+            marks=pytest.mark.slow,
+        ),
         (diffusion_path(0.8, signal="exponential"), {"std": jnp.array([0.1, 0.2, 0.05])}),
     ],
 )

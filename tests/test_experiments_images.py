@@ -117,7 +117,8 @@ def test_a_run_fills_its_folder_and_reports(pictures, tmp_path, capsys):
     assert load_notes(out / "velocity.safetensors")["classes"] == ["bright", "dark"]
 
 
-@pytest.mark.parametrize("step", [2, pytest.param(7, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [2, 7])
 def test_a_killed_run_goes_on_bit_for_bit(step, pictures, whole, tmp_path, capsys):
     out = tmp_path / "run"
     interrupted(pictures, out, step)
@@ -131,13 +132,14 @@ def test_a_killed_run_goes_on_bit_for_bit(step, pictures, whole, tmp_path, capsy
     assert outcome(out) == outcome(whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "step"),
     [
         (signal.SIGTERM, 4),
         # The last call: what comes after it is left to the next command.
-        pytest.param(signal.SIGTERM, 9, marks=pytest.mark.slow),
-        pytest.param(signal.SIGINT, 4, marks=pytest.mark.slow),
+        (signal.SIGTERM, 9),
+        (signal.SIGINT, 4),
     ],
 )
 def test_signals_save_and_say_how_to_go_on(number, step, pictures, whole, tmp_path, capfd):

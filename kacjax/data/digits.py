@@ -7,9 +7,7 @@ Repository (1998).
 from typing import NamedTuple
 
 import numpy as np
-import sklearn.datasets
 from jaxtyping import Float, Int
-from sklearn.model_selection import train_test_split
 
 DIGITS_SIDE = 8
 HELD_OUT = 360
@@ -33,6 +31,10 @@ class Digits(NamedTuple):
 
 def load_digits() -> Digits:
     """Loads the digits: 1,437 for training and 360 held out, with equal shares of each class."""
+    # Here, for it takes longer to import than all the rest.
+    import sklearn.datasets
+    from sklearn.model_selection import train_test_split
+
     pixels, labels = sklearn.datasets.load_digits(return_X_y=True)
     # Pixels count 0 to 16 dark points of a 4 by 4 block.
     scaled, labels = (np.asarray(pixels) / 8 - 1).astype(np.float32), np.asarray(labels)

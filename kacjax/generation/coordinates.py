@@ -31,6 +31,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from kacjax._pytrees import as_arrays
 from kacjax.paths import ProbabilityPath
 from kacjax.schedules import value_and_derivative
 
@@ -50,9 +51,13 @@ def is_straightened(path: ProbabilityPath) -> bool:
     )
 
 
-@eqx.filter_jit
 def place(path: ProbabilityPath, t: Float[Array, "..."]) -> Float[Array, "..."]:
     r"""The place $\rho(t)$ on the way from data, 0, to noise alone, 1; it rises with `t`."""
+    return _place(as_arrays(path), t)
+
+
+@eqx.filter_jit
+def _place(path: ProbabilityPath, t: Array) -> Array:
     f, sigma = _schedules(path, t)
     return sigma / (f + sigma)
 

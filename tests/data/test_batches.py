@@ -176,6 +176,7 @@ def test_half_of_the_images_are_mirrored_independently(mirrored):
     assert np.all(np.abs(np.sum(sign[1:] * sign[:-1], axis=1)) < 6.5 * np.sqrt(50))
 
 
+@pytest.mark.slow
 def test_devices_do_not_matter():
     program = """
         import jax, numpy as np

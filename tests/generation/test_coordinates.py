@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 import kacjax
 from kacjax import decode, encode, generate, initial_noise, kac_path, log_density, trajectory
 from kacjax.generation.coordinates import (
+    FrameTable,
     StraightField,
     bend,
     frame_at,
@@ -85,16 +86,28 @@ def test_any_kac_path_has_them(a, c, T, clock, signal, part):
 def test_the_slope_is_the_chain_rule(path, x64):
     """Against automatic differentiation of u(t) and rho(t) along a solution; a density likewise."""
     x, v, change = jnp.array([[0.4, -1.0]]), jnp.array([[2.0, 0.7]]), jnp.array([3.0])
-    for part in (1e-4, 0.03, 0.5, 0.9):
-        t = jnp.asarray(part * path.T)
+    field = StraightField(lambda t, state, args: (v, change), eqx.Partial(frame_at, path))
+
+    @jax.jit
+    def both(t):
         ones = (jnp.ones_like(t),)
-        along = lambda s, t=t: straighten(path, s, x + (s - t) * v)  # noqa: E731
-        u, u_prime = jax.jvp(along, (t,), ones)
+        u, u_prime = jax.jvp(lambda s: straighten(path, s, x + (s - t) * v), (t,), ones)
         rho, rho_prime = jax.jvp(lambda s: place(path, s), (t,), ones)
-        field = StraightField(lambda t, state, args: (v, change), eqx.Partial(frame_at, path))
-        slope, rate = field(rho[None], (u, change), None)
-        np.testing.assert_allclose(slope, u_prime / rho_prime, rtol=1e-8)
-        np.testing.assert_allclose(rate, change / rho_prime, rtol=1e-8)
+        return field(rho[None], (u, change), None), (u_prime / rho_prime, change / rho_prime)
+
+    for part in (1e-4, 0.03, 0.5, 0.9):
+        for found, expected in zip(*both(jnp.asarray(part * path.T)), strict=True):
+            np.testing.assert_allclose(found, expected, rtol=1e-8)
+
+
+@every_path
+def test_a_table_holds_the_frames_of_its_places(path):
+    """Also for places that a solver has rounded."""
+    places = place(path, jnp.asarray(path.T)) * jnp.array([1.0, 0.4, 0.1, 1e-3])
+    table = FrameTable(places, frame_at(path, places))
+    for i, rounded in enumerate(places * (1 + 1e-6)):
+        expected = frame_at(path, places[i])
+        np.testing.assert_allclose(table(rounded), expected, rtol=1e-5)
 
 
 def test_flow_matching_is_straight_as_it_is():

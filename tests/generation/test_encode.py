@@ -71,9 +71,13 @@ def test_interpolation_runs_from_one_datum_to_the_other(x64):
     sum_ = jnp.sum(x / lengths, axis=0)
     middle = sum_ / jnp.linalg.norm(sum_, axis=-1, keepdims=True) * jnp.mean(lengths, axis=0)
     np.testing.assert_allclose(between[1], middle, atol=1e-5)
-    straight = interpolate(
-        gaussian_velocity, PATH, x[0], x[1], jnp.array([0.25]), mode="linear", **options
-    )
+
+
+@pytest.mark.slow
+def test_linear_interpolation_of_a_linear_flow_is_linear(x64):
+    x = jax.random.normal(KEY, (2, 5, 4)) * 0.3
+    options = {"mode": "linear", "solver": "tsit5", "rtol": 1e-7, "atol": 1e-7}
+    straight = interpolate(gaussian_velocity, PATH, x[0], x[1], jnp.array([0.25]), **options)
     np.testing.assert_allclose(straight[0], 0.75 * x[0] + 0.25 * x[1], atol=1e-5)
 
 

@@ -82,6 +82,10 @@ def test_one_compilation_per_shape():
     # Chunks of one shape share one, the last one too.
     generate(velocity, PATH, KEY, (13, 1), 5, chunk_size=5)
     assert len(traces) == again
+    # And so do all paths.
+    for path in (kac_path(2.0, 1.0, T=0.5, clock="t2"), diffusion_path()):
+        generate(velocity, path, KEY, (4, 1), 5)
+    assert len(traces) == again
 
 
 def test_under_jit_vmap_and_grad():
@@ -138,37 +142,39 @@ def labelled_velocity(t, x, label):
     return gaussian_velocity(t, x) + label.astype(x.dtype)[:, None, None]
 
 
-def test_chunks_change_nothing():
+@pytest.mark.parametrize(
+    ("solver", "steps"), [("euler", 4), pytest.param("tsit5", 1, marks=pytest.mark.slow)]
+)
+def test_chunks_change_nothing(solver, steps):
     """Neither samples nor counts: noise, labels and data of the prior stay with their sample."""
     path = kac_path(signal="exponential")
     x0 = np.asarray(jax.random.normal(KEY, (11, 2, 3)))
     labels = np.arange(11) % 4
     options = {"x0": x0, "labels": labels, "return_nfe": True}
-    for solver, steps in (("euler", 4), ("tsit5", 1)):
-        whole, nfe = generate(
+    whole, nfe = generate(
+        labelled_velocity,
+        path,
+        KEY,
+        x0.shape,
+        steps,
+        solver=solver,
+        control="sample",
+        **options,
+    )
+    for size in (4, 100):
+        x, counts = generate(
             labelled_velocity,
             path,
             KEY,
             x0.shape,
             steps,
             solver=solver,
-            control="sample",
+            chunk_size=size,
             **options,
         )
-        for size in (4, 100):
-            x, counts = generate(
-                labelled_velocity,
-                path,
-                KEY,
-                x0.shape,
-                steps,
-                solver=solver,
-                chunk_size=size,
-                **options,
-            )
-            assert isinstance(x, np.ndarray)
-            np.testing.assert_allclose(x, whole, rtol=1e-5, atol=1e-6)
-            np.testing.assert_array_equal(counts, nfe)
+        assert isinstance(x, np.ndarray)
+        np.testing.assert_allclose(x, whole, rtol=1e-5, atol=1e-6)
+        np.testing.assert_array_equal(counts, nfe)
     parts = list(
         generate_chunks(
             labelled_velocity, path, KEY, x0.shape, 4, chunk_size=4, x0=x0, labels=labels

@@ -44,7 +44,10 @@ def test_fixed_steps_have_their_order_and_their_cost(solver, order, each, spared
     np.testing.assert_allclose(np.log2(errors[0] / errors[1]), order, atol=0.25)
 
 
-@pytest.mark.parametrize("solver", FIXED)
+@pytest.mark.parametrize(
+    "solver",
+    [s if s in ("ab2", "rk4") else pytest.param(s, marks=pytest.mark.slow) for s in FIXED],
+)
 def test_a_single_step(solver):
     """Straight lines into a point, y / t, are exact for every solver, and saved on their way."""
     line = lambda t, x: x / t[:, None]  # noqa: E731
@@ -56,7 +59,10 @@ def test_a_single_step(solver):
     np.testing.assert_allclose(way[:2, :, 0], jnp.outer(jnp.array([1, 0.7]), noise[:, 0]), 1e-5)
 
 
-@pytest.mark.parametrize("solver", ADAPTIVE)
+@pytest.mark.parametrize(
+    "solver",
+    [s if s == "tsit5" else pytest.param(s, marks=pytest.mark.slow) for s in ADAPTIVE],
+)
 def test_adaptive_steps_follow_the_tolerance_and_are_counted(solver, x64):
     """Rejected steps included: oscillations make the solver step back."""
     errors, counts = [], []

@@ -11,7 +11,13 @@ from tests.generation.flows import DEVIATION, PATH, gaussian_velocity
 KEY = jax.random.key(0)
 
 
-@pytest.mark.parametrize("options", [{"solver": "heun"}, {"solver": "tsit5", "control": "sample"}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"solver": "heun"},
+        pytest.param({"solver": "tsit5", "control": "sample"}, marks=pytest.mark.slow),
+    ],
+)
 def test_trajectory_ends_where_generate_does(options):
     times = jnp.array([1.0, 0.4, 0.0])
     x = trajectory(gaussian_velocity, PATH, KEY, (5, 1), times, 200, **options)

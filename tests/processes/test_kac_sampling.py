@@ -34,6 +34,10 @@ def slow(*values):
     return pytest.param(*values, marks=pytest.mark.slow)
 
 
+# The exact methods take long to compile.
+every_method = pytest.mark.parametrize("method", ["squash", *map(slow, METHODS[1:])])
+
+
 def randomised_uniforms(process, s, y, key):
     """The distribution function, spread evenly over the atoms' steps: uniform if y has the law."""
     atom = process.atom_mass(s) / 2
@@ -83,21 +87,21 @@ def test_law_at_random_settings():
         check_law(KacProcess(float(a), float(c)), float(s), 1_000_000)
 
 
-def test_atoms_and_their_velocities():
-    """In 200,000 samples, exactly those on the cone move at speed c, and as many as should."""
+@every_method
+def test_atoms_and_their_velocities(method):
+    """In 50,000 samples, exactly those on the cone move at speed c, and as many as should."""
     process, s = KacProcess(3.0, 2.0), 0.5
-    for method in METHODS:
-        y, v = process.sample_with_velocity(jax.random.key(1), s, (200_000,), method=method)
-        atom = jnp.abs(v) == 2.0
-        mass = float(process.atom_mass(s))
-        assert abs(float(jnp.mean(atom)) - mass) < frequency_bound(mass, atom.size)
-        np.testing.assert_allclose(jnp.abs(y[atom]), 1.0, rtol=1e-6)
-        np.testing.assert_array_equal(jnp.sign(v), jnp.sign(y))
-        # From inside, the velocity stays below c * lam / (lam + 2).
-        assert np.max(np.abs(v[~atom])) <= 2.0 * 1.5 / 3.5 * (1 + 1e-5)
+    y, v = process.sample_with_velocity(jax.random.key(1), s, (50_000,), method=method)
+    atom = jnp.abs(v) == 2.0
+    mass = float(process.atom_mass(s))
+    assert abs(float(jnp.mean(atom)) - mass) < frequency_bound(mass, atom.size)
+    np.testing.assert_allclose(jnp.abs(y[atom]), 1.0, rtol=1e-6)
+    np.testing.assert_array_equal(jnp.sign(v), jnp.sign(y))
+    # From inside, the velocity stays below c * lam / (lam + 2).
+    assert np.max(np.abs(v[~atom])) <= 2.0 * 1.5 / 3.5 * (1 + 1e-5)
 
 
-@pytest.mark.parametrize("method", ["squash", *map(slow, METHODS[1:])])
+@every_method
 def test_velocity_is_the_field(method, x64):
     process, s = KacProcess(6.0, 1.5), jnp.array([[0.01], [0.3], [4.0]])
     y, v = process.sample_with_velocity(jax.random.key(0), s, (3, 2000), method=method)
@@ -166,7 +170,7 @@ def test_far_tails_in_float32(x64):
         np.testing.assert_allclose(single, exact, rtol=3e-5)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", ["float32", slow("float64")])
 def test_transport_beyond_what_a_probability_can_express(dtype):
     r"""Normal variables whose tails underflow: `normal_score` inverts the map, up to the atom.
 
@@ -312,13 +316,17 @@ def test_extreme_times_are_finite():
         y, v = KacProcess().sample_with_velocity(jax.random.key(0), s, (100,))
         assert np.all(np.isfinite(y))
         assert np.all(np.abs(v) <= 3)
-    for method in METHODS:
-        y, v = KacProcess().sample_with_velocity(jax.random.key(0), 0.0, (100,), method)
-        np.testing.assert_array_equal(y, 0)
-        np.testing.assert_array_equal(jnp.abs(v), 3)
 
 
-@pytest.mark.parametrize("dtype", ["float32", slow("float64")])
+@every_method
+def test_at_time_0_all_is_atom(method):
+    y, v = KacProcess().sample_with_velocity(jax.random.key(0), 0.0, (100,), method)
+    np.testing.assert_array_equal(y, 0)
+    np.testing.assert_array_equal(jnp.abs(v), 3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_second_derivatives_of_samples(dtype):
     """Against differences of the first, inside and on the atoms, and at `n = 0`."""
     with jax.enable_x64(dtype == "float64"):

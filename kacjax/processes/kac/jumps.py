@@ -11,7 +11,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.stats import poisson
+from scipy.special import pdtrc
 
 from kacjax._typing import Array, ArrayLike, Float, Int, Key
 from kacjax._validation import check_count, check_nonnegative, is_concrete
@@ -49,13 +49,13 @@ def jump_bound(a: ArrayLike, horizon: ArrayLike, components: int) -> int:
     # In NumPy: inside a jitted function even constants would become tracers.
     lam = float(np.max(np.asarray(a))) * float(np.max(np.asarray(horizon)))
     allowed = TAIL / max(components, 1)
-    # By the tail itself: SciPy's inverse goes through 1 - allowed, which may round to 1.
+    # By the tail itself, P(more jumps): its inverse goes through 1 - allowed, which may round to 1.
     low, high = 0, 1
-    while poisson.sf(high - 1, lam) > allowed:
+    while pdtrc(high - 1, lam) > allowed:
         low, high = high, 2 * high
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if poisson.sf(middle - 1, lam) <= allowed else (middle, high)
+        low, high = (low, middle) if pdtrc(middle - 1, lam) <= allowed else (middle, high)
     return high
 
 
