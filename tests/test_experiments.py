@@ -147,6 +147,7 @@ def test_solvers_of_generate_are_those_asked_for(flags, untouched, tmp_path):
     assert not np.array_equal(*found)
 
 
+@pytest.mark.slow
 def test_generate_takes_a_velocity_alone_and_animates(untouched, tmp_path, capsys):
     alone = shutil.copy(untouched / "velocity.safetensors", tmp_path / "alone.safetensors")
     arrays = []
@@ -240,6 +241,7 @@ def test_gallery_sets_runs_side_by_side(untouched, tmp_path, capsys):
     fails(capsys, gallery, ["--runs", other, "--out", out], "damaged")
 
 
+@pytest.mark.slow
 def test_process_draws(tmp_path, capsys):
     assert process.main(["--a", "4", "--c", "2", "--T", "0.5", "--out", str(tmp_path)]) == 0
     names = {"paths.png", "density.png", "velocity.png"}

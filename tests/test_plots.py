@@ -101,6 +101,7 @@ def test_velocity_figure_shows_a_bound_and_an_explosion():
     np.testing.assert_allclose(curves[plots.COLOURS["diffusion"]].max(), 316.2, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_plots_do_not_load_pyplot():
     code = "import sys, kacjax.plots; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -17,7 +17,9 @@ def mixture_log_density(x, centres, std):
     return np.log(np.mean(np.exp(-square / (2 * std**2)), axis=1) / (2 * np.pi * std**2))
 
 
-@pytest.mark.parametrize("path", [diffusion_path(), flow_matching_path()])
+@pytest.mark.parametrize(
+    "path", [pytest.param(diffusion_path(), marks=pytest.mark.slow), flow_matching_path()]
+)
 def test_mixture_of_gaussians(path, x64):
     """The whole chain: exact velocity, its divergence, the solver, the prior."""
     centres = CENTRES.astype(jnp.float64)

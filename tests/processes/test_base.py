@@ -92,9 +92,10 @@ def test_linear_velocity_is_the_regression(process):
     np.testing.assert_allclose(process.linear_velocity(s), expected, rtol=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "process",
-    [pytest.param(KacProcess(4.0, 2.0), marks=pytest.mark.slow), WienerProcess(1.3)],
+    [KacProcess(4.0, 2.0), WienerProcess(1.3)],
 )
 def test_every_method_under_jit_vmap_and_grad(process):
     key, s, y = jax.random.key(0), jnp.array([0.3, 0.5]), jnp.array([0.1, -0.2])

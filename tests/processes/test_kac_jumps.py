@@ -98,6 +98,7 @@ def test_paths_have_the_covariance_of_the_process():
     np.testing.assert_allclose(jnp.var(y, axis=1), process.variance(jnp.array([s, r])), rtol=0.04)
 
 
+@pytest.mark.slow
 def test_rates_and_speeds_per_component():
     process = KacProcess(jnp.array([1.0, 20.0]), jnp.array([1.0, 3.0]))
     y = process.sample_path(jax.random.key(0), jnp.array([0.5, 1.0]), (20_000, 2))

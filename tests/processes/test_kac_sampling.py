@@ -62,7 +62,8 @@ def check_law(process, s, size, method="squash", block=500_000):
     ("a", "c", "s", "method"),
     [
         *((*setting, "squash") for setting in SETTINGS[:5]),
-        *((*SETTINGS[0], method) for method in METHODS[1:]),
+        (*SETTINGS[0], "path"),
+        slow(*SETTINGS[0], "poisson-beta"),
         *(slow(*setting, method) for setting in SETTINGS[1:] for method in METHODS[1:]),
     ],
 )
@@ -158,6 +159,7 @@ def test_quantile_round_trip(dtype):
         assert relative.max() <= (1e-4 if dtype == "float32" else 1e-9)
 
 
+@pytest.mark.slow
 def test_far_tails_in_float32(x64):
     """Quantiles down to the smallest normal float32, against float64."""
     u = np.logspace(np.log10(1.2e-38), -9, 20)
@@ -343,6 +345,7 @@ def test_second_derivatives_of_samples(dtype):
         np.testing.assert_allclose(second, expected, atol=10 * tolerance, rtol=tolerance)
 
 
+@pytest.mark.slow
 def test_score_has_the_derivatives_of_the_inverse(x64):
     """Those of the map at fixed `n`, turned round; exact at 0, where the score has no sign."""
     process, s = KacProcess(2.0, 1.0), 0.9

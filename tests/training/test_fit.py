@@ -67,6 +67,7 @@ def test_labels_and_iterators():
     assert streamed.losses.shape == (20,)
 
 
+@pytest.mark.slow
 def test_in_float64_the_state_keeps_its_types(x64):
     model = MLP(2, rngs=nnx.Rngs(0), width=16, depth=1, fourier=2)
     result = quick(model, steps=5, steps_per_call=5)
