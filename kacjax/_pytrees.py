@@ -9,9 +9,9 @@ T = TypeVar("T")
 
 
 def as_arrays(tree: T) -> T:
-    """The tree with Python's numbers as arrays, still weakly typed.
+    """The tree with Python's floats as arrays, still weakly typed; integers may be counts.
 
-    `eqx.filter_jit` would take such numbers for constants, and compile anew for every other value.
+    `eqx.filter_jit` would take them for constants, and compile anew for every other value.
     """
 
     def convert(leaf):

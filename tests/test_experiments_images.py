@@ -117,8 +117,7 @@ def test_a_run_fills_its_folder_and_reports(pictures, tmp_path, capsys):
     assert load_notes(out / "velocity.safetensors")["classes"] == ["bright", "dark"]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("step", [2, 7])
+@pytest.mark.parametrize("step", [2, pytest.param(7, marks=pytest.mark.slow)])
 def test_a_killed_run_goes_on_bit_for_bit(step, pictures, whole, tmp_path, capsys):
     out = tmp_path / "run"
     interrupted(pictures, out, step)

@@ -33,7 +33,8 @@ from jaxtyping import Array, Float
 
 from kacjax._pytrees import as_arrays
 from kacjax.paths import ProbabilityPath
-from kacjax.schedules import value_and_derivative
+from kacjax.processes import KacProcess, WienerProcess
+from kacjax.schedules import CLOCKS, value_and_derivative
 
 COORDINATES = ("straight", "time")
 
@@ -44,7 +45,11 @@ _PARTS, _ROUNDS, _ROOT = 128, 5, 4
 
 def is_straightened(path: ProbabilityPath) -> bool:
     """Whether one scale fits all components: not where each has a process of its own."""
-    if all(jnp.ndim(leaf) == 0 for leaf in jax.tree.leaves((path.process, path.clock))):
+    known = (
+        type(path.process) in (KacProcess, WienerProcess)
+        and path.clock.__class__ in CLOCKS.values()
+    )
+    if known and all(jnp.ndim(leaf) == 0 for leaf in jax.tree.leaves((path.process, path.clock))):
         return True  # Without tracing anything.
     return jax.eval_shape(lambda: path.clock(jnp.asarray(path.T, float))).shape == () and (
         jax.eval_shape(lambda: path.process.variance(1.0)).shape == ()
@@ -78,7 +83,7 @@ def time_at(path: ProbabilityPath, rho: Float[Array, "..."]) -> Float[Array, "..
         below = of(low[..., None] + width * steps) < rho[..., None]
         return low + width * jnp.sum(below, axis=-1, dtype=rho.dtype), width
 
-    # A loop for the compiler's sake: it is part of every solver's program.
+    # A loop for the compiler's sake: it is part of the plan, and of every adaptive solver's program.
     low, width = jax.lax.fori_loop(0, _ROUNDS, narrow, (jnp.zeros_like(rho), jnp.ones_like(T)))
     # Newton's step squares what is left of the error, and carries the derivatives.
     middle = jax.lax.stop_gradient(low + width / 2)

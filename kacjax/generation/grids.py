@@ -15,9 +15,9 @@ POWERS = {
 }
 
 
-# In straight coordinates all paths are alike. From `python -m benchmarks.grids`: over `ab2` with 10, 20 and 50
-# evaluations of the exact velocity the mean energy distance is 0.0010 for powers of 1.5 to 2.5 and 0.0018 or
-# more from 3 on, while the data are reached only from 2 on (mean median distance 1e-4 against 2e-3 at 1.5).
+# In straight coordinates all paths are alike. From `python -m benchmarks.grids`: over 10, 20 and 50 steps of
+# `ab2` with the exact velocity the mean energy distance is 0.0010 for powers of 1.5 to 2.5 and 0.0018 or more
+# from 3 on, while the data are reached only from 2 on (mean median distance 1e-4, against 2e-3 at 1.5).
 STRAIGHT_POWER = 2.0
 
 

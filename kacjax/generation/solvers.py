@@ -229,6 +229,8 @@ def make_plan(
     numbers = (rtol, atol, power, 0.0 if to_zero else t_min)
     rtol_, atol_, power_, last = (jnp.asarray(value, jnp.result_type(float)) for value in numbers)
     lay = _lay_straight if straight else _lay
+    # An integer of NumPy's would be traced.
+    steps = int(steps)
     ends, stops, earliest, *frames = lay(
         as_arrays(path), solver, steps, power_, last, to_zero, atol_
     )

@@ -76,7 +76,11 @@ def check_level(u: ArrayLike) -> None:
 
 
 class Process(eqx.Module):
-    """A noising process of one component: a monotone map of a standard normal variable."""
+    """A noising process of one component: a monotone map of a standard normal variable.
+
+    Its floats, like those of signals and clocks, may be traced: `eqx.field(static=True)` keeps one
+    that decides what is computed.
+    """
 
     @abc.abstractmethod
     def transport(self, s: ArrayLike, n: ArrayLike) -> Float[Array, "..."]:

@@ -175,8 +175,10 @@ def test_the_coordinates_do_not_change_the_solution(name, x64):
         np.testing.assert_allclose(straight, in_time, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("make", [kacjax.diffusion_path, lambda a: kac_path(a, 2.0)])
+@pytest.mark.parametrize(
+    "make",
+    [kacjax.diffusion_path, pytest.param(lambda a: kac_path(a, 2.0), marks=pytest.mark.slow)],
+)
 def test_samples_carry_derivatives_in_the_process(make, x64):
     """Of a trajectory, in sigma or in a, against a central difference."""
 
@@ -200,3 +202,21 @@ def test_a_process_for_each_component_is_solved_in_time():
     np.testing.assert_array_equal(x, generate(velocity, path, KEY, (3, 2), 4, coordinates="time"))
     with pytest.raises(ValueError, match="coordinates must be 'time' where components"):
         generate(velocity, path, KEY, (3, 2), 4, coordinates="straight")
+
+
+class _TwoDeviations(kacjax.processes.Process):
+    """A process of a user's, with another deviation in each of two components."""
+
+    deviations: tuple = (0.5, 2.0)
+
+    def transport(self, s, n):
+        return jnp.asarray(self.deviations) * jnp.sqrt(s) * n
+
+    def variance(self, s):
+        return jnp.asarray(self.deviations) ** 2 * s
+
+
+def test_numbers_do_not_make_a_process_one_of_one_component():
+    path = kac_path()
+    path = kacjax.ProbabilityPath(_TwoDeviations(), path.signal, path.clock, path.T)
+    assert not is_straightened(path)

@@ -190,8 +190,10 @@ def test_chunks_one_by_one_are_those_of_generate(options):
     """Of tsit5, whose steps depend on the control."""
     options = {"steps": 1, "solver": "tsit5", "chunk_size": 2, **options}
     parts = generate_chunks(gaussian_velocity, PATH, KEY, (5, 1), **options)
-    whole = generate(gaussian_velocity, PATH, KEY, (5, 1), **options)
+    whole, nfe = generate(gaussian_velocity, PATH, KEY, (5, 1), return_nfe=True, **options)
     np.testing.assert_array_equal(np.concatenate(list(parts)), whole)
+    assert nfe.shape == (5,)
+    assert np.all(nfe > 6)
 
 
 def network_velocity(classes):

@@ -15,7 +15,7 @@ KEY = jax.random.key(0)
     "options",
     [
         {"solver": "heun"},
-        pytest.param({"solver": "tsit5", "control": "sample"}, marks=pytest.mark.slow),
+        {"solver": "tsit5", "control": "sample"},
     ],
 )
 def test_trajectory_ends_where_generate_does(options):
