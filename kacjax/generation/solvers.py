@@ -228,13 +228,13 @@ def make_plan(
     to_zero = is_concrete(t_min) and bool(t_min == 0)
     numbers = (rtol, atol, power, 0.0 if to_zero else t_min)
     rtol_, atol_, power_, last = (jnp.asarray(value, jnp.result_type(float)) for value in numbers)
-    lay = _lay_straight if straight else _lay
+    path = as_arrays(path)
     # An integer of NumPy's would be traced.
-    steps = int(steps)
-    ends, stops, earliest, *frames = lay(
-        as_arrays(path), solver, steps, power_, last, to_zero, atol_
-    )
-    return Plan(solver, control, (rtol_, atol_), to_zero, ends, stops, earliest, *frames)
+    chosen = (path, solver, int(steps), power_, last, to_zero, atol_)
+    if not straight:
+        return Plan(solver, control, (rtol_, atol_), to_zero, *_lay(*chosen))
+    ends, stops, earliest, frames = _lay_straight(*chosen)
+    return Plan(solver, control, (rtol_, atol_), to_zero, ends, stops, earliest, path, frames)
 
 
 @eqx.filter_jit
@@ -263,8 +263,8 @@ def _lay_straight(
     t_min: Array,
     to_zero: bool,
     atol: Array,
-) -> tuple[Array, Array, Array, ProbabilityPath, Callable[[Array], Frame]]:
-    """The ends in time, the rest in places, the path, and its frames."""
+) -> tuple[Array, Array, Array, Callable[[Array], Frame]]:
+    """The ends in time, the rest in places, and the frames."""
     T = jnp.asarray(path.T, power.dtype)
     ends = jnp.stack([T, t_min])
     first, last, soonest = place(path, jnp.stack([T, t_min, _EARLIEST * T]))
@@ -273,11 +273,11 @@ def _lay_straight(
     # A traced 0 would have no derivative as an end of the grid.
     stops = power_grid(first, steps, power, 0.0 if to_zero else last)
     if solver in ADAPTIVE:
-        return ends, stops[jnp.array([0, -1])], earliest, path, eqx.Partial(frame_at, path)
+        return ends, stops[jnp.array([0, -1])], earliest, eqx.Partial(frame_at, path)
     middles = (stops[:-1] + stops[1:]) / 2
     # Nobody asks at 0, but in the middle of the last step.
     asked = jnp.concatenate([stops[:-1] if to_zero else stops, middles])
-    return ends, stops, earliest, path, FrameTable(asked, frame_at(path, asked))
+    return ends, stops, earliest, FrameTable(asked, frame_at(path, asked))
 
 
 def integrate(
