@@ -15,7 +15,8 @@ from kacjax.generation.fields import (
     as_floats,
     check_labels,
 )
-from kacjax.generation.solvers import Options, integrate, make_plan
+from kacjax.generation.integration import integrate
+from kacjax.generation.plans import Options, make_plan
 from kacjax.paths import ProbabilityPath
 
 INTERPOLATIONS = ("spherical", "linear")

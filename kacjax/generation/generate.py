@@ -27,8 +27,9 @@ from kacjax._pytrees import as_arrays
 from kacjax._typing import Key, Scalar, Shape
 from kacjax._validation import check_count
 from kacjax.generation.fields import LabelledVelocity, Labels, VelocityField, check_labels
+from kacjax.generation.integration import integrate
 from kacjax.generation.noise import draw_rows
-from kacjax.generation.solvers import Options, integrate, make_plan
+from kacjax.generation.plans import Options, make_plan
 from kacjax.paths import ProbabilityPath
 
 Samples = Array | np.ndarray

@@ -35,7 +35,8 @@ from jaxtyping import Array, Float, Num
 from kacjax._typing import Key, Scalar
 from kacjax._validation import check_choice, check_count
 from kacjax.generation.fields import LabelledVelocity, Labels, as_floats, check_labels, evaluate
-from kacjax.generation.solvers import Options, integrate, make_plan
+from kacjax.generation.integration import integrate
+from kacjax.generation.plans import Options, make_plan
 from kacjax.paths import ProbabilityPath
 
 DIVERGENCES = ("exact", "hutchinson")

@@ -6,8 +6,9 @@ from jaxtyping import Array
 
 from kacjax._typing import ArrayLike, Key, Shape
 from kacjax.generation.fields import LabelledVelocity, Labels, VelocityField, check_labels
+from kacjax.generation.integration import integrate
 from kacjax.generation.noise import initial_noise
-from kacjax.generation.solvers import Options, check_saved, integrate, make_plan
+from kacjax.generation.plans import Options, check_saved, make_plan
 from kacjax.paths import ProbabilityPath
 
 
