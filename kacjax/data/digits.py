@@ -31,7 +31,7 @@ class Digits(NamedTuple):
 
 def load_digits() -> Digits:
     """Loads the digits: 1,437 for training and 360 held out, with equal shares of each class."""
-    # Here, for it takes longer to import than all the rest.
+    # Here, for it takes long to import, and few need it.
     import sklearn.datasets
     from sklearn.model_selection import train_test_split
 

@@ -116,10 +116,10 @@ def make_plan(
     rtol_, atol_, power_, last = (jnp.asarray(value, jnp.result_type(float)) for value in numbers)
     path = as_arrays(path)
     # An integer of NumPy's would be traced.
-    chosen = (path, solver, int(steps), power_, last, to_zero, atol_)
+    chosen = (path, solver, int(steps), power_, last, to_zero)
     if not straight:
         return Plan(solver, control, (rtol_, atol_), to_zero, *_lay(*chosen))
-    ends, stops, earliest, frames = _lay_straight(*chosen)
+    ends, stops, earliest, frames = _lay_straight(*chosen, atol_)
     return Plan(solver, control, (rtol_, atol_), to_zero, ends, stops, earliest, path, frames)
 
 
@@ -131,7 +131,6 @@ def _lay(
     power: Array,
     t_min: Array,
     to_zero: bool,
-    atol: Array,
 ) -> tuple[Array, Array, Array]:
     """The times of a plan: its ends, its stops, and where an adaptive solver ends."""
     T = jnp.asarray(path.T, power.dtype)
