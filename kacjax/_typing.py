@@ -3,7 +3,7 @@
 from typing import TypeAlias
 
 import numpy as np
-from jaxtyping import Array, Float, Int, Num, PRNGKeyArray
+from jaxtyping import Array, Float, Int, Num, PRNGKeyArray, UInt32
 
 Scalar: TypeAlias = float | int | Num[Array, ""]
 """A number: Python, NumPy, or an array of rank zero."""
@@ -16,4 +16,4 @@ Key: TypeAlias = PRNGKeyArray
 
 Shape: TypeAlias = tuple[int, ...]
 
-__all__ = ["Array", "ArrayLike", "Float", "Int", "Key", "Scalar", "Shape"]
+__all__ = ["Array", "ArrayLike", "Float", "Int", "Key", "Scalar", "Shape", "UInt32"]

@@ -23,6 +23,7 @@ import numpy as np
 from jax.scipy.special import ndtr
 from jax.scipy.stats import norm
 
+from kacjax._random import normal
 from kacjax._typing import Array, ArrayLike, Float, Key, Scalar, Shape
 from kacjax._validation import check_nonnegative, is_concrete
 
@@ -111,14 +112,14 @@ class Process(eqx.Module):
             ValueError: If a concrete `s` is negative or does not broadcast against `shape`.
         """
         s = self._time(s, shape)
-        n = jax.random.normal(key, shape, s.dtype)
+        n = normal(key, shape, s.dtype)
         y, v = jax.jvp(lambda time: self.transport(time, n), (s,), (jnp.ones_like(s),))
         return _of_shape(y, shape), v
 
     def sample(self, key: Key, s: ArrayLike, shape: Shape) -> Float[Array, "..."]:
         """Draws displacements at time `s`; see `sample_with_velocity`."""
         s = self._time(s, shape)
-        return _of_shape(self.transport(s, jax.random.normal(key, shape, s.dtype)), shape)
+        return _of_shape(self.transport(s, normal(key, shape, s.dtype)), shape)
 
     def normal_score(self, s: ArrayLike, y: ArrayLike) -> Float[Array, "..."]:
         """The inverse of `transport` in `n`, found by bisection unless a subclass knows it."""

@@ -3,11 +3,11 @@ r"""Brownian motion, $Y_s = \sigma \sqrt{s} N$: the noise of diffusion models.
 Its velocity $v = y / (2 s)$ is unbounded as $s \to 0$: the explosion that the Kac process avoids.
 """
 
-import jax
 import jax.numpy as jnp
 from jax.scipy.special import ndtr
 from jax.scipy.stats import norm
 
+from kacjax._random import normal
 from kacjax._typing import Array, ArrayLike, Float, Key, Shape
 from kacjax._validation import check_positive
 from kacjax.processes.base import Process, align, align_time
@@ -39,14 +39,14 @@ class WienerProcess(Process):
         r"""Draws displacements $y$ with their velocities $y / (2 s)$; infinite at `s = 0`."""
         s = self._time(s, shape)
         s, sigma = align(s, self.sigma, shape=shape)
-        n = jax.random.normal(key, shape, s.dtype)
+        n = normal(key, shape, s.dtype)
         root = jnp.sqrt(s)
         return (sigma * root) * n, (sigma / (2 * root)) * n
 
     def sample(self, key: Key, s: ArrayLike, shape: Shape) -> Float[Array, "..."]:
         """Draws displacements at time `s`; see `sample_with_velocity`."""
         s, sigma = align(self._time(s, shape), self.sigma, shape=shape)
-        return (sigma * jnp.sqrt(s)) * jax.random.normal(key, shape, s.dtype)
+        return (sigma * jnp.sqrt(s)) * normal(key, shape, s.dtype)
 
     def normal_score(self, s: ArrayLike, y: ArrayLike) -> Float[Array, "..."]:
         r"""The standard normal variable $n = y / (\sigma \sqrt s)$ behind a displacement."""

@@ -18,6 +18,7 @@ from jax.custom_derivatives import SymbolicZero
 from jax.scipy.special import ndtri
 from jax.scipy.stats import norm
 
+from kacjax._random import normal
 from kacjax._typing import Array, ArrayLike, Float, Int, Key, Scalar, Shape
 from kacjax._validation import check_choice, check_nonnegative, check_positive
 from kacjax.processes.base import Process, align, align_time, check_level
@@ -85,7 +86,7 @@ class KacProcess(Process):
         given = s
         s, a, c = align(self._time(s, shape), self.a, self.c, shape=shape)
         if method == "squash":
-            n = jax.random.normal(key, shape, s.dtype)
+            n = normal(key, shape, s.dtype)
             return _displace(s, a, c, n, s.dtype == jnp.float64)
         if method == "poisson-beta":
             z, w = _poisson_beta(key, a * s, shape)
