@@ -20,17 +20,20 @@ RESULTS = pathlib.Path(__file__).parent / "results"
 def time_calls(calls: Mapping[str, Callable[[], Any]], seconds: float) -> dict[str, float]:
     """Median seconds of each call, measured in turns so that all meet the same machine.
 
+    A call runs once more, untimed, before each measurement: what it takes must not depend on whose
+    buffers and threads it comes after.
+
     Args:
-        calls: Functions of no argument; each is called twice before it counts.
+        calls: Functions of no argument.
         seconds: Time to spend, about.
     """
     for call in calls.values():
-        jax.block_until_ready(call())
         jax.block_until_ready(call())
     times: dict[str, list[float]] = {name: [] for name in calls}
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(next(iter(times.values()))) < 5:
         for name, call in calls.items():
+            jax.block_until_ready(call())
             begin = time.perf_counter()
             jax.block_until_ready(call())
             times[name].append(time.perf_counter() - begin)

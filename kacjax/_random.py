@@ -53,12 +53,15 @@ def normal(key: Key, shape: Shape, dtype: jnp.dtype) -> Float[Array, "..."]:
         return np.float32(np.sqrt(2)) * lax.erf_inv(level)
 
     def draw_once(key):
-        # XLA would repeat the rounds on CPUs in all that reads their result. It does not look into
-        # a branch; that this one is always taken it does not see.
+        # XLA would repeat the rounds in all that reads their result. It does not look into a
+        # branch; that this one is always taken it does not see.
         always = (jax.random.key_data(key)[0] | 1) > 0
         return lax.cond(always, draw, lambda _: jnp.zeros(shape, dtype), key)
 
-    return lax.platform_dependent(key, cpu=draw_once, default=draw)
+    # Elsewhere JAX unrolls the rounds itself, or has a kernel for them.
+    return lax.platform_dependent(
+        key, cpu=draw_once, default=lambda key: jax.random.normal(key, shape, dtype)
+    )
 
 
 def _threefry(first: Array, second: Array, high: Array, low: Array) -> tuple[Array, Array]:
