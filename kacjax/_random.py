@@ -1,4 +1,4 @@
-"""Random bits and normal variables: those of `jax.random`, bit for bit, faster on CPUs.
+"""The random bits and normal variables of `jax.random`, faster on CPUs.
 
 JAX draws them by the counter-based generator Threefry-2x32 (J. K. Salmon, M. A. Moraes, R. O. Dror,
 D. E. Shaw, *Parallel random numbers: as easy as 1, 2, 3*, SC 2011): twenty rounds that add, rotate
@@ -22,7 +22,7 @@ _PARITY = np.uint32(0x1BD11BDA)
 
 
 def bits(key: Key, shape: Shape) -> UInt32[Array, "..."]:
-    """Random bits: `jax.random.bits(key, shape)`, 32 for each value.
+    """Random bits: those of `jax.random.bits(key, shape)`, 32 for each value.
 
     Other generators than Threefry, and counts that need 64 bits, are left to JAX.
     """
@@ -41,7 +41,7 @@ def bits(key: Key, shape: Shape) -> UInt32[Array, "..."]:
 
 @partial(jax.jit, static_argnums=(1, 2))
 def normal(key: Key, shape: Shape, dtype: jnp.dtype) -> Float[Array, "..."]:
-    """Standard normal variables: `jax.random.normal(key, shape, dtype)`."""
+    """Standard normal variables: those of `jax.random.normal`, to rounding."""
     if dtype != jnp.float32:
         return jax.random.normal(key, shape, dtype)
 

@@ -6,6 +6,8 @@ import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
+from tests.compilation import compile_quickly
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
@@ -26,7 +28,10 @@ def quick_compilation(request):
     before = jax.config.read("jax_disable_most_optimizations")
     quick = request.node.get_closest_marker("optimised") is None
     jax.config.update("jax_disable_most_optimizations", quick)
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        if quick:
+            compile_quickly(patch)
+        yield
     jax.config.update("jax_disable_most_optimizations", before)
 
 

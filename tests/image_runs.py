@@ -15,6 +15,7 @@ from experiments.images.log import read_rows
 from experiments.images.train import make_trainer
 from experiments.runs import load_config
 from kacjax.checkpoints import Checkpoints
+from tests import compilation
 
 STEPS = 10
 # The smallest network with everything in it, and a run with all of its events.
@@ -46,6 +47,7 @@ def start(pictures: Path, out: Path, *flags: object, cache: Path | str) -> subpr
     """Begins a small run in another process, which compiles quickly, and once."""
     environment = {
         **os.environ,
+        "XLA_FLAGS": os.environ.get("XLA_FLAGS", "") + compilation.FLAGS,
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",

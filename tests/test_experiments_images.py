@@ -231,6 +231,7 @@ def test_other_flags_are_refused_with_the_difference(pictures, whole, tmp_path, 
     fails(capsys, arguments(other, whole, "--resume"), "not the images with which")
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_finished_again(pictures, whole, tmp_path, capsys):
     """With other samples if wanted, and also one from before there were all flags for them."""
     out = tmp_path / "run"

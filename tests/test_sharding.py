@@ -11,7 +11,7 @@ import pytest
 
 from kacjax import sharding
 from kacjax.sharding import _is_in_cluster
-from tests import sharding_worker
+from tests import compilation, sharding_worker
 from tests.sharding_worker import BATCH, DIM
 
 
@@ -21,7 +21,7 @@ def start(tmp_path, name, *arguments, devices=1):
     environment = {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}{compilation.FLAGS}",
     }
     command = [sys.executable, "-m", "tests.sharding_worker", str(file), *map(str, arguments)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}

@@ -42,7 +42,10 @@ def test_slope_is_the_derivative(dtype, tolerance):
         np.testing.assert_allclose(jax.vmap(jax.grad(bessel_quotient))(q), expected, rtol=tolerance)
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-3), ("float64", 1e-6)])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"),
+    [("float32", 1e-3), pytest.param("float64", 1e-6, marks=pytest.mark.slow)],
+)
 def test_second_derivative_is_finite_and_right(dtype, tolerance):
     with jax.enable_x64(dtype == "float64"):
         q = jnp.asarray([0.0, 1e-3, 0.3, 2.0, 50.0, 1e3], dtype)

@@ -15,7 +15,7 @@ KEY = jax.random.key(0)
     "options",
     [
         {"solver": "heun"},
-        {"solver": "tsit5", "control": "sample"},
+        pytest.param({"solver": "tsit5", "control": "sample"}, marks=pytest.mark.slow),
     ],
 )
 def test_trajectory_ends_where_generate_does(options):
