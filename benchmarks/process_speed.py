@@ -1,7 +1,7 @@
 """What noise costs: `python -m benchmarks.process_speed`.
 
 Times, in one run on one device, two arrays being written (the least that a sample with its velocity
-can cost), random bits and a Gaussian (those of `jax.random` and ours, which are the same numbers),
+can cost), random bits and a Gaussian (by `jax.random` and by ours, which draws the same),
 Brownian motion with its velocity, the Kac process with its velocity by every method, and the
 published table method, in JAX and, with the extra `torch-baseline`, in PyTorch; counts
 transcendental operations and gathers in the compiled programs; writes

@@ -26,41 +26,58 @@ def bits(key: Key, shape: Shape) -> UInt32[Array, "..."]:
 
     Other generators than Threefry, and counts that need 64 bits, are left to JAX.
     """
-    words = jax.random.key_data(key)
-    threefry = jax.random.key_impl(key) == "threefry2x32" and words.shape == (2,)
-    partitionable = jax.config.jax_threefry_partitionable  # pyright: ignore[reportAttributeAccessIssue]
-    if not (threefry and partitionable and math.prod(shape) < 2**32):
+    if not _is_known(key, shape):
         return jax.random.bits(key, shape)
     index = jnp.zeros(shape, jnp.uint32)
     for axis in range(len(shape)):
         stride = np.uint32(math.prod(shape[axis + 1 :]) % 2**32)
         index += stride * lax.broadcasted_iota(jnp.uint32, shape, axis)
+    words = jax.random.key_data(key)
     high, low = _threefry(words[0], words[1], jnp.zeros(shape, jnp.uint32), index)
     return high ^ low
 
 
-@partial(jax.jit, static_argnums=(1, 2))
 def normal(key: Key, shape: Shape, dtype: jnp.dtype) -> Float[Array, "..."]:
     """Standard normal variables: those of `jax.random.normal`, to rounding."""
-    if dtype != jnp.float32:
+    if dtype != jnp.float32 or not _is_known(key, shape):
         return jax.random.normal(key, shape, dtype)
+    return _normal(key, tuple(shape))
 
+
+def _is_known(key: Key, shape: Shape) -> bool:
+    """Whether JAX draws so many bits by Threefry, each from its own index."""
+    partitionable = jax.config.jax_threefry_partitionable  # pyright: ignore[reportAttributeAccessIssue]
+    return (
+        partitionable
+        and jax.random.key_impl(key) == "threefry2x32"
+        and jax.random.key_data(key).shape == (2,)
+        and all(isinstance(size, int | np.integer) for size in shape)
+        and math.prod(shape) < 2**32
+    )
+
+
+@partial(jax.jit, static_argnums=1)
+def _normal(key: Key, shape: Shape) -> Float[Array, "..."]:
     def draw(key):
         # 23 bits are the mantissa of a number in [1, 2), which becomes one in (-1, 1).
-        unit = lax.bitcast_convert_type((bits(key, shape) >> 9) | np.uint32(0x3F800000), dtype)
+        mantissa = (bits(key, shape) >> 9) | np.uint32(0x3F800000)
+        unit = lax.bitcast_convert_type(mantissa, jnp.float32)
         least = np.nextafter(np.float32(-1), np.float32(0))
         level = jnp.maximum((unit - 1) * (np.float32(1) - least) + least, least)
         return np.float32(np.sqrt(2)) * lax.erf_inv(level)
 
     def draw_once(key):
         # XLA would repeat the rounds in all that reads their result. It does not look into a
-        # branch; that this one is always taken it does not see.
-        always = (jax.random.key_data(key)[0] | 1) > 0
-        return lax.cond(always, draw, lambda _: jnp.zeros(shape, dtype), key)
+        # branch; that this one is always taken it does not see. (With a batch of keys under `vmap`
+        # both are computed, and the rounds are repeated.) The other one depends on the key too,
+        # because both must vary over the same devices.
+        word = jax.random.key_data(key)[0]
+        other = lax.bitcast_convert_type(word, jnp.float32)
+        return lax.cond((word | 1) > 0, draw, lambda _: jnp.broadcast_to(other, shape), key)
 
     # Elsewhere JAX unrolls the rounds itself, or has a kernel for them.
     return lax.platform_dependent(
-        key, cpu=draw_once, default=lambda key: jax.random.normal(key, shape, dtype)
+        key, cpu=draw_once, default=lambda key: jax.random.normal(key, shape, jnp.float32)
     )
 
 

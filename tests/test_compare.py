@@ -572,7 +572,6 @@ def test_every_axis_has_its_label():
         assert labels == ["Kac, clock t", "diffusion"]
 
 
-@pytest.mark.slow
 def test_training_that_was_stopped_gives_the_same_networks(tmp_path, monkeypatch):
     monkeypatch.setattr(training, "_SAVE_EVERY", 0.0)
     trainer = Trainer(

@@ -36,7 +36,7 @@ POINTS = target("moons")(jax.random.key(5), 200)
 @pytest.mark.parametrize(
     ("path", "options"),
     [
-        pytest.param(PATHS["kac-t"], {"width": 0.2}, marks=pytest.mark.slow),
+        (PATHS["kac-t"], {"width": 0.2}),
         pytest.param(
             kac_path(4.0, 2.0, T=1.5, signal="cosine", clock="t2"),
             {"width": 0.02},

@@ -57,7 +57,6 @@ def test_round_trip_error_falls_with_the_tolerance(x64):
     assert errors[2] < 1e-6
 
 
-@pytest.mark.slow
 def test_interpolation_runs_from_one_datum_to_the_other(x64):
     x = jax.random.normal(KEY, (2, 5, 4)) * 0.3
     options = {"solver": "rk4", "steps": 100}

@@ -22,7 +22,7 @@ def error(x):
         ("euler", 1, 1, 0),
         ("ab2", 2, 1, 0),
         ("heun", 2, 2, 0),
-        pytest.param("midpoint", 2, 2, 0, marks=pytest.mark.slow),
+        ("midpoint", 2, 2, 0),
         ("rk4", 4, 4, 2),
     ],
 )

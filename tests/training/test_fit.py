@@ -33,11 +33,10 @@ def test_reproducible_from_the_key_and_leaves_the_model_alone():
     "path",
     [
         kacjax.kac_path(),
-        kacjax.diffusion_path(),
-        kacjax.flow_matching_path(),
+        pytest.param(kacjax.diffusion_path(), marks=pytest.mark.slow),
+        pytest.param(kacjax.flow_matching_path(), marks=pytest.mark.slow),
     ],
 )
-@pytest.mark.slow
 def test_learns_one_point(path):
     """All data at one point: generation reaches it, for every model."""
     data = np.tile([[0.5, -0.3]], (32, 1)).astype(np.float32)
