@@ -11,7 +11,7 @@ import kacjax
 from kacjax import TrainState
 from kacjax.data.images import to_float
 from kacjax.training import TIME_BINS
-from kacjax.training.step import _drop_labels
+from kacjax.training.step import _drop_labels, apply_gradient
 from tests.training.small import DATA, Affine, mlp, small_step
 
 KEY = jax.random.key(2)
@@ -140,6 +140,26 @@ def test_an_update_that_is_not_finite_is_not_applied(policy):
             chex.assert_trees_all_equal(getattr(after, name), getattr(state, name))
         assert (after.step, after.skipped) == ((1, 0) if policy == "stop" else (2, 1))
         assert np.all(np.isnan(metrics.bin_losses()))
+
+
+@pytest.mark.parametrize("finite", [True, False])
+def test_what_gpus_do_in_place_of_the_branch_is_the_same(finite, monkeypatch):
+    # Without a random key, which is not a number that could be close to another.
+    state = small_step(mlp())[0]._replace(key=jnp.zeros(2))
+    gradient = jax.tree.map(jnp.ones_like, state.parameters)
+    arguments = state, gradient, jnp.asarray(finite), PLAIN, 0.9
+    expected = apply_gradient(*arguments)
+    taken = []
+
+    def elsewhere(*operands, default, **_):
+        taken.append(default)
+        return default(*operands)
+
+    monkeypatch.setattr(jax.lax, "platform_dependent", elsewhere)
+    chex.assert_trees_all_close(apply_gradient(*arguments), expected, rtol=1e-6)
+    assert taken
+    if not finite:
+        chex.assert_trees_all_equal(expected, state)
 
 
 @pytest.mark.parametrize(
