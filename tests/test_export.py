@@ -36,7 +36,7 @@ def test_paths_survive_json(name):
 
 def test_only_known_paths_are_written():
     class Mine(kacjax.WienerProcess):
-        pass
+        """A process that files do not know."""
 
     path = kacjax.flow_matching_path()
     with pytest.raises(ValueError, match=r"process must be one of kac, wiener.*Mine"):

@@ -144,7 +144,7 @@ def apply_gradient(
         return jax.tree.map(lambda new, old: jnp.where(finite, new, old), move(state), state)
 
     # To choose between old and new, XLA on the CPU copies most of the state, and the update takes
-    # half as long again as with a branch, at which GPUs would wait for the host.
+    # half as long again as with a branch. Elsewhere a branch may wait for the host.
     return jax.lax.platform_dependent(
         state,
         cpu=lambda state: jax.lax.cond(finite, move, lambda state: state, state),

@@ -26,7 +26,7 @@ def server(tmp_path, monkeypatch):
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, format, *args):
-            pass
+            """Says nothing, where the base class writes to the terminal."""
 
     handler = functools.partial(Quiet, directory=tmp_path / "served")
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
