@@ -13,12 +13,13 @@ $$ u(t, x \mid x_0) = f'(t) \, x_0 + g'(t) \, v\bigl(g(t), x - f(t) x_0\bigr). $
 | --- | --- | --- | --- |
 | Kac flow | Kac, `a`, `c` | any | any |
 | diffusion (probability flow) | Wiener, `sigma` | any | any |
-| linear flow matching | Wiener, `sigma = 1` | $1 - t$ | $t^2$ |
+| linear flow matching | Wiener, `sigma` | $1 - t$ | $t^2$ |
 """
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -26,14 +27,11 @@ from jaxtyping import Array, Float
 from kacjax._typing import ArrayLike, Key, Shape
 from kacjax._validation import check_nonnegative, check_positive, is_concrete
 from kacjax.processes import KacProcess, Process, WienerProcess
-from kacjax.schedules import Clock, Signal, make_clock, make_signal, value_and_derivative
+from kacjax.schedules import Schedule, make_clock, make_signal
 
-if TYPE_CHECKING:
-    from kacjax.exact import ExactVelocity
+SMALLEST_TIME = 1e-12
+"""Times are raised to this fraction of `T`: Brownian velocities are infinite at 0."""
 
-# Times are raised to this fraction of T, where displacements are far below any resolution:
-# Brownian velocities are infinite at 0, and 0 * inf must not reach a loss.
-_EARLIEST = 1e-12
 # Of T, to allow for rounding.
 _LATEST = 1 + 1e-5
 
@@ -54,37 +52,108 @@ class PathSample(NamedTuple):
     velocity: Float[Array, "batch *event"]
 
 
+class Coefficients(NamedTuple):
+    r"""The numbers that a path has at a time; derivatives are those in `t`.
+
+    Attributes:
+        f: Factor of the data.
+        f_dot: Its derivative.
+        g: Process time.
+        g_dot: Its derivative.
+        sigma: Standard deviation of the noise, $\sqrt{\operatorname{Var} K_g}$.
+        sigma_dot: Its derivative.
+    """
+
+    f: Array
+    f_dot: Array
+    g: Array
+    g_dot: Array
+    sigma: Array
+    sigma_dot: Array
+
+
 class ProbabilityPath(eqx.Module):
     """A path from data (`t = 0`) to noise (`t = T`): a process, a signal and a clock.
 
     Attributes:
         process: The noise, applied to every component.
-        signal: Signal schedule `f`.
-        clock: Noise clock `g`.
-        T: Final time.
+        signal: Factor of the data, a callable of `t / T`; or the name of one, `linear`,
+            `exponential`, `cosine`, `constant`.
+        clock: Process time over `T`, a callable of `t / T`; or the name of one, `t`, `t2`.
+        T: Final time, positive.
+
+    Raises:
+        ValueError: If `T` is not positive, a name is unknown, or a part cannot be called.
+
+    Example:
+        >>> path = kacjax.ProbabilityPath(kacjax.KacProcess(), signal=lambda u: 1 - u**2)
+        >>> path.sample(jax.random.key(0), jnp.array([0.5]), jnp.ones((1, 2))).x_t.shape
+        (1, 2)
     """
 
     process: Process
-    signal: Signal
-    clock: Clock
+    signal: Schedule
+    clock: Schedule
     T: ArrayLike
 
-    def __check_init__(self):
-        check_positive("T", self.T)
+    def __init__(
+        self,
+        process: Process,
+        signal: str | Schedule = "linear",
+        clock: str | Schedule = "t",
+        T: ArrayLike = 1.0,
+    ):
+        check_positive("T", T)
+        self.process, self.T = process, T
+        self.signal, self.clock = make_signal(signal, T), make_clock(clock)
         for name, part in (("signal", self.signal), ("clock", self.clock)):
-            if is_concrete(part.T) and is_concrete(self.T) and not _same(part.T, self.T):
-                raise ValueError(
-                    f"{name} must have the T of its path, {self.T}; got {type(part).__name__} "
-                    f"with T = {part.T}."
-                )
+            if not callable(part):
+                raise ValueError(f"{name} must be a name or a callable of t / T, got {part!r}.")
+        if not callable(getattr(process, "sample_with_velocity", None)):
+            raise ValueError(f"process must be a kacjax.Process, got {process!r}.")
+
+    @property
+    def prior_is_noise(self) -> bool:
+        """Whether the signal vanishes at `T`, so that the prior does not depend on the data."""
+        with jax.ensure_compile_time_eval():
+            last = self.signal(jnp.ones(()))
+        return is_concrete(last) and bool(np.all(np.asarray(last) == 0))
+
+    def coefficients(self, t: ArrayLike, ndim: int | None = None) -> Coefficients:
+        r"""The coefficients $f, f', g, g', \sigma, \sigma'$ at times.
+
+        Args:
+            t: Times, of any shape; those below `1e-12 T` count as that.
+            ndim: Rank of the points, `(batch, *event)`: times of shape `(batch,)` then give
+                coefficients of shape `(batch, 1, ..., 1)`. By default they have the shape of `t`,
+                broadcast against the process's own parameters.
+
+        Example:
+            >>> path = kacjax.flow_matching_path()
+            >>> c = path.coefficients(0.25)
+            >>> float(c.f), float(c.sigma)
+            (0.75, 0.25)
+        """
+        t = jnp.asarray(t, jnp.result_type(jnp.result_type(t), jnp.float32))
+        T = jnp.asarray(self.T, t.dtype)
+        u = jnp.maximum(t / T, SMALLEST_TIME)
+        if ndim is not None:
+            u = u.reshape(u.shape + (1,) * (ndim - u.ndim))
+        one = jnp.ones_like(u)
+        f, f_dot = jax.jvp(self.signal, (u,), (one,))
+        g, g_dot = jax.jvp(self.clock, (u,), (one,))
+        f_dot, g = f_dot / T, T * g
+        sigma = jnp.sqrt(self.process.variance(g))
+        sigma_dot = sigma * (g_dot * self.process.linear_velocity(g))
+        return Coefficients(f, f_dot, g, g_dot, sigma, sigma_dot)
 
     def sample(
-        self, key: Key, t: Float[Array, "..."], x0: Float[Array, "batch *event"]
+        self, key: Key, t: Float[Array, " batch"], x0: Float[Array, "batch *event"]
     ) -> PathSample:
         """Draws a point of the path for each datum, with its conditional velocity.
 
         The velocity comes from the sampler, which knows what the noise was: it is exact on the
-        atoms of the Kac process, where `conditional_velocity` has to recognise them by `x`.
+        atoms of the Kac process, where `conditional_velocity` has to recognize them by `x`.
 
         Args:
             key: Random key.
@@ -92,27 +161,44 @@ class ProbabilityPath(eqx.Module):
             x0: Data.
 
         Raises:
-            ValueError: If `t` is not of shape `(batch,)`.
+            ValueError: If `t` is not of shape `(batch,)` or lies outside `[0, T]`, or `x0` does
+                not hold floats.
+
+        Example:
+            >>> path = kacjax.kac_path()
+            >>> point = path.sample(jax.random.key(0), jnp.array([0.2, 0.9]), jnp.zeros((2, 3)))
+            >>> point.x_t.shape, bool(jnp.all(jnp.abs(point.velocity) <= 3))
+            ((2, 3), True)
         """
-        _check_times(t, x0.shape, self.T)
-        f, f_prime, g, g_prime = self._schedules(t, x0.ndim)
-        noise, velocity = self.process.sample_with_velocity(key, g, x0.shape)
-        return PathSample(t, x0, f * x0 + noise, f_prime * x0 + g_prime * velocity)
+        t, x0 = self._check(t, x0=x0)
+        c = self.coefficients(t, x0.ndim)
+        noise, velocity = self.process.sample_with_velocity(key, c.g, x0.shape)
+        return PathSample(t, x0, c.f * x0 + noise, c.f_dot * x0 + c.g_dot * velocity)
 
     def conditional_velocity(
         self,
-        t: Float[Array, "..."],
+        t: Float[Array, " batch"],
         x: Float[Array, "batch *event"],
         x0: Float[Array, "batch *event"],
     ) -> Float[Array, "batch *event"]:
         """The velocity at `x` of the path that started in `x0`.
 
+        Args:
+            t: Times in `[0, T]`, one per datum.
+            x: Points.
+            x0: Data, of the shape of `x`.
+
         Raises:
-            ValueError: If `t` is not of shape `(batch,)`.
+            ValueError: As `sample`.
+
+        Example:
+            >>> path = kacjax.flow_matching_path()
+            >>> path.conditional_velocity(jnp.array([0.5]), jnp.ones((1, 1)), jnp.zeros((1, 1)))
+            Array([[2.]], dtype=float32)
         """
-        _check_times(t, x0.shape, self.T)
-        f, f_prime, g, g_prime = self._schedules(t, x0.ndim)
-        return f_prime * x0 + g_prime * self.process.velocity(g, x - f * x0)
+        t, x, x0 = self._check(t, x=x, x0=x0)
+        c = self.coefficients(t, x0.ndim)
+        return c.f_dot * x0 + c.g_dot * self.process.velocity(c.g, x - c.f * x0)
 
     def sample_prior(
         self, key: Key, shape: Shape, x0: Float[Array, "batch *event"] | None = None
@@ -126,23 +212,27 @@ class ProbabilityPath(eqx.Module):
 
         Raises:
             ValueError: If `x0` is missing though the signal does not vanish, or has another shape.
+
+        Example:
+            >>> kacjax.kac_path().sample_prior(jax.random.key(0), (4, 2)).shape
+            (4, 2)
         """
-        T = jnp.asarray(self.T, jnp.result_type(float))
-        noise = self.process.sample(key, self.clock(T), shape)
-        if self.signal.vanishes:
+        if x0 is not None and jnp.shape(x0) != tuple(shape):
+            raise ValueError(f"x0 must have the shape {tuple(shape)}, got {jnp.shape(x0)}.")
+        c = self.coefficients(self.T)
+        noise = self.process.sample(key, c.g, shape)
+        if self.prior_is_noise:
             return noise
         if x0 is None:
             raise ValueError(
-                f"{type(self.signal).__name__} does not vanish at T, so the prior depends on the "
+                f"the signal {self.signal!r} does not vanish at T, so that the prior depends on the "
                 "data: pass x0, or use the signal 'linear' or 'cosine' to generate from noise alone."
             )
-        if x0.shape != tuple(shape):
-            raise ValueError(f"x0 must have the shape {tuple(shape)}, got {x0.shape}.")
-        return self.signal(T) * x0 + noise
+        return c.f * x0 + noise
 
-    def velocity_from_data(
+    def velocity_from_x0(
         self,
-        t: Float[Array, "..."],
+        t: Float[Array, " batch"],
         x: Float[Array, "batch *event"],
         x0: Float[Array, "batch *event"],
     ) -> Float[Array, "batch *event"]:
@@ -152,87 +242,142 @@ class ProbabilityPath(eqx.Module):
            \beta(s) = \tfrac12 \partial_s \log \operatorname{Var}(s), $$
 
         with the noise's velocity replaced by its best linear predictor. For every path it is an
-        affine change of variables, so that a network that outputs the data in place of the
-        velocity can represent the same fields; for Brownian motion the best prediction is exactly
-        $\mathbb E[x_0 \mid x_t]$. Sharp modes are constant functions of `x` in it.
+        affine change of variables, so that a network that predicts the data can represent the same
+        velocities; for Brownian motion the best prediction is exactly $\mathbb E[x_0 \mid x_t]$.
+
+        Args:
+            t: Times in `[0, T]`, one per datum.
+            x: Points.
+            x0: Predicted data, of the shape of `x`.
+
+        Raises:
+            ValueError: As `sample`.
+
+        Example:
+            >>> path = kacjax.flow_matching_path()
+            >>> path.velocity_from_x0(jnp.array([0.5]), jnp.ones((1, 1)), jnp.zeros((1, 1)))
+            Array([[2.]], dtype=float32)
         """
-        _check_times(t, x0.shape, self.T)
-        f, f_prime, g, g_prime = self._schedules(t, x0.ndim)
-        return f_prime * x0 + g_prime * self.process.linear_velocity(g) * (x - f * x0)
+        t, x, x0 = self._check(t, x=x, x0=x0)
+        c = self.coefficients(t, x0.ndim)
+        rate = c.g_dot * self.process.linear_velocity(c.g)
+        return c.f_dot * x0 + rate * (x - c.f * x0)
 
-    def data_gain(self, t: Float[Array, " batch"]) -> Float[Array, " batch"]:
-        r"""How far the velocity moves with the predicted data, $f' - g' \beta(g) f$; negative."""
-        f, f_prime, g, g_prime = self._schedules(t, 1)
-        return f_prime - g_prime * self.process.linear_velocity(g) * f
+    def x0_gain(self, t: Float[Array, " batch"]) -> Float[Array, " batch"]:
+        r"""How far the velocity moves with the predicted data, $f' - g' \beta(g) f$; negative.
 
-    def exact_velocity(self, data: Float[Array, "num *event"], **options: Any) -> "ExactVelocity":
-        """The marginal velocity of this path for finite data; see `kacjax.exact_velocity`."""
-        from kacjax.exact import exact_velocity  # It imports this module.
+        Example:
+            >>> float(kacjax.flow_matching_path().x0_gain(jnp.asarray(0.5)))
+            -2.0
+        """
+        c = self.coefficients(t)
+        return c.f_dot - c.g_dot * self.process.linear_velocity(c.g) * c.f
 
-        return exact_velocity(self, data, **options)
-
-    def _schedules(self, t: Array, ndim: int) -> tuple[Array, Array, Array, Array]:
-        """`f`, `f'`, `g`, `g'` at `t`, shaped to broadcast against `(batch, *event)`."""
-        t = jnp.maximum(t, _EARLIEST * jnp.asarray(self.T, t.dtype))
-        t = t.reshape(t.shape + (1,) * (ndim - 1))
-        return *value_and_derivative(self.signal, t), *value_and_derivative(self.clock, t)
+    def _check(self, t: ArrayLike, **points: ArrayLike) -> list[Array]:
+        """The times and points as arrays of floats, after checks of what can be looked at."""
+        arrays = {}
+        for name, value in points.items():
+            arrays[name] = array = jnp.asarray(value)
+            if not jnp.issubdtype(array.dtype, jnp.floating):
+                raise ValueError(f"{name} must hold floats, got {array.dtype}.")
+        shape = next(iter(arrays.values())).shape
+        if not shape or any(array.shape != shape for array in arrays.values()):
+            shapes = ", ".join(str(array.shape) for array in arrays.values())
+            raise ValueError(
+                f"{' and '.join(arrays)} must have one shape (batch, *event), got {shapes}."
+            )
+        if jnp.shape(t) != shape[:1]:
+            raise ValueError(
+                f"t must hold one time per datum, shape {shape[:1]} for data of shape {shape}; "
+                f"got {jnp.shape(t)}."
+            )
+        check_nonnegative("t", t)
+        if is_concrete(t) and is_concrete(self.T):
+            latest = np.max(np.asarray(t, np.float64), initial=0)
+            if latest > _LATEST * np.max(np.asarray(self.T)):
+                raise ValueError(f"t must not exceed T = {self.T}, got {latest}.")
+        return [jnp.asarray(t), *arrays.values()]
 
 
 def kac_path(
     a: ArrayLike = 9.0,
     c: ArrayLike = 3.0,
     T: ArrayLike = 1.0,
-    signal: str | Signal = "linear",
-    clock: str | Clock = "t",
+    signal: str | Schedule = "linear",
+    clock: str | Schedule = "t",
 ) -> ProbabilityPath:
-    """The Kac flow: jump rate `a`, speed `c`.
+    r"""The Kac flow: noise moves at speed `c` and turns around at rate `a`.
+
+    What the numbers do, and how to choose them:
+
+    - At process time `s` a component has not turned yet with probability $e^{-as}$. With $aT$ of 9
+      that is one in 8,000 at the end; below about 5 the prior has visible atoms.
+    - The noise's deviation at `T` is close to $c \sqrt{T / a}$, the size that compares with the
+      `sigma` of `flow_matching_path`. Data of deviation 1 want about 0.4 to 1.
+    - The noise's velocity never exceeds `c`, the conditional velocity $|f'| |x_0| + g' c$.
+    - As `a` and `c` grow with $c^2 / a$ fixed, the noise becomes Brownian.
+
+    Args:
+        a: Jump rate, positive, in 1 / time.
+        c: Speed, positive, in units of the data / time.
+        T: Final time.
+        signal: Factor of the data, a name or a callable of `t / T`; see `ProbabilityPath`.
+        clock: Noise clock, a name or a callable of `t / T`.
 
     Raises:
         ValueError: If `a`, `c` or `T` is not positive and finite, or a name is unknown.
+
+    Source: R. Duong, J. Chemseddine, P. K. Friz, G. Steidl, *Telegrapher's Generative Model via
+    Kac Flows*, arXiv 2506.20641.
+
+    Example:
+        >>> path = kacjax.kac_path(a=25.0, c=2.0)
+        >>> round(float(path.coefficients(path.T).sigma), 2)
+        0.4
     """
-    return _path(KacProcess(a=a, c=c), T, signal, clock)
+    return ProbabilityPath(KacProcess(a=a, c=c), signal, clock, T)
 
 
 def diffusion_path(
     sigma: ArrayLike = 1.0,
     T: ArrayLike = 1.0,
-    signal: str | Signal = "linear",
-    clock: str | Clock = "t",
+    signal: str | Schedule = "linear",
+    clock: str | Schedule = "t",
 ) -> ProbabilityPath:
     """The probability flow of a diffusion: Brownian motion of volatility `sigma`.
 
+    Args:
+        sigma: Volatility, positive: the noise's deviation at `T` is `sigma * sqrt(T)`.
+        T: Final time.
+        signal: Factor of the data, a name or a callable of `t / T`; see `ProbabilityPath`.
+        clock: Noise clock, a name or a callable of `t / T`.
+
     Raises:
         ValueError: If `sigma` or `T` is not positive and finite, or a name is unknown.
+
+    Example:
+        >>> path = kacjax.diffusion_path(sigma=0.5)
+        >>> float(path.coefficients(path.T).sigma)
+        0.5
     """
-    return _path(WienerProcess(sigma=sigma), T, signal, clock)
+    return ProbabilityPath(WienerProcess(sigma=sigma), signal, clock, T)
 
 
-def flow_matching_path() -> ProbabilityPath:
-    r"""Linear flow matching, $x_t = (1 - t) x_0 + t \varepsilon$, with target $\varepsilon - x_0$.
+def flow_matching_path(sigma: ArrayLike = 1.0) -> ProbabilityPath:
+    r"""Linear flow matching, $x_t = (1 - t) x_0 + t \sigma \varepsilon$.
 
-    It is Brownian motion seen through the clock $t^2$.
+    Its target is $\sigma \varepsilon - x_0$; it is Brownian motion seen through the clock $t^2$.
+
+    Args:
+        sigma: Deviation of the noise at the end, positive.
+
+    Raises:
+        ValueError: If `sigma` is not positive and finite.
+
+    Source: Y. Lipman et al., *Flow Matching for Generative Modeling*, arXiv 2210.02747.
+
+    Example:
+        >>> kacjax.flow_matching_path(sigma=0.4).process
+        WienerProcess(sigma=0.4)
     """
-    return _path(WienerProcess(sigma=1.0), 1.0, "linear", "t2")
-
-
-def _path(
-    process: Process, T: ArrayLike, signal: str | Signal, clock: str | Clock
-) -> ProbabilityPath:
-    check_positive("T", T)
-    return ProbabilityPath(process, make_signal(signal, T), make_clock(clock, T), T)
-
-
-def _same(a: ArrayLike, b: ArrayLike) -> bool:
-    """Whether two numbers are equal, but for the precision in which they are held."""
-    return bool(np.all(np.asarray(a, np.float32) == np.asarray(b, np.float32)))
-
-
-def _check_times(t: ArrayLike, shape: Shape, T: ArrayLike) -> None:
-    if not shape or jnp.shape(t) != shape[:1]:
-        raise ValueError(
-            f"t must hold one time per datum, shape {shape[:1]} for data of shape {shape}; "
-            f"got {jnp.shape(t)}."
-        )
-    check_nonnegative("t", t)
-    if is_concrete(t) and is_concrete(T) and np.any(np.asarray(t) > _LATEST * np.asarray(T)):
-        raise ValueError(f"t must not exceed T = {T}, got {np.max(np.asarray(t))}.")
+    return diffusion_path(sigma, 1.0, "linear", "t2")
