@@ -1,7 +1,8 @@
-"""Decoding of image files by Pillow: grey or colour, resized and cropped."""
+"""Image files decoded by Pillow: gray or color, resized and cropped, in memory."""
 
 import io
 import os
+import pathlib
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,59 +13,95 @@ from tqdm.auto import tqdm
 
 from kacjax._optional import require
 from kacjax._validation import check_choice, check_count
-from kacjax.data.files import DataError
-from kacjax.data.image_files import ImageFiles
+from kacjax.data.files import DataError, PathLike, cache_folder, cached_images
+from kacjax.data.image_files import ImageFiles, class_labels, image_files
+from kacjax.data.images import ImageArrays
 
-UNREADABLE = ("error", "skip")
 _MODES = {1: "L", 3: "RGB"}
-_NAMED = 5
+
+
+def load_images(
+    path: PathLike,
+    size: int,
+    *,
+    channels: int = 3,
+    unreadable: str = "error",
+    cache: PathLike | None = None,
+    threads: int | None = None,
+    progress: bool = True,
+) -> ImageArrays:
+    """Loads all images of a folder or archive, decoded once and then cached.
+
+    Folders below `path` are classes: those that all images share are passed over, the next one is
+    the class. Images are turned as their EXIF data say, laid on white where they are transparent,
+    resized so that the shorter side has `size` pixels, and cropped about the center. They take
+    `num * size * size * channels` bytes; what does not fit into memory is for `stream_images`.
+
+    Args:
+        path: A folder, or a zip or tar archive, of png, jpg, jpeg, webp and bmp files.
+        size: Height and width.
+        channels: 3 for color, 1 for gray.
+        unreadable: `error`, or `skip` to leave unreadable images out, with a warning.
+        cache: Folder of the cache; see `cache_folder`.
+        threads: Number of threads that decode; that of the processors, at most 8, by default.
+        progress: Show a bar.
+
+    Raises:
+        DataError: If there are no images, or unreadable ones.
+        ImportError: If Pillow is not installed.
+        ValueError: If an option is out of range.
+
+    Example:
+        >>> import pathlib, tempfile, PIL.Image
+        >>> folder = pathlib.Path(tempfile.mkdtemp())
+        >>> PIL.Image.new("RGB", (40, 30)).save(folder / "1.png")
+        >>> kacjax.data.load_images(folder, 16, cache=folder, progress=False).images.shape
+        (1, 16, 16, 3)
+    """
+    check_image_options(size, channels, unreadable)
+    files = image_files(path)
+
+    def build() -> ImageArrays:
+        options = {"unreadable": unreadable, "threads": threads, "progress": progress}
+        images, kept = decode_images(files, files.names, size, channels, **options)
+        labels, classes = class_labels(files.names)
+        return ImageArrays(images, None if labels is None else labels[kept], classes)
+
+    settings = {"size": size, "channels": channels, "unreadable": unreadable}
+    folder = pathlib.Path(cache).expanduser() if cache else cache_folder()
+    return cached_images(files.path, files.fingerprint, settings, folder, build)
 
 
 def decode_image(
-    content: bytes, size: int, channels: int = 3, resize: bool = True
+    content: bytes, size: int, channels: int = 3
 ) -> UInt8[np.ndarray, "{size} {size} {channels}"]:
-    """Decodes an image file.
-
-    The image is turned as its EXIF data say, laid on white where it is transparent, resized by an
-    antialiasing bicubic filter so that its shorter side has `size` pixels, and cropped about its
-    centre. Of an animation the first frame is taken.
-
-    Args:
-        content: Of a file of any format that Pillow reads.
-        size: Height and width of the result.
-        channels: 3 for colour, 1 for grey.
-        resize: False refuses images that do not have this size already.
-
-    Raises:
-        DataError: If it is damaged, or of another size.
-        ImportError: If Pillow is not installed.
-    """
+    """Decodes an image file as `load_images` describes; of an animation the first frame."""
     image_module, operations = require("PIL.Image", "images"), require("PIL.ImageOps", "images")
     mode = _MODES[channels]
     try:
         with image_module.open(io.BytesIO(content)) as image:
-            if resize:
-                # JPEG can be decoded at a half, quarter or eighth; twice the size leaves the
-                # filter enough to work on. Other formats ignore it.
-                image.draft(mode, (2 * size, 2 * size))
+            # JPEG can be decoded at a half, quarter or eighth; twice the size leaves the filter
+            # enough to work on. Other formats ignore it.
+            image.draft(mode, (2 * size, 2 * size))
             image = operations.exif_transpose(image)
             if image.mode.startswith("I"):
-                # Pillow would clip 16 bits, not scale them.
-                image = image_module.fromarray((np.asarray(image) // 257).astype(np.uint8))
+                # Pillow would clip 16 bits, not scale them, and lose the transparent level.
+                levels = np.asarray(image).astype(np.int64)
+                scaled = np.clip((levels + 128) // 257, 0, 255).astype(np.uint8)
+                scaled[levels == image.info.get("transparency", -1)] = 255
+                image = image_module.fromarray(scaled)
             if image.has_transparency_data:
                 image = image.convert("RGBA")
                 white = image_module.new("RGBA", image.size, "white")
                 image = image_module.alpha_composite(white, image)
             image = image.convert(mode)
-            if not resize and image.size != (size, size):
-                raise ValueError(f"it is {image.width} by {image.height} pixels, not {size}")
             image = operations.fit(image, (size, size), image_module.Resampling.BICUBIC)
             return np.asarray(image).reshape(size, size, channels)
     except image_module.UnidentifiedImageError as error:
         raise DataError("unreadable image: its format is not known") from error
     # Pillow raises almost anything on a damaged file: OSError, SyntaxError, struct.error, ...
     except Exception as error:
-        raise DataError(f"unreadable image: {error}") from error
+        raise DataError(f"unreadable image: {describe(error)}") from error
 
 
 def decode_images(
@@ -74,50 +111,31 @@ def decode_images(
     channels: int = 3,
     *,
     unreadable: str = "error",
-    resize: bool = True,
     threads: int | None = None,
     progress: bool = True,
 ) -> tuple[UInt8[np.ndarray, "num {size} {size} {channels}"], Int[np.ndarray, " num"]]:
-    """Decodes many image files in threads, see `decode_image`.
-
-    Args:
-        files: Where they are.
-        names: Which of them.
-        size: Height and width of the results.
-        channels: 3 for colour, 1 for grey.
-        unreadable: `error`, or `skip` to leave unreadable images out, with a warning.
-        resize: See `decode_image`.
-        threads: Number of threads; that of the processors, at most 8, by default.
-        progress: Show a bar.
-
-    Returns:
-        The images, and which of `names` they are.
-
-    Raises:
-        DataError: If images are unreadable, with the first few names; if none is readable.
-    """
+    """Decodes files in threads; returns the images, and which of `names` they are."""
     check_image_options(size, channels, unreadable)
     require("PIL.Image", "images")
     images = np.empty((len(names), size, size, channels), np.uint8)
+    failures: dict[int, str] = {}
 
-    def decode(index: int) -> str | None:
+    def decode(index: int) -> None:
         try:
-            images[index] = decode_image(files.read(names[index]), size, channels, resize)
+            images[index] = decode_image(files.read(names[index]), size, channels)
         except Exception as error:  # A damaged archive raises as much as a damaged image.
-            return str(error)
-        return None
+            failures[index] = describe(error)
 
     with ThreadPoolExecutor(threads or min(8, os.cpu_count() or 1)) as pool:
         work = pool.map(decode, range(len(names)))
-        bar = tqdm(work, "decode", len(names), disable=not progress, unit="image", leave=False)
-        failures = {index: reason for index, reason in enumerate(bar) if reason}
+        for _ in tqdm(work, "decode", len(names), disable=not progress, unit="image", leave=False):
+            pass
     readable = np.setdiff1d(np.arange(len(names)), list(failures))
     if failures:
-        first = [f"{names[index]} ({failures[index]})" for index in list(failures)[:_NAMED]]
-        more = [f"and {len(failures) - _NAMED} more"] if len(failures) > _NAMED else []
+        first = [f"{names[index]} ({failures[index]})" for index in sorted(failures)[:5]]
         said = (
             f"{len(failures)} of {len(names)} images in {files.path} cannot be read: "
-            f"{', '.join(first + more)}"
+            f"{', '.join(first)}{', ...' if len(failures) > len(first) else ''}"
         )
         if unreadable == "error" or not len(readable):
             raise DataError(f'{said}. Remove them, or leave them out by unreadable="skip".')
@@ -129,6 +147,11 @@ def decode_images(
 def check_image_options(size: int, channels: int, unreadable: str) -> None:
     """Raises a `ValueError` that names the first option that is out of range."""
     check_count("size", size)
-    check_choice("unreadable", unreadable, UNREADABLE)
+    check_choice("unreadable", unreadable, ("error", "skip"))
     if channels not in _MODES:
-        raise ValueError(f"channels must be 3 (colour) or 1 (grey), got {channels!r}.")
+        raise ValueError(f"channels must be 3 (color) or 1 (gray), got {channels!r}.")
+
+
+def describe(error: Exception) -> str:
+    """The text of an exception; its type where it has none, as `EOFError()`."""
+    return str(error) or type(error).__name__
