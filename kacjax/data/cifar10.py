@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Int32, UInt8
 
 from kacjax._validation import check_choice
-from kacjax.data.decoding import decode_images, describe
 from kacjax.data.files import DataError, PathLike, cache_folder, cached_images, data_root, fetch
+from kacjax.data.folder import decode_images, describe
 from kacjax.data.image_files import ARCHIVE_DAMAGE, image_files, read_tar
 from kacjax.data.images import ImageArrays
 
@@ -43,8 +43,7 @@ def load_cifar10(
     `test/CLASS/*.jpg` in a folder `cifar10-jpeg` or archive `cifar10-jpeg.tar.xz`, which are
     decoded once and cached. Where there is none, the python form is downloaded.
 
-    Source: A. Krizhevsky, *Learning multiple layers of features from tiny images*, technical
-    report, University of Toronto (2009).
+    Source: A. Krizhevsky, *Learning multiple layers of features from tiny images*, report (2009).
 
     Args:
         split: `train`, 50,000 images, or `test`, 10,000.
@@ -123,9 +122,8 @@ def _load_python(path: pathlib.Path, split: str) -> ImageArrays:
 def read_batch(content: bytes) -> tuple[UInt8[np.ndarray, "num 3072"], Int32[np.ndarray, " num"]]:
     """Reads the pickle of a dictionary with `data`, the planes red, green, blue, and `labels`.
 
-    A pickle can run any code and forge any array. This reader calls nothing of NumPy for it: of an
-    array it takes shape and bytes, and it refuses everything but arrays of bytes and Python's own
-    dictionaries, lists, strings and numbers.
+    A pickle can run any code and forge any array. Of an array this reader takes shape and bytes
+    alone; it refuses all but arrays of bytes and Python's dictionaries, lists, strings and numbers.
     """
     try:
         # Strings of Python 2 have no encoding.

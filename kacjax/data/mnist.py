@@ -36,8 +36,7 @@ def load_mnist(
     """Loads MNIST from its four idx files, plain or compressed by gzip.
 
     They are looked for in `root` and its folders `mnist`, `MNIST` and `MNIST/raw`, and downloaded
-    into `root/mnist` where they are absent. Files that are there are taken as they are: compressed
-    again, they have other sums.
+    into `root/mnist` where they are absent. Files that are there are taken as they are.
 
     Source: Y. LeCun, L. Bottou, Y. Bengio, P. Haffner, *Gradient-based learning applied to
     document recognition*, Proceedings of the IEEE 86 (1998).
@@ -75,10 +74,7 @@ def load_mnist(
 
 
 def read_idx(file: PathLike, rank: int) -> UInt8[np.ndarray, "..."]:
-    """Reads an idx file: two zeros, type, rank, big-endian sizes, then an array of bytes.
-
-    The file is plain or compressed by gzip, and the array must have this rank.
-    """
+    """Reads an idx file: two zeros, type, rank, big-endian sizes, then an array of bytes."""
     try:
         content = pathlib.Path(file).read_bytes()
         if content[:2] == b"\x1f\x8b":

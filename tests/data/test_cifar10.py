@@ -9,7 +9,7 @@ import tarfile
 import numpy as np
 import pytest
 
-from kacjax.data import CIFAR10_CLASSES, DataError, decoding, load_cifar10
+from kacjax.data import CIFAR10_CLASSES, DataError, folder, load_cifar10
 from kacjax.data.cifar10 import read_batch
 from tests.data.pictures import encode, plain
 from tests.data.real import real_root
@@ -244,7 +244,7 @@ def test_photographs_are_decoded_once(photographs, packed, monkeypatch):
         test = load_cifar10("test", root, progress=False)
         np.testing.assert_array_equal(test.labels, np.arange(10))
         # From now on nothing is decoded.
-        monkeypatch.setattr(decoding, "decode_image", None)
+        monkeypatch.setattr(folder, "decode_image", None)
     if packed:
         direct = load_cifar10("test", root / "cifar10-jpeg.tar.xz", progress=False)
         np.testing.assert_array_equal(direct.images, test.images)

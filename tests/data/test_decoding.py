@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from kacjax.data import DataError, load_images
-from kacjax.data.decoding import decode_image, decode_images
+from kacjax.data.folder import decode_image, decode_images
 from kacjax.data.image_files import image_files
 from tests.data.pictures import encode, gradient, plain
 
@@ -32,8 +32,8 @@ def test_shorter_side_is_resized_and_the_middle_kept(height, width, form):
     assert decoded.shape == (16, 16, 3)
     # Along each axis the middle square shows a ramp about 127.5, of its share of the range.
     side = min(height, width)
-    place = (np.arange(16) + 0.5) * side / 16 - side / 2
-    red, green = (127.5 + 255 * place / (size - 1) for size in (width, height))
+    offset = (np.arange(16) + 0.5) * side / 16 - side / 2
+    red, green = (127.5 + 255 * offset / (size - 1) for size in (width, height))
     # Edges, where the filter ends, and JPEG differ a little.
     np.testing.assert_allclose(decoded[1:-1, 1:-1, 0], np.tile(red, (16, 1))[1:-1, 1:-1], atol=6)
     np.testing.assert_allclose(
@@ -112,7 +112,7 @@ def folder(tmp_path):
 def test_images_keep_the_order_of_the_names(folder):
     files = image_files(folder)
     names = files.names[::-1]
-    images, kept = decode_images(files, names, 4, threads=3, progress=False)
+    images, kept = decode_images(files, names, 4, progress=False)
     np.testing.assert_array_equal(images[:, 0, 0, 0], np.arange(12)[::-1])
     np.testing.assert_array_equal(kept, np.arange(12))
 

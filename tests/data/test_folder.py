@@ -5,7 +5,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from kacjax.data import DataError, decoding, load_images
+from kacjax.data import DataError, folder, load_images
 from tests.data.pictures import encode, plain
 
 
@@ -23,9 +23,9 @@ def pets(tmp_path, monkeypatch):
 @pytest.fixture
 def decoded(monkeypatch):
     """The contents of the files that have been decoded."""
-    contents, decode = [], decoding.decode_image
+    contents, decode = [], folder.decode_image
     monkeypatch.setattr(
-        decoding, "decode_image", lambda *args: contents.append(args[0]) or decode(*args)
+        folder, "decode_image", lambda *args: contents.append(args[0]) or decode(*args)
     )
     return contents
 

@@ -1,4 +1,4 @@
-"""MNIST: idx files in all places and forms, and what is said of damaged ones."""
+"""MNIST: idx files in all folders and forms, and what is said of damaged ones."""
 
 import gzip
 
@@ -27,13 +27,13 @@ def write(folder, images=IMAGES, labels=LABELS, names="{}-{}-idx{}-ubyte.gz", pr
     return folder
 
 
-@pytest.mark.parametrize("place", [".", "mnist", "MNIST/raw"])
+@pytest.mark.parametrize("subfolder", [".", "mnist", "MNIST/raw"])
 @pytest.mark.parametrize(
     "names", ["{}-{}-idx{}-ubyte.gz", "{}-{}-idx{}-ubyte", "{}-{}.idx{}-ubyte"]
 )
-def test_all_places_and_forms_are_found(tmp_path, place, names):
-    write(tmp_path / place, names=names)
-    write(tmp_path / place, IMAGES[:5], LABELS[:5], names, "t10k")
+def test_all_folders_and_forms_are_found(tmp_path, subfolder, names):
+    write(tmp_path / subfolder, names=names)
+    write(tmp_path / subfolder, IMAGES[:5], LABELS[:5], names, "t10k")
     for split, num in (("train", 12), ("test", 5)):
         digits = load_mnist(split, tmp_path, download=False)
         np.testing.assert_array_equal(digits.images, IMAGES[:num, ..., None])
