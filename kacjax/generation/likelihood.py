@@ -30,15 +30,8 @@ from jaxtyping import Array, Float
 
 from kacjax._typing import ArrayLike, Key, Scalar
 from kacjax._validation import as_floats, check_choice, check_count, check_labels, check_path
-from kacjax.generation.coordinates import Coordinates
-from kacjax.generation.solve import (
-    Options,
-    Velocity,
-    from_straight,
-    integrate,
-    make_plan,
-    to_straight,
-)
+from kacjax.generation.coordinates import Coordinates, make_coordinates
+from kacjax.generation.solve import Options, Velocity, integrate
 from kacjax.paths import ProbabilityPath
 
 DIVERGENCES = ("exact", "hutchinson")
@@ -131,16 +124,16 @@ def log_density(
         if key is None:
             raise ValueError("key must be a random key where divergence is 'hutchinson', got None.")
         signs = jax.random.rademacher(key, (x.shape[0], probes, *x.shape[1:]), x.dtype)
-    defaults: Options = (
-        {} if "solver" in options else {"solver": "tsit5", "rtol": 1e-5, "atol": 1e-5}
-    )
-    plan = make_plan(path, t_min, path.T, steps, upwards=True, **{**defaults, **options})
+    defaults = {} if "solver" in options else {"solver": "tsit5", "rtol": 1e-5, "atol": 1e-5}
     args = (check_labels(labels, x.shape[0], getattr(velocity, "classes", None)), signs)
-    t_min, T = jnp.asarray(t_min, x.dtype), jnp.asarray(path.T, x.dtype)
-    state = (to_straight(plan, t_min, x), jnp.zeros(x.shape[0], x.dtype))
-    (u, change), nfe = integrate(_DensityField(velocity), plan, state, args, None, return_nfe)
-    prior = path.process.log_density(path.coefficients(T).g, from_straight(plan, T, u))
-    ends = [plan.coordinates.scale(plan.coordinates.solver_time(t)) for t in (T, t_min)]
-    growth = math.prod(x.shape[1:]) * jnp.log(ends[0] / ends[1]).astype(x.dtype)
+    state, field = (x, jnp.zeros(x.shape[0], x.dtype)), _DensityField(velocity)
+    every: Any = {**defaults, **options}
+    (noise, change), nfe = integrate(
+        field, path, state, args, t_min, path.T, steps, None, return_nfe, **every
+    )
+    coordinates = make_coordinates(path, every.get("coordinates"))
+    first, last = (coordinates.scale(coordinates.solver_time(t)) for t in (t_min, path.T))
+    growth = math.prod(x.shape[1:]) * jnp.log(last / first).astype(x.dtype)
+    prior = path.process.log_density(path.coefficients(path.T).g, noise)
     result = jnp.sum(prior.reshape(x.shape[0], -1), axis=-1) + growth + change
     return (result, nfe) if return_nfe else result
