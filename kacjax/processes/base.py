@@ -1,12 +1,12 @@
-r"""One-dimensional noising processes, as monotone maps of one Gaussian.
+r"""One-dimensional noising processes, as monotone maps $Y_s = X(s, N)$ of one Gaussian.
 
-A process gives every time `s >= 0` a law of displacements `y`, a monotone map of a standard normal
-variable, $Y_s = X(s, N)$. Its samples are $X(s, N)$; their velocity is $\partial_s X(s, N)$ at fixed
-$N$, because quantiles move with the flow, so that $\partial_s p + \partial_y (v p) = 0$; its
-distribution function is $F(s, y) = \Phi(X^{-1}(s, y))$ and its density the derivative of that.
+The velocity of a sample is $\partial_s X(s, N)$ at fixed $N$, because quantiles move with the flow,
+so that $\partial_s p + \partial_y (v p) = 0$; the distribution function is $\Phi(X^{-1}(s, y))$.
 """
 
 import abc
+from functools import partial
+from typing import TypeAlias
 
 import equinox as eqx
 import jax
@@ -19,43 +19,32 @@ from jax.scipy.stats import norm
 from kacjax._typing import Array, ArrayLike, Float, Key, Scalar, Shape
 from kacjax._validation import check_nonnegative, check_positive, is_concrete
 
+Values: TypeAlias = Float[Array, "..."]
+Pair: TypeAlias = tuple[Values, Values]
+Blur: TypeAlias = tuple[ArrayLike, ArrayLike] | None
+
 # |N| beyond this has probability below the smallest positive float64 normal.
 _MAX_NORMAL = 38.0
-
+# Outside its support a law's log-density falls by 1 over this part of the layer's width.
 EDGE = 1e-3
-"""Outside its support a law's log-density falls by 1 over this part of the layer's width."""
 
 
 def as_numbers(name: str, value: ArrayLike) -> ArrayLike:
-    """A value as a number or an array of real numbers, of at least float32 where it has floats."""
-    if isinstance(value, list | tuple):
-        try:
-            value = jnp.asarray(value)
-        except (TypeError, ValueError):
-            pass
-    dtype = getattr(value, "dtype", None)
-    numeric = isinstance(value, int | float) if dtype is None else _is_real(dtype)
-    if not numeric:
+    """A number or an array of real numbers, floats in float32 at least."""
+    if isinstance(value, list | tuple) and all(isinstance(part, int | float) for part in value):
+        value = jnp.asarray(value)
+    dtype = getattr(value, "dtype", jnp.bool_ if isinstance(value, int | float) else None)
+    kinds = (jnp.floating, jnp.integer, jnp.bool_)
+    if dtype is None or not any(jnp.issubdtype(dtype, kind) for kind in kinds):
         raise ValueError(f"{name} must be a number or an array of real numbers, got {value!r}.")
-    if dtype is not None and jnp.issubdtype(dtype, jnp.floating) and dtype.itemsize < 4:
-        return jnp.asarray(value, jnp.float32)
-    return value
+    return jnp.asarray(value, jnp.float32) if dtype in (jnp.bfloat16, jnp.float16) else value
 
 
 def align(*, shape: Shape | None = None, **values: ArrayLike) -> tuple[Array, ...]:
-    """Converts to floating arrays of one dtype and one rank, without broadcasting them.
+    """Converts values to arrays of one floating dtype and one rank, without broadcasting them.
 
-    Args:
-        shape: If given, the rank and the broadcast target that the values must fit.
-        values: Numbers or arrays that broadcast together, by name; `s` is a process time.
-
-    Returns:
-        The values as arrays of float32 or float64, padded with leading axes of size one. The
-        computation stays valid under `jax.numpy_rank_promotion("raise")`, and small arrays small.
-
-    Raises:
-        ValueError: If a value holds no real numbers, a concrete `s` is negative, or the values do
-            not broadcast against each other, or against `shape`.
+    Leading axes of size one are added up to the rank of `shape`, which the values must fit, or of
+    the largest value. A concrete process time `s` must not be negative.
     """
     values = {name: as_numbers(name, value) for name, value in values.items()}
     if "s" in values:
@@ -78,39 +67,37 @@ def align(*, shape: Shape | None = None, **values: ArrayLike) -> tuple[Array, ..
     )
 
 
-def check_draw(key: Key, shape: Shape) -> Shape:
-    """The shape of a draw as a tuple, after a check of it and of the key."""
-    dtype = getattr(key, "dtype", None)
-    typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key) and key.ndim == 0
-    if not (typed or (dtype == jnp.uint32 and key.ndim == 1)):
-        raise ValueError(f"key must be a single jax.random.key, got {key!r}.")
-    sizes = tuple(shape) if isinstance(shape, tuple | list) else None
-    if sizes is None or any(
-        isinstance(size, bool | float | str) or (isinstance(size, int) and size < 0)
-        for size in sizes
+def check_draw(key: Key, shape: Shape) -> None:
+    """Raises a `ValueError` unless these are one random key and a shape."""
+    typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    raw = getattr(key, "dtype", None) == jnp.uint32
+    if not (typed and key.ndim == 0) and not (raw and key.ndim == 1):
+        raise ValueError(f"key must be one jax.random.key, got {key!r}.")
+    if not isinstance(shape, tuple | list) or any(
+        isinstance(size, bool | float | str) or size < 0 for size in shape
     ):
         raise ValueError(f"shape must be a tuple of sizes, got {shape!r}.")
-    return sizes
 
 
-def normal(key: Key, shape: Shape, dtype: jnp.dtype) -> Float[Array, "..."]:
+@partial(jax.jit, static_argnums=(1, 2))
+def normal(key: Key, shape: Shape, dtype: jnp.dtype) -> Values:
     """`jax.random.normal`, computed once though displacement and velocity both read it.
 
-    On CPUs XLA would repeat a part of it for each of them. It does not look into a branch, and
-    does not see that this one is always taken.
+    On CPUs XLA would repeat a part of it for each. It does not look into a branch, and does not see
+    that this one is always taken.
     """
+    draw = partial(jax.random.normal, shape=shape, dtype=dtype)
 
-    def behind_branch(key):
+    def draw_once(key):
         word = jax.random.key_data(key)[0]
         other = lambda _: jnp.broadcast_to(word.astype(dtype), shape)  # noqa: E731
-        return lax.cond((word | 1) > 0, lambda key: jax.random.normal(key, shape, dtype), other, key)
+        return lax.cond((word | 1) > 0, draw, other, key)
 
-    plain = lambda key: jax.random.normal(key, shape, dtype)  # noqa: E731
-    return lax.platform_dependent(key, cpu=behind_branch, default=plain)
+    return lax.platform_dependent(key, cpu=draw_once, default=draw)
 
 
 @jax.custom_jvp
-def reciprocal(s: Float[Array, "..."]) -> Float[Array, "..."]:
+def reciprocal(s: Array) -> Values:
     """`1 / s`, with a derivative that stays finite where `1 / s**2` overflows."""
     return 1 / s
 
@@ -127,11 +114,7 @@ class Process(eqx.Module):
     """A noising process: a monotone map of a standard normal variable, for each component.
 
     A subclass defines `from_normal` and `variance`; where it knows better formulas it overrides the
-    rest, and one with atoms also defines `atom_mass` and `conditional_law`. Its floats may be
-    traced: `eqx.field(static=True)` keeps one that decides what is computed.
-
-    Derivatives of samples are exact along each path, but a gradient of an *expectation* in a
-    parameter that moves mass into or out of atoms (`a` of the Kac process) misses that mass.
+    rest, and one with atoms also defines `atom_mass` and `conditional_law`. Floats may be traced.
 
     Example:
         >>> class Uniform(kacjax.Process):
@@ -144,12 +127,8 @@ class Process(eqx.Module):
     """
 
     @abc.abstractmethod
-    def from_normal(self, s: ArrayLike, n: ArrayLike) -> Float[Array, "..."]:
-        """The map `y = X(s, n)`: odd and nondecreasing in `n`, a quantile where `n` is one.
-
-        Args:
-            s: Process time, `s >= 0`.
-            n: Standard normal variables.
+    def from_normal(self, s: ArrayLike, n: ArrayLike) -> Values:
+        """The map `y = X(s, n)` of standard normal variables: odd and nondecreasing in `n`.
 
         Example:
             >>> float(kacjax.WienerProcess(sigma=2.0).from_normal(0.25, 1.0))
@@ -157,7 +136,7 @@ class Process(eqx.Module):
         """
 
     @abc.abstractmethod
-    def variance(self, s: ArrayLike) -> Float[Array, "..."]:
+    def variance(self, s: ArrayLike) -> Values:
         """Variance of the displacement at time `s`.
 
         Example:
@@ -165,9 +144,7 @@ class Process(eqx.Module):
             1.0
         """
 
-    def sample_with_velocity(
-        self, key: Key, s: ArrayLike, shape: Shape
-    ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    def sample_with_velocity(self, key: Key, s: ArrayLike, shape: Shape) -> Pair:
         r"""Draws displacements together with the velocity $\partial_s X(s, N)$ at each.
 
         Args:
@@ -186,24 +163,26 @@ class Process(eqx.Module):
             >>> bool(jnp.allclose(v, y))
             True
         """
-        shape = check_draw(key, shape)
+        check_draw(key, shape)
         (s,) = align(s=s, shape=shape)
-        n = normal(key, shape, s.dtype)
+        n = normal(key, tuple(shape), s.dtype)
         y, v = jax.jvp(lambda time: self.from_normal(time, n), (s,), (jnp.ones_like(s),))
-        return _of_shape(y, shape), v
+        if y.shape != tuple(shape):
+            raise ValueError(
+                f"shape must hold the process's parameters, which make it {y.shape}; got {shape}."
+            )
+        return y, v
 
-    def sample(self, key: Key, s: ArrayLike, shape: Shape) -> Float[Array, "..."]:
+    def sample(self, key: Key, s: ArrayLike, shape: Shape) -> Values:
         """Draws displacements at time `s`; see `sample_with_velocity`.
 
         Example:
             >>> kacjax.WienerProcess().sample(jax.random.key(0), 0.5, (3, 2)).shape
             (3, 2)
         """
-        shape = check_draw(key, shape)
-        (s,) = align(s=s, shape=shape)
-        return _of_shape(self.from_normal(s, normal(key, shape, s.dtype)), shape)
+        return self.sample_with_velocity(key, s, shape)[0]
 
-    def to_normal(self, s: ArrayLike, y: ArrayLike) -> Float[Array, "..."]:
+    def to_normal(self, s: ArrayLike, y: ArrayLike) -> Values:
         """The inverse of `from_normal` in `n`, found by bisection unless a subclass knows it.
 
         Example:
@@ -211,13 +190,13 @@ class Process(eqx.Module):
             1.0
         """
         s, y = align(s=s, y=y)
-        # The bisection finds the point; one Newton step gives it the exact derivatives.
+        # One Newton step from the bisection's end gives the exact derivatives.
         n = lax.stop_gradient(_bisect(self, s, y))
         value, slope = jax.jvp(lambda n: self.from_normal(s, n), (n,), (jnp.ones_like(n),))
         # Outside the support, and on an atom, the map is flat and the bisection's end stands.
         return n + jnp.where(slope > 0, (y - value) / jnp.where(slope > 0, slope, 1), 0)
 
-    def velocity(self, s: ArrayLike, y: ArrayLike) -> Float[Array, "..."]:
+    def velocity(self, s: ArrayLike, y: ArrayLike) -> Values:
         r"""The velocity field of the law, $v(s, y) = \partial_s X(s, n)$ where $X(s, n) = y$.
 
         Example:
@@ -229,7 +208,7 @@ class Process(eqx.Module):
         s = jnp.broadcast_to(s, n.shape)
         return jax.jvp(lambda time: self.from_normal(time, n), (s,), (jnp.ones_like(s),))[1]
 
-    def log_density(self, s: ArrayLike, y: ArrayLike) -> Float[Array, "..."]:
+    def log_density(self, s: ArrayLike, y: ArrayLike) -> Values:
         r"""Logarithm of the density of the continuous part, $\phi(n) / \partial_n X(s, n)$.
 
         It is $-\infty$ outside the support, and where the map is flat: on an atom.
@@ -246,7 +225,7 @@ class Process(eqx.Module):
         density = norm.logpdf(n) - jnp.log(jnp.where(inside, slope, 1))
         return jnp.where(inside | jnp.isnan(y), density, -jnp.inf)
 
-    def density(self, s: ArrayLike, y: ArrayLike) -> Float[Array, "..."]:
+    def density(self, s: ArrayLike, y: ArrayLike) -> Values:
         """Density of the continuous part of the law; see `log_density`.
 
         Example:
@@ -256,14 +235,9 @@ class Process(eqx.Module):
         return jnp.exp(self.log_density(s, y))
 
     def conditional_law(
-        self,
-        s: ArrayLike,
-        y: ArrayLike,
-        *,
-        width: Scalar = 0.3,
-        blur: tuple[ArrayLike, ArrayLike] | None = None,
-    ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
-        """The law that data are weighed with: without atoms, and finite everywhere.
+        self, s: ArrayLike, y: ArrayLike, *, width: Scalar = 0.3, blur: Blur = None
+    ) -> Pair:
+        """The log-density and velocity that data are weighed with: no atoms, finite everywhere.
 
         Outside the support the log-density falls steeply, so that of several laws the nearest one
         wins, and the velocity goes on linearly.
@@ -271,15 +245,9 @@ class Process(eqx.Module):
         Args:
             s: Process time, `s > 0`.
             y: Displacements.
-            width: Relative width in (0, 1) of the layer that stands for an atom, if there are any.
+            width: Relative width in (0, 1) of the layer that stands for an atom.
             blur: `(std, std_rate)`, the deviation of a Gaussian that is convolved with the law and
-                its derivative in `s`; for Brownian motion only.
-
-        Returns:
-            `(log_density, velocity)`.
-
-        Raises:
-            ValueError: If a concrete `s` is not positive, or the process cannot be blurred.
+                its derivative in `s`; for Brownian motion only, else a `ValueError`.
 
         Example:
             >>> law = kacjax.KacProcess().conditional_law(0.1, jnp.array([0.2, 5.0]))
@@ -297,7 +265,7 @@ class Process(eqx.Module):
         velocity = self.velocity(s, nearest) + self.linear_velocity(s) * (y - nearest)
         return log_density - jnp.maximum(reach - 1, 0) * (1 / (EDGE * width)), velocity
 
-    def cdf(self, s: ArrayLike, y: ArrayLike) -> Float[Array, "..."]:
+    def cdf(self, s: ArrayLike, y: ArrayLike) -> Values:
         """Distribution function, in the middle of its step at an atom.
 
         Example:
@@ -306,14 +274,10 @@ class Process(eqx.Module):
         """
         return ndtr(self.to_normal(s, y))
 
-    def quantile(self, s: ArrayLike, u: ArrayLike) -> Float[Array, "..."]:
+    def quantile(self, s: ArrayLike, u: ArrayLike) -> Values:
         """The displacement whose distribution function is `u` in (0, 1), atoms included.
 
-        Accurate for every normal floating-point `u`; for the upper tail use the symmetry
-        `quantile(s, 1 - u) = -quantile(s, u)`.
-
-        Raises:
-            ValueError: If a concrete `u` lies outside [0, 1].
+        The upper tail is `quantile(s, 1 - u) = -quantile(s, u)`, accurate for the smallest `u`.
 
         Example:
             >>> float(kacjax.WienerProcess().quantile(1.0, 0.5))
@@ -324,7 +288,7 @@ class Process(eqx.Module):
             raise ValueError(f"u must lie in [0, 1], got {u}.")
         return _quantile(self, s, u)
 
-    def atom_mass(self, s: ArrayLike) -> Float[Array, "..."]:
+    def atom_mass(self, s: ArrayLike) -> Values:
         """Total probability of the atoms: zero unless the process has some.
 
         Example:
@@ -333,22 +297,18 @@ class Process(eqx.Module):
         """
         return jnp.zeros_like(align(s=s)[0])
 
-    def linear_velocity(self, s: ArrayLike) -> Float[Array, "..."]:
+    def linear_velocity(self, s: ArrayLike) -> Values:
         r"""The best linear predictor of the velocity, $\beta(s)$ in $v \approx \beta(s) y$.
 
-        Since $\partial_s \mathbb E[Y^2] = 2 \mathbb E[v Y]$, it is half the logarithmic derivative of
-        the variance. Where that underflows, $s \beta(s)$ is taken at the smallest time where it
-        does not: it tends to half the power of `s` with which the variance begins.
-
-        Raises:
-            ValueError: If a concrete `s` is not positive: the factor grows like `1 / s`.
+        It is half the logarithmic derivative of the variance. Where that underflows, $s \beta(s)$ is
+        taken at the smallest time where it does not. A concrete `s` must be positive, since $\beta$
+        grows like $1/s$.
 
         Example:
             >>> float(kacjax.WienerProcess().linear_velocity(0.5))
             1.0
         """
         (s,) = align_positive(s=s)
-        # Of the relative change of the variance in log s; s itself times a constant factor.
         scaled = s * lax.stop_gradient(_variance_scale(self, s))
         variance, change = jax.jvp(self.variance, (scaled,), (scaled,))
         return change / (2 * variance) * reciprocal(s)
@@ -367,19 +327,6 @@ def refuse_blur(process: "Process", blur: object) -> None:
             f"blur must be None but for Brownian motion: the law of {type(process).__name__} "
             f"convolved with a Gaussian has no closed form; got {blur}."
         )
-
-
-def _is_real(dtype: jnp.dtype) -> bool:
-    return any(jnp.issubdtype(dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool_))
-
-
-def _of_shape(y: Array, shape: Shape) -> Array:
-    """Checks that the process's own parameters fit the shape asked for."""
-    if y.shape != tuple(shape):
-        raise ValueError(
-            f"shape must hold the process's parameters, which make it {y.shape}; got {shape}."
-        )
-    return y
 
 
 @eqx.filter_jit
@@ -422,7 +369,7 @@ def _quantile(process: Process, s: Array, u: Array) -> Array:
 
 @_quantile.def_jvp
 def _quantile_jvp(primals, tangents):
-    # In u by the density: a chain through the normal variable overflows on the way.
+    # In u by the density: the chain through the normal variable overflows.
     process, s, u = primals
     *others, u_dot = tangents
     n = ndtri(u)

@@ -1,26 +1,18 @@
-r"""Brownian motion, $Y_s = \sigma \sqrt{s} N$: the noise of diffusion models.
-
-Its velocity $v = y / (2 s)$ is unbounded as $s \to 0$: the explosion that the Kac process avoids.
-"""
+r"""Brownian motion, $Y_s = \sigma \sqrt{s} N$: the noise of diffusion models."""
 
 import jax.numpy as jnp
 from jax.scipy.stats import norm
 
-from kacjax._typing import Array, ArrayLike, Float, Key, Scalar, Shape
+from kacjax._typing import ArrayLike, Key, Scalar, Shape
 from kacjax._validation import check_positive
-from kacjax.processes.base import (
-    Process,
-    align,
-    align_positive,
-    as_numbers,
-    check_draw,
-    normal,
-    reciprocal,
-)
+from kacjax.processes import base
+from kacjax.processes.base import Blur, Pair, Process, Values, align, align_positive
 
 
 class WienerProcess(Process):
     r"""Brownian motion: normal displacements of variance $\sigma^2 s$ and velocity $y / (2 s)$.
+
+    The velocity is unbounded as $s \to 0$: the explosion that the Kac process avoids.
 
     Attributes:
         sigma: Volatility, positive; may be traced, and an array of one value per component.
@@ -37,45 +29,35 @@ class WienerProcess(Process):
     sigma: ArrayLike
 
     def __init__(self, sigma: ArrayLike = 1.0):
-        self.sigma = as_numbers("sigma", sigma)
+        self.sigma = base.as_numbers("sigma", sigma)
         check_positive("sigma", self.sigma)
 
-    def from_normal(self, s: ArrayLike, n: ArrayLike) -> Float[Array, "..."]:  # noqa: D102
+    def from_normal(self, s: ArrayLike, n: ArrayLike) -> Values:  # noqa: D102
         s, n, sigma = align(s=s, n=n, sigma=self.sigma)
         return sigma * jnp.sqrt(s) * n
 
-    def sample_with_velocity(  # noqa: D102
-        self, key: Key, s: ArrayLike, shape: Shape
-    ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
-        shape = check_draw(key, shape)
+    def sample_with_velocity(self, key: Key, s: ArrayLike, shape: Shape) -> Pair:  # noqa: D102
+        base.check_draw(key, shape)
         s, sigma = align(s=s, sigma=self.sigma, shape=shape)
-        n = normal(key, shape, s.dtype)
+        n = base.normal(key, shape, s.dtype)
         root = jnp.sqrt(s)
         return (sigma * root) * n, (sigma / (2 * root)) * n
 
-    def sample(self, key: Key, s: ArrayLike, shape: Shape) -> Float[Array, "..."]:  # noqa: D102
-        return self.sample_with_velocity(key, s, shape)[0]
-
-    def to_normal(self, s: ArrayLike, y: ArrayLike) -> Float[Array, "..."]:  # noqa: D102
+    def to_normal(self, s: ArrayLike, y: ArrayLike) -> Values:  # noqa: D102
         s, y, sigma = align(s=s, y=y, sigma=self.sigma)
         return y / (sigma * jnp.sqrt(s))
 
-    def velocity(self, s: ArrayLike, y: ArrayLike) -> Float[Array, "..."]:  # noqa: D102
+    def velocity(self, s: ArrayLike, y: ArrayLike) -> Values:  # noqa: D102
         s, y, sigma = align(s=s, y=y, sigma=self.sigma)
         return y / (2 * s) + jnp.zeros_like(sigma)
 
-    def log_density(self, s: ArrayLike, y: ArrayLike) -> Float[Array, "..."]:  # noqa: D102
+    def log_density(self, s: ArrayLike, y: ArrayLike) -> Values:  # noqa: D102
         s, y, sigma = align(s=s, y=y, sigma=self.sigma)
         return norm.logpdf(y, scale=sigma * jnp.sqrt(s))
 
     def conditional_law(
-        self,
-        s: ArrayLike,
-        y: ArrayLike,
-        *,
-        width: Scalar = 0.3,
-        blur: tuple[ArrayLike, ArrayLike] | None = None,
-    ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+        self, s: ArrayLike, y: ArrayLike, *, width: Scalar = 0.3, blur: Blur = None
+    ) -> Pair:
         r"""Log-density and velocity of the law itself, or of its convolution with a Gaussian.
 
         With `blur = (tau, tau')` the variance is $V = \sigma^2 s + \tau^2$ and the velocity
@@ -94,10 +76,10 @@ class WienerProcess(Process):
         log_density = -(square + jnp.log(2 * jnp.pi * variance)) / 2
         return log_density, (jnp.square(sigma) + 2 * std * rate) / (2 * variance) * y
 
-    def linear_velocity(self, s: ArrayLike) -> Float[Array, "..."]:  # noqa: D102
+    def linear_velocity(self, s: ArrayLike) -> Values:  # noqa: D102
         s, sigma = align_positive(s=s, sigma=self.sigma)
-        return reciprocal(s) / 2 + jnp.zeros_like(sigma)
+        return base.reciprocal(s) / 2 + jnp.zeros_like(sigma)
 
-    def variance(self, s: ArrayLike) -> Float[Array, "..."]:  # noqa: D102
+    def variance(self, s: ArrayLike) -> Values:  # noqa: D102
         s, sigma = align(s=s, sigma=self.sigma)
         return sigma**2 * s

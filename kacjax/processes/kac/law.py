@@ -1,15 +1,14 @@
-r"""The Kac law in its two natural variables, and the Bessel quotient that it consists of.
+r"""The Kac law in its two natural variables, $\lambda = a s$ and $z = y / (c s)$.
 
-Up to scale the law depends on $\lambda = a s$, the mean number of jumps, and on $z = y / (c s)$. With
-$\rho = \sqrt{(1-z)(1+z)}$, $q = (\lambda \rho)^2$ and $h(q) = x I_0(x) / (2 I_1(x))$ at
+With $\rho = \sqrt{(1-z)(1+z)}$, $q = (\lambda \rho)^2$ and $h(q) = x I_0(x) / (2 I_1(x))$ at
 $x = \sqrt q$, the density of the continuous part in $z$ and the velocity in units of $c$ are
 
 $$ p = \tfrac12 \lambda \, e^{G(\lambda, z)} \Bigl[ 1 + \frac{\lambda}{2 h(q)} \Bigr], \qquad
    G = \log I_0(\lambda\rho) - \lambda, \qquad w = \frac{\lambda z}{\lambda + 2 h(q)}. $$
 
 On the cone, $|z| = 1$, sit two atoms of mass $e^{-\lambda}/2$ that move with $w = \pm 1$; from
-inside, $w$ tends to $\lambda / (\lambda + 2)$ only. Everything is a function of $1 - z^2$, computed
-without cancellation, and of $q$, in which $h$ is analytic: gradients are finite on the cone too.
+inside, $w$ tends to $\lambda / (\lambda + 2)$ only. In $1 - z^2$ and $q$ all is analytic: gradients
+are finite on the cone too.
 
 Source: Goldstein (1951), Kac (1974); arXiv 2506.20641 for the velocity.
 """
@@ -21,8 +20,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import i0e, i1e
-from jaxtyping import Array, Float
 
+from kacjax._typing import Array
 from kacjax.processes.base import EDGE
 
 # Made by `python -m tools.make_squash_table`.
@@ -32,13 +31,11 @@ TABLES = dict(np.load(pathlib.Path(__file__).with_name("tables.npz")))
 _SMALL = 0.5
 # Above: the derivative's asymptotic series; its closed form cancels like x * epsilon.
 _LARGE = 2500.0
+# In float32 `h * u` and `h' / u` are polynomials in `2 u - 1` with `u = (1 + q / UNIT)**-0.5`.
 UNIT = 20.0
-"""In float32 `h * u` and `h' / u` are polynomials in `2 u - 1` with `u = (1 + q / UNIT)**-0.5`."""
 
 
-def polynomial(
-    coefficients: Sequence[float | Array] | np.ndarray, x: Float[Array, "..."]
-) -> Float[Array, "..."]:
+def polynomial(coefficients: Sequence[Array] | np.ndarray, x: Array) -> Array:
     """Estrin's rule, lowest coefficient first: its chain of dependent steps is short."""
     terms, power = [jnp.asarray(term, x.dtype) for term in coefficients], x
     while len(terms) > 1:
@@ -50,12 +47,8 @@ def polynomial(
 
 
 @jax.custom_jvp
-def bessel_quotient(q: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    r"""The quotient $h(q) = x I_0(x) / (2 I_1(x))$ at $x = \sqrt q$, for `q >= 0`.
-
-    $h(0) = 1$, and $h \approx x / 2 + 1/4$ for large $x$. Relative error below 6e-7 in float32 and
-    3e-15 in float64.
-    """
+def bessel_quotient(q: Array) -> Array:
+    """The quotient `h(q)`, for `q >= 0`, to 6e-7 in float32 and 3e-15 in float64."""
     if q.dtype == jnp.float32:
         u = jax.lax.rsqrt(1 + q / UNIT)
         return polynomial(TABLES["quotient"], 2 * u - 1) / u
@@ -71,7 +64,7 @@ def _bessel_quotient_jvp(primals, tangents):
     return bessel_quotient(q), bessel_quotient_slope(q) * q_dot
 
 
-def bessel_quotient_slope(q: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+def bessel_quotient_slope(q: Array) -> Array:
     r"""The derivative $h'(q) = [2 h (1 - h) + q / 2] / 2 q$; $1/8$ at 0."""
     if q.dtype == jnp.float32:
         u = jax.lax.rsqrt(1 + q / UNIT)
@@ -86,18 +79,11 @@ def bessel_quotient_slope(q: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 
 
 @jax.jit
-def cone_coordinates(
-    c: Float[Array, "..."], s: Float[Array, "..."], y: Float[Array, "..."]
-) -> tuple[Float[Array, "..."], Float[Array, "..."], Float[Array, "..."]]:
-    """Where a displacement is in the light cone, without cancellation.
+def cone_coordinates(c: Array, s: Array, y: Array) -> tuple[Array, Array, Array]:
+    """`z`, `1 - z**2` without cancellation, and the side of the cone: -1 inside, 0 on it, or 1.
 
     A sampler puts atoms at the rounded product `c * s`: what lies within one unit in the last place
-    of that is on the cone.
-
-    Returns:
-        `(z, one_minus_z2, side)`: `z = y / (c s)`, which is `sign(y)` on and outside the cone;
-        `1 - z**2`, from the product `(c s - y) (c s + y)`, and 0 there; and the side of the
-        cone, -1 inside, 0 on it, 1 outside.
+    of that is on the cone. On and outside the cone `z` is `sign(y)`.
     """
     cs = c * s
     beyond = jnp.abs(y) - cs
@@ -133,9 +119,7 @@ def _rounding_error(c: Array, s: Array, product: Array) -> Array:
 
 
 @jax.jit
-def log_density_over_lam(
-    lam: Float[Array, "..."], z: Float[Array, "..."], one_minus_z2: Float[Array, "..."]
-) -> Float[Array, "..."]:
+def log_density_over_lam(lam: Array, z: Array, one_minus_z2: Array) -> Array:
     """Log-density in `z` of the continuous part, less `log(lam)`; finite at `lam = 0`."""
     h = bessel_quotient(lam * lam * one_minus_z2)
     return _log_i0_minus_lam(lam, z, one_minus_z2) + jnp.log1p(lam / (2 * h)) - jnp.log(2.0)
@@ -159,9 +143,7 @@ def _log_i0_minus_lam_jvp(primals, tangents):
 
 
 @jax.jit
-def velocity(
-    lam: Float[Array, "..."], z: Float[Array, "..."], one_minus_z2: Float[Array, "..."]
-) -> Float[Array, "..."]:
+def velocity(lam: Array, z: Array, one_minus_z2: Array) -> Array:
     """Velocity inside the cone in units of `c`."""
     return lam * z / (lam + 2 * bessel_quotient(lam * lam * one_minus_z2))
 
@@ -184,7 +166,7 @@ def acceleration(lam: Array, z: Array, w: Array, one_minus_z2: Array) -> Array:
 
 
 @jax.jit
-def scaled_variance(lam: Float[Array, "..."]) -> Float[Array, "..."]:
+def scaled_variance(lam: Array) -> Array:
     r"""Variance of `z`: $[\lambda - (1 - e^{-2\lambda})/2] / \lambda^2$, which is 1 at 0."""
     small = lam < 0.5
     # (e^-x - 1 + x) / (x^2 / 2) = sum_k 2 (-x)^k / (k + 2)!, to float64 for x <= 1.
@@ -195,26 +177,18 @@ def scaled_variance(lam: Float[Array, "..."]) -> Float[Array, "..."]:
 
 
 @jax.jit
-def spread_law(
-    a: Float[Array, "..."],
-    c: Float[Array, "..."],
-    s: Float[Array, "..."],
-    y: Float[Array, "..."],
-    width: Float[Array, "..."] | float,
-) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+def spread_law(a: Array, c: Array, s: Array, y: Array, width: Array) -> tuple[Array, Array]:
     r"""Log-density and velocity in `y` of the law whose atoms fill a layer inside the cone.
 
-    A velocity field is a function of position, and an atom is many samples in one position. Let the
-    half of the atoms at $z = \pm 1$ be uniform on $1 - \omega \le |z| \le 1$ instead:
+    An atom is many samples in one position, which no velocity field can part. Here the half of the
+    atoms at $z = \pm 1$ is uniform on $1 - \omega \le |z| \le 1$ instead:
 
-    $$ p^\omega = p + A, \qquad
-       p^\omega w^\omega = p \, w + A \, \bigl[\, |z| + \lambda (|z| - 1 + \omega) \,\bigr] \operatorname{sign} z,
-       \qquad A = \frac{e^{-\lambda}}{2 \omega} 1_{|z| > 1 - \omega}. $$
+    $$ p^\omega = p + A, \quad A = \frac{e^{-\lambda}}{2 \omega} 1_{|z| > 1 - \omega}, \quad
+       p^\omega |w^\omega| = p \, |w| + A \, [\, |z| + \lambda (|z| - 1 + \omega) \,]. $$
 
     The first term in brackets lets the layer scale with the cone, the second hands the mass that
-    the atoms lose to the continuous part. The pair satisfies the continuity equation exactly and
-    tends to the Kac law as $\omega \to 0$. Outside the cone the velocity goes on as $y / s$: a point
-    that a solver has carried out rides along into the datum. The log-density falls steeply there.
+    the atoms lose to the continuous part: the continuity equation holds exactly. Outside the cone
+    the velocity goes on as $y / s$, into the datum, and the log-density falls steeply.
     """
     lam, cone = jnp.maximum(a * s, 1e-30), jnp.maximum(c * s, 1e-25)
     z, one_minus_z2, side = cone_coordinates(c, s, y)

@@ -1,14 +1,15 @@
-r"""The Kac process, or telegraph process: motion at speed `c` that turns at rate `a`."""
+"""The Kac process, or telegraph process: motion at speed `c` that turns at rate `a`."""
 
 import math
 
+import jax
 import jax.numpy as jnp
 from jax.scipy.special import ndtr
 
 from kacjax._typing import Array, ArrayLike, Float, Key, Scalar, Shape
 from kacjax._validation import check_choice, check_nonnegative, check_positive
 from kacjax.processes import base
-from kacjax.processes.base import Process, align, align_positive, as_numbers, check_draw
+from kacjax.processes.base import Blur, Pair, Process, Values, align, align_positive
 from kacjax.processes.kac import law, sampler, tails, telegraph
 
 METHODS = ("squash", "poisson-beta", "path")
@@ -17,14 +18,11 @@ METHODS = ("squash", "poisson-beta", "path")
 class KacProcess(Process):
     r"""The Kac process of jump rate `a` and speed `c`, in each component independently.
 
-    What the numbers do, and how to choose them:
-
-    - A path has not turned yet at time `s` with probability $e^{-as}$; it then sits on the light
-      cone, at one of two atoms $\pm c s$. With $as = 9$ that is one in 8,000, below 5 one sees them.
-    - The deviation at time `T` is about $c \sqrt{T/a}$. Data of deviation 1 want 0.4 to 1.
-    - The velocity never exceeds `c`.
-    - As $a, c \to \infty$ with $c^2 / a = \sigma^2$ it becomes Brownian motion of variance
-      $\sigma^2 s$. Choose `c` as the speed that a network can learn, and `a` for the deviation.
+    - A path has not turned yet at time `s` with probability $e^{-as}$ and sits on the light cone, at
+      an atom $\pm c s$. Choose $aT$ of 9 (one in 8,000) or more, unless atoms may be seen at the end.
+    - The deviation at time `T` is about $c \sqrt{T/a}$; data of deviation 1 want 0.4 to 1.
+    - The velocity never exceeds `c`. As $a, c \to \infty$ with $c^2 / a = \sigma^2$ the bound goes and
+      the process becomes Brownian motion of variance $\sigma^2 s$.
 
     With $\beta = a/c$ and $r = \sqrt{(cs - y)(cs + y)}$, density inside the cone, velocity and variance are
 
@@ -57,14 +55,12 @@ class KacProcess(Process):
     c: ArrayLike
 
     def __init__(self, a: ArrayLike = 9.0, c: ArrayLike = 3.0):
-        self.a, self.c = as_numbers("a", a), as_numbers("c", c)
+        self.a, self.c = base.as_numbers("a", a), base.as_numbers("c", c)
         check_positive("a", self.a)
         check_positive("c", self.c)
 
-    def from_normal(self, s: ArrayLike, n: ArrayLike) -> Float[Array, "..."]:
+    def from_normal(self, s: ArrayLike, n: ArrayLike) -> Values:
         r"""The map $X(s, n) = c s \operatorname{sign}(n) W(a s, |n|)$, right into the far tails.
-
-        Its derivatives in `s`, `a`, `c` and `n` are exact.
 
         Example:
             >>> float(kacjax.KacProcess(a=1.0, c=2.0).from_normal(0.5, 3.0))
@@ -75,28 +71,22 @@ class KacProcess(Process):
 
     def sample_with_velocity(
         self, key: Key, s: ArrayLike, shape: Shape, method: str = "squash"
-    ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    ) -> Pair:
         r"""Draws displacements with their velocities, which are exact on the atoms.
 
-        The sampler knows what has not turned yet: its velocity is $\pm c$, else $v(s, y)$. Results
-        are differentiable in `s`, `a` and `c`: at a fixed normal variable,
-        $dy = v \, ds + (y / c) \, dc + (s v - y) / a \, da$, exactly. Gradients of *expectations* in
-        `a`, and in `s`, miss the change of the atoms' mass, $e^{-as}$.
+        Derivatives of samples are exact along each path, at a fixed normal variable:
+        $dy = v \, ds + (y / c) \, dc + (s v - y) / a \, da$. Gradients of *expectations* in `a` (and
+        `s`) miss the change of the atoms' mass $e^{-as}$ where the integrand jumps from the atoms.
 
         Args:
             key: Random key. The same key gives a `WienerProcess` the same normal variables.
             s: Process time, `s >= 0`, broadcast against `shape`.
             shape: Shape of the result.
-            method: `squash`, a map of one normal variable per component. For verification also
-                `poisson-beta`, exact by rejection, and `path`, which simulates every jump; these
-                two are not differentiable in `a`.
-
-        Returns:
-            `(displacement, velocity)`, both of `shape`.
+            method: `squash`, a map of one normal variable per component; or, for verification and not
+                differentiable in `a`, `poisson-beta`, exact by rejection, or `path`, jump by jump.
 
         Raises:
-            ValueError: If a concrete `s` is negative, does not broadcast against `shape`, the
-                method is unknown, or it is `path` and `a` or `s` is traced.
+            ValueError: As of `Process`, or if `method` is unknown, or `path` and `a` or `s` traced.
 
         Example:
             >>> y, v = kacjax.KacProcess().sample_with_velocity(jax.random.key(0), 0.0, (2,))
@@ -104,7 +94,8 @@ class KacProcess(Process):
             ([0.0, 0.0], [3.0, 3.0])
         """
         check_choice("method", method, METHODS)
-        shape, given = check_draw(key, shape), s
+        base.check_draw(key, shape)
+        given = s
         s, a, c = align(s=s, a=self.a, c=self.c, shape=shape)
         if method == "squash":
             n = base.normal(key, shape, s.dtype)
@@ -118,12 +109,7 @@ class KacProcess(Process):
         y, counts, direction = (part.reshape(shape) for part in paths)
         return c * y, jnp.where(counts > 0, self.velocity(s, c * y), c * direction)
 
-    def sample(  # noqa: D102
-        self, key: Key, s: ArrayLike, shape: Shape, method: str = "squash"
-    ) -> Float[Array, "..."]:
-        return self.sample_with_velocity(key, s, shape, method)[0]
-
-    def to_normal(self, s: ArrayLike, y: ArrayLike) -> Float[Array, "..."]:
+    def to_normal(self, s: ArrayLike, y: ArrayLike) -> Values:
         r"""The normal variable behind a displacement; at an atom the one where it begins.
 
         Example:
@@ -135,78 +121,67 @@ class KacProcess(Process):
         z, one_minus_z2, _ = law.cone_coordinates(c, s, y)
         return tails.to_normal(a * s, z, one_minus_z2)
 
-    def velocity(self, s: ArrayLike, y: ArrayLike) -> Float[Array, "..."]:  # noqa: D102
+    def velocity(self, s: ArrayLike, y: ArrayLike) -> Values:  # noqa: D102
         s, y, a, c = align(s=s, y=y, a=self.a, c=self.c)
         z, one_minus_z2, side = law.cone_coordinates(c, s, y)
         return c * jnp.where(side < 0, law.velocity(a * s, z, one_minus_z2), z)
 
-    def log_density(self, s: ArrayLike, y: ArrayLike) -> Float[Array, "..."]:  # noqa: D102
+    def log_density(self, s: ArrayLike, y: ArrayLike) -> Values:  # noqa: D102
         s, y, a, c = align(s=s, y=y, a=self.a, c=self.c)
         z, one_minus_z2, side = law.cone_coordinates(c, s, y)
-        # The density in y is that in z over c s, and lam / (c s) = a / c has no s to divide by.
         inner = jnp.log(a / c) + law.log_density_over_lam(a * s, z, one_minus_z2)
         return jnp.where(side < 0, inner, jnp.where(jnp.isnan(z), z, -jnp.inf))
 
     def conditional_law(  # noqa: D102
-        self,
-        s: ArrayLike,
-        y: ArrayLike,
-        *,
-        width: Scalar = 0.3,
-        blur: tuple[ArrayLike, ArrayLike] | None = None,
-    ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+        self, s: ArrayLike, y: ArrayLike, *, width: Scalar = 0.3, blur: Blur = None
+    ) -> Pair:
         base.refuse_blur(self, blur)
         s, y, a, c = align_positive(s=s, y=y, a=self.a, c=self.c)
         return law.spread_law(a, c, s, y, jnp.asarray(width, y.dtype))
 
-    def atom_mass(self, s: ArrayLike) -> Float[Array, "..."]:  # noqa: D102
+    def atom_mass(self, s: ArrayLike) -> Values:  # noqa: D102
         s, a, c = align(s=s, a=self.a, c=self.c)
         return jnp.exp(-a * s) + jnp.zeros_like(c)
 
-    def cdf(self, s: ArrayLike, y: ArrayLike) -> Float[Array, "..."]:  # noqa: D102
+    def cdf(self, s: ArrayLike, y: ArrayLike) -> Values:  # noqa: D102
         s, y, a, c = align(s=s, y=y, a=self.a, c=self.c)
         z, one_minus_z2, side = law.cone_coordinates(c, s, y)
-        # A score of z = 0 where there is none inside, so that gradients are finite.
         inside = side < 0
-        score = tails.to_normal(
-            a * s, jnp.where(inside, z, 0), jnp.where(inside, one_minus_z2, 1)
-        )
+        score = tails.to_normal(a * s, jnp.where(inside, z, 0), jnp.where(inside, one_minus_z2, 1))
         # On the cone it is in the middle of a step that is half the atoms' mass high.
         outside = (1 + z * jnp.where(side > 0, 1, 1 - jnp.exp(-a * s) / 2)) / 2
         return jnp.where(inside, ndtr(score), outside)
 
-    def variance(self, s: ArrayLike) -> Float[Array, "..."]:  # noqa: D102
+    def variance(self, s: ArrayLike) -> Values:  # noqa: D102
         s, a, c = align(s=s, a=self.a, c=self.c)
         return jnp.square(c * s) * law.scaled_variance(a * s)
+
+    def linear_velocity(self, s: ArrayLike) -> Values:  # noqa: D102
+        s, a, c = align_positive(s=s, a=self.a, c=self.c)
+        lam = a * s
+        # Of the variance (c s)^2 kappa(lam) only kappa is differentiated: c s may underflow.
+        kappa, change = jax.jvp(law.scaled_variance, (lam,), (lam,))
+        return (1 + change / (2 * kappa)) * base.reciprocal(s) + jnp.zeros_like(c)
 
     def sample_path(
         self, key: Key, times: ArrayLike, shape: Shape, max_jumps: int | None = None
     ) -> Float[Array, "times ..."]:
         """Draws whole paths: the positions of each at every time in `times`, in any order.
 
-        Memory is bounded by the result and one block of paths, whatever the number of paths.
-
         Args:
             key: Random key.
-            times: Process times, of shape `(num_times,)`.
+            times: Process times, a vector, not negative.
             shape: Shape of the paths.
-            max_jumps: Largest number of jumps, less one. Without it, one that is exceeded in this
-                call with probability below 1e-9; it must be given where `a` or `times` is traced.
-
-        Returns:
-            Positions of shape `(num_times, *shape)`.
-
-        Raises:
-            ValueError: If a concrete time is negative, `times` is not a vector, or the bound
-                cannot be computed.
-            RuntimeError: When run, if a path jumps more often than there is room for.
+            max_jumps: Bound on the number of jumps, needed where `a` or `times` is traced; to reach
+                it is an error at run time, by default of probability below 1e-9 a call.
 
         Example:
             >>> times = jnp.linspace(0.0, 1.0, 5)
             >>> kacjax.KacProcess().sample_path(jax.random.key(0), times, (3,)).shape
             (5, 3)
         """
-        shape, times = check_draw(key, shape), as_numbers("times", times)
+        base.check_draw(key, shape)
+        times = base.as_numbers("times", times)
         check_nonnegative("times", times)
         if jnp.ndim(times) != 1 or jnp.size(times) == 0:
             raise ValueError(f"times must be a vector of times, got shape {jnp.shape(times)}.")

@@ -8,9 +8,8 @@ linear. With $x = N / X(\lambda)$, $X = \min(\eta_1, 5.5)$, it and the velocity 
 $$ z = \sigma x P(2x^2 - 1), \qquad w = \sigma \kappa x Q(2x^2 - 1), \qquad
    \sigma = (1 + \lambda/30)^{-1/2}, \quad \kappa = \frac{\lambda}{\lambda + 2}. $$
 
-Their coefficients, and $X / \zeta$, are smooth functions of $\zeta = \lambda / (\lambda + K)$ on
-$[0, 1]$ but for the kink of $X$: they are tabulated as polynomials on 32 equal panels, of which one
-boundary is the kink. They depend on $\lambda$ only: where one $\lambda$ serves a whole sample, a
+Their coefficients, and $X / \zeta$, are smooth functions of $\zeta = \lambda / (\lambda + K)$ but for
+the kink of $X$, tabulated as polynomials on 32 panels. Where one $\lambda$ serves a whole sample, a
 component costs 28 multiply-adds, without gathers, branches or Bessel functions. The table
 (`python -m tools.make_squash_table`) is right to 1e-6, mostly float32 rounding.
 """
@@ -21,19 +20,17 @@ import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 from jax.scipy.stats import norm
-from jaxtyping import Array, Bool, Float
 
-from kacjax._typing import Key, Shape
+from kacjax._typing import Array, Key, Shape
 from kacjax.processes.kac import law, tails
 
+# The largest normal variable the table covers: float32 normals end at 5.42.
 CUT = 5.5
-"""The largest normal variable the table covers: float32 normals end at 5.42."""
+# The `lam` with `eta_1 = CUT`, and the constant `K`, which puts it on a boundary of panels.
 KINK = 17.086229172065313
-"""The `lam` with `eta_1 = CUT`."""
 PANELS, KINK_PANEL, PANEL_DEGREE = 32, 22, 6
 POSITION_DEGREE, VELOCITY_DEGREE = 12, 14
 HALFWAY = KINK * (PANELS - KINK_PANEL) / KINK_PANEL
-"""The constant `K` of the panel variable, which puts the kink on a boundary."""
 
 
 def prefactors(lam):
@@ -42,49 +39,13 @@ def prefactors(lam):
 
 
 @partial(jax.jit, static_argnames="refined")
-def displace(
-    s: Float[Array, "..."],
-    a: Float[Array, "..."],
-    c: Float[Array, "..."],
-    n: Float[Array, "..."],
-    refined: bool,
-) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+def displace(s: Array, a: Array, c: Array, n: Array, refined: bool) -> tuple[Array, Array]:
     """Displacement and velocity of the normal variables `n`.
 
     Newton steps refine the table's polynomials, if wanted, wherever they are not exact to rounding.
     """
-    return _displace(s, a, c, n, refined)
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(4,))
-def _displace(s: Array, a: Array, c: Array, n: Array, refined: bool) -> tuple[Array, Array]:
     z, w, _ = _unit_sample(a * s, n, refined)
     return (c * s) * z, c * w
-
-
-@partial(_displace.defjvp, symbolic_zeros=True)
-def _displace_jvp(refined, primals, tangents):
-    s, a, c, n = primals
-    lam = a * s
-    z, w, atom = _unit_sample(lam, n, refined)
-    y, v, one_minus_z2 = (c * s) * z, c * w, (1 - z) * (1 + z)
-    # Along the flow (n fixed) y has the slopes (v, (s v - y) / a, y / c) in (s, a, c), and
-    # v = c w(lam, n) those of w. Written without a division per component.
-    atom = atom > 0
-    force = c * jnp.where(atom, 0, law.acceleration(lam, z, w, one_minus_z2))
-    rows = [(v, a * force), ((c * s / a) * (w - z), s * force), (s * z, w)]
-    if not isinstance(tangents[3], SymbolicZero):
-        # In logarithms: both densities underflow in the far tails.
-        log_density = jnp.log(a / c) + law.log_density_over_lam(lam, z, one_minus_z2)
-        spread = jnp.where(atom, 0, jnp.exp(norm.logpdf(n) - log_density))
-        rows.append((spread, a * law.velocity_slope(lam, w, one_minus_z2) * spread))
-    terms = [
-        (y_slope * tangent, v_slope * tangent)
-        for (y_slope, v_slope), tangent in zip(rows, tangents, strict=False)
-        if not isinstance(tangent, SymbolicZero)
-    ]
-    zeros = (jnp.zeros_like(y), jnp.zeros_like(v))
-    return (y, v), jax.tree.map(lambda *parts: sum(parts), zeros, *terms)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
@@ -96,33 +57,28 @@ def _unit_sample(lam: Array, n: Array, refined: bool) -> tuple[Array, Array, Arr
     return z, w, atom.astype(z.dtype)
 
 
-@_unit_sample.defjvp
+@partial(_unit_sample.defjvp, symbolic_zeros=True)
 def _unit_sample_jvp(refined, primals, tangents):
-    # For second derivatives of samples; the first ones are those of `_displace`.
     (lam, n), (lam_dot, n_dot) = primals, tangents
     z, w, atom = _unit_sample(lam, n, refined)
     one_minus_z2, inner = (1 - z) * (1 + z), 1 - atom
-    slope = lam * law.velocity_slope(lam, w, one_minus_z2)
     positive = jnp.where(lam > 0, lam, 1)
-    log_density = law.log_density_over_lam(lam, z, one_minus_z2) + jnp.log(positive)
-    z_n = jnp.where(atom > 0, 0, jnp.exp(norm.logpdf(n) - log_density))
-    z_dot = inner * (w - z) / positive * lam_dot + z_n * n_dot
-    w_dot = inner * law.acceleration(lam, z, w, one_minus_z2) * lam_dot + slope * z_n * n_dot
+    z_dot, w_dot = jnp.zeros_like(z), jnp.zeros_like(w)
+    if not isinstance(lam_dot, SymbolicZero):
+        # Along the flow, at fixed n.
+        z_dot += inner * ((w - z) * (lam_dot / positive))
+        w_dot += inner * law.acceleration(lam, z, w, one_minus_z2) * lam_dot
+    if not isinstance(n_dot, SymbolicZero):
+        # In logarithms: both densities underflow in the far tails.
+        log_density = law.log_density_over_lam(lam, z, one_minus_z2) + jnp.log(positive)
+        along = jnp.where(atom > 0, 0, jnp.exp(norm.logpdf(n) - log_density)) * n_dot
+        z_dot += along
+        w_dot += lam * law.velocity_slope(lam, w, one_minus_z2) * along
     return (z, w, atom), (z_dot, w_dot, jnp.zeros_like(atom))
 
 
-def squash(
-    lam: Float[Array, "..."], n: Float[Array, "..."]
-) -> tuple[Float[Array, "..."], Float[Array, "..."], Bool[Array, "..."]]:
-    """Position and velocity in units of the cone, by the table.
-
-    Args:
-        lam: Mean number of jumps; of fewer elements than `n` where components share it.
-        n: Standard normal variables, no larger than `CUT` unless they are atoms.
-
-    Returns:
-        `(z, w, atom)`, the last one whether the sample has made no jump.
-    """
+def squash(lam: Array, n: Array) -> tuple[Array, Array, Array]:
+    """Position and velocity in units of the cone, and whether it is an atom, for `n` up to `CUT`."""
     rows, zeta = _coefficients(lam)
     position = [rows[..., k] for k in range(POSITION_DEGREE + 1)]
     velocity = [rows[..., k] for k in range(POSITION_DEGREE + 1, rows.shape[-1] - 1)]

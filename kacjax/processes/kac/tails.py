@@ -7,9 +7,8 @@ $$ P(|Z| \ge z) = e^{-\lambda} + \int_m^{\sqrt{2\lambda}} e^{-u^2/2} k(u) \, du,
    k(u) = \frac{\sqrt\lambda \, [\rho I^e_0(\lambda\rho) + I^e_1(\lambda\rho)]}
                {\sqrt{1 - u^2 / 4 \lambda}}, \quad \rho = 1 - \frac{u^2}{2\lambda}, $$
 
-with the exponentially scaled Bessel functions. Gauss-Legendre quadrature of it is smooth, free of
-branches, and accurate relative to the tail. The `n` with $P(|N| \ge n) = P(|Z| \ge z)$ is nearly
-$m$ itself, so that Newton's method inverts it.
+with the exponentially scaled Bessel functions: Gauss-Legendre quadrature is accurate relative to the
+tail. The `n` with $P(|N| \ge n) = P(|Z| \ge z)$ is nearly $m$, so that Newton's method inverts it.
 """
 
 from functools import partial
@@ -19,8 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import erfinv, i0e, i1e, ndtri
 from jax.scipy.stats import norm
-from jaxtyping import Array, Float
 
+from kacjax._typing import Array
 from kacjax.processes.kac import law
 
 # Below this logarithm a tail is about to underflow, and its asymptotic series is exact to rounding.
@@ -33,9 +32,7 @@ def to_root(lam: Array, z: Array, one_minus_z2: Array) -> Array:
 
 
 @jax.jit
-def from_root(
-    lam: Float[Array, "..."], m: Float[Array, "..."]
-) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+def from_root(lam: Array, m: Array) -> tuple[Array, Array]:
     """The `z >= 0` of the coordinate `m`, and `1 - z**2`."""
     lam = jnp.maximum(lam, 1e-30)
     part = jnp.minimum(m * (m / lam) / 2, 1)
@@ -63,15 +60,13 @@ def _to_normal_jvp(primals, tangents):
 
 
 @jax.jit
-def atom_score(lam: Float[Array, "..."]) -> Float[Array, "..."]:
+def atom_score(lam: Array) -> Array:
     r"""The standard normal variable $\eta_1(\lambda)$ above which a sample is an atom."""
     return _two_sided_score(-jnp.expm1(-lam), jnp.exp(-lam), -lam)
 
 
 @partial(jax.jit, static_argnames="steps")
-def refine(
-    lam: Float[Array, "..."], m: Float[Array, "..."], n: Float[Array, "..."], steps: int
-) -> Float[Array, "..."]:
+def refine(lam: Array, m: Array, n: Array, steps: int) -> Array:
     """Newton steps from the coordinate `m` towards the one whose normal variable is `n`."""
 
     def step(_, m):
@@ -93,8 +88,7 @@ def _score(lam: Array, m: Array) -> tuple[Array, Array]:
 def _masses(lam: Array, m: Array) -> tuple[Array, Array, Array]:
     """`P(|Z| < z)`, `P(|Z| >= z)` and the logarithm of the latter, for the coordinate `m` of `z`.
 
-    Below `m = 1` the first is integrated, above it the second; the other is the complement. Each
-    is accurate in relative terms where it is the smaller of the two.
+    Below `m = 1` the first is integrated, above it the second; the other is the complement.
     """
     single = lam.dtype == jnp.float32
     end = jnp.sqrt(2 * lam)
@@ -143,7 +137,7 @@ def _deep_score(log_tail: Array) -> Array:
     r"""The `n` with $\log P(|N| \ge n)$ = `log_tail`, far below zero, as a fixed point of
 
     $n^2 = -2 \log P - \log(\pi/2) - 2 \log n + 2 \log(1 - n^{-2} + 3 n^{-4} - 15 n^{-6})$.
-    """  # noqa: D205, D400, D415
+    """  # noqa: D415
     square = -2 * log_tail - jnp.log(jnp.pi / 2)
     n = jnp.sqrt(square)
     for _ in range(4):

@@ -1,8 +1,7 @@
-r"""The exact simulation of whole telegraph paths, jump by jump.
+r"""The exact simulation of whole paths, $K(s) = c B \int_0^s (-1)^{N(r)} \, dr$, jump by jump.
 
-A path runs at speed $c$ in a direction $B = \pm 1$ that flips at the jumps of a Poisson process of
-rate $a$: $K(s) = c B \int_0^s (-1)^{N(r)} \, dr$. Arrays need a bound on their number, which the
-Poisson tail gives; if a path jumps more often, an error is raised: none is ever cut.
+Arrays need a bound on the number of jumps, which the Poisson tail gives; a path that jumps more often
+is an error, and never cut.
 """
 
 from functools import partial
@@ -17,9 +16,8 @@ from scipy.special import pdtrc
 from kacjax._typing import Array, ArrayLike, Float, Int, Key
 from kacjax._validation import check_count, is_concrete
 
+# Probability, at most, that one call overflows its bound on the number of jumps.
 TAIL = 1e-9
-"""Probability, at most, that one call overflows its bound on the number of jumps."""
-
 # Gaps held at once when many paths are drawn; 8 MB in float32.
 _BLOCK = 2**21
 
@@ -28,8 +26,7 @@ def jump_bound(a: ArrayLike, horizon: ArrayLike, components: int) -> int:
     """The smallest `M` with `components * P(Poisson(a * horizon) >= M) <= TAIL`."""
     if not (is_concrete(a) and is_concrete(horizon)):
         raise ValueError(
-            "max_jumps must be given where a or the time is traced: the number of jump times is "
-            "the size of an array."
+            "max_jumps must be given where a or the time is traced: it is the size of an array."
         )
     # In NumPy: inside a jitted function even constants would become tracers.
     lam = float(np.max(np.asarray(a))) * float(np.max(np.asarray(horizon)))
@@ -37,13 +34,8 @@ def jump_bound(a: ArrayLike, horizon: ArrayLike, components: int) -> int:
         raise ValueError(f"times must be finite, got {horizon}.")
     allowed = TAIL / max(components, 1)
     # By the tail itself, P(more jumps): its inverse goes through 1 - allowed, which may round to 1.
-    low, high = 0, 1
-    while pdtrc(high - 1, lam) > allowed:
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if pdtrc(middle - 1, lam) <= allowed else (middle, high)
-    return high
+    counts = np.arange(1, int(lam + 20 * lam**0.5) + 60)
+    return int(counts[np.argmax(pdtrc(counts - 1, lam) <= allowed)])
 
 
 def resolve_bound(max_jumps: int | None, a: ArrayLike, horizon: ArrayLike, components: int) -> int:
@@ -54,9 +46,7 @@ def resolve_bound(max_jumps: int | None, a: ArrayLike, horizon: ArrayLike, compo
     return max_jumps
 
 
-def jump_times(
-    key: Key, a: Float[Array, ""], horizon: Float[Array, ""], max_jumps: int
-) -> Float[Array, " jumps"]:
+def jump_times(key: Key, a: Array, horizon: Array, max_jumps: int) -> Array:
     """Draws increasing jump times, `inf` past the horizon; too many are an error at run time."""
     times = jnp.cumsum(jax.random.exponential(key, (max_jumps,), a.dtype) / a)
     before = times <= horizon
@@ -67,31 +57,18 @@ def jump_times(
     )
 
 
-def position(
-    jumps: Float[Array, " jumps"], direction: Float[Array, ""], time: Float[Array, ""]
-) -> Float[Array, ""]:
-    """Where a path of unit speed and first direction 1 or -1 is: the signed sum of its segments."""
+def position(jumps: Array, direction: Array, time: Array) -> Array:
+    """Where a path of unit speed and first direction 1 or -1 is: its segments alternate in sign."""
     ends = jnp.concatenate([jnp.zeros(1, jumps.dtype), jnp.minimum(jumps, time), time[None]])
-    # Segments alternate in sign, the first one positive.
     lengths = jnp.diff(ends)
     return direction * (jnp.sum(lengths[::2]) - jnp.sum(lengths[1::2]))
 
 
 @partial(jax.jit, static_argnames="max_jumps")
 def sample_positions(
-    key: Key,
-    a: Float[Array, " components"],
-    times: Float[Array, "components times"],
-    max_jumps: int,
-) -> tuple[
-    Float[Array, "components times"], Int[Array, " components"], Float[Array, " components"]
-]:
-    """Draws whole paths of unit speed, a bounded number of them in memory at once.
-
-    Returns:
-        Displacements at `times`, the number of jumps of each path up to its last time, and its
-        first direction.
-    """
+    key: Key, a: Float[Array, " paths"], times: Float[Array, "paths times"], max_jumps: int
+) -> tuple[Float[Array, "paths times"], Int[Array, " paths"], Float[Array, " paths"]]:
+    """Positions, numbers of jumps up to the last time, and first directions of unit-speed paths."""
 
     def one_path(arguments):
         key, a, times = arguments
