@@ -7,7 +7,6 @@ import pytest
 from jax.scipy.special import ndtr
 
 from kacjax import KacProcess, Process, WienerProcess
-from kacjax.processes.base import align
 
 pytestmark = pytest.mark.optimised
 
@@ -15,12 +14,11 @@ pytestmark = pytest.mark.optimised
 class UniformProcess(Process):
     """Uniform on [-b(s), b(s)] with b(s) = 1 - exp(-s): the process of the MMD flow."""
 
-    def transport(self, s, n):
-        s, n = align(s, n)
+    def from_normal(self, s, n):
         return -jnp.expm1(-s) * (2 * ndtr(n) - 1)
 
     def variance(self, s):
-        return jnp.expm1(-align(s)[0]) ** 2 / 3
+        return jnp.expm1(-s) ** 2 / 3
 
 
 class MapOnly(Process):
@@ -28,8 +26,8 @@ class MapOnly(Process):
 
     process: Process
 
-    def transport(self, s, n):
-        return self.process.transport(s, n)
+    def from_normal(self, s, n):
+        return self.process.from_normal(s, n)
 
     def variance(self, s):
         return self.process.variance(s)
@@ -99,7 +97,7 @@ def test_linear_velocity_is_the_regression(process):
 )
 def test_every_method_under_jit_vmap_and_grad(process):
     key, s, y = jax.random.key(0), jnp.array([0.3, 0.5]), jnp.array([0.1, -0.2])
-    for name in ("velocity", "density", "log_density", "cdf", "transport", "normal_score"):
+    for name in ("velocity", "density", "log_density", "cdf", "from_normal", "to_normal"):
         method = getattr(process, name)
         np.testing.assert_allclose(jax.jit(method)(s, y), method(s, y), rtol=1e-5, atol=1e-7)
         np.testing.assert_allclose(

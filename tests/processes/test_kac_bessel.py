@@ -6,7 +6,8 @@ import mpmath
 import numpy as np
 import pytest
 
-from kacjax.special import QUOTIENT, QUOTIENT_SLOPE, bessel_quotient, bessel_quotient_slope
+from kacjax.processes.kac.law import TABLES, bessel_quotient, bessel_quotient_slope
+from tools.make_squash_table import quotient_polynomials, quotient_series
 
 pytestmark = pytest.mark.optimised
 
@@ -54,8 +55,8 @@ def test_second_derivative_is_finite_and_right(dtype, tolerance):
         np.testing.assert_allclose(second, expected, rtol=tolerance)
 
 
-def test_float32_coefficients_are_those_that_the_script_makes(x64):
-    from kacjax.processes.kac.fit import quotient_polynomials
-
-    for pasted, made in zip((QUOTIENT, QUOTIENT_SLOPE), quotient_polynomials(), strict=True):
-        np.testing.assert_allclose(pasted, made, atol=1e-9)
+def test_coefficients_are_those_that_the_script_makes(x64):
+    for name, made in quotient_polynomials().items():
+        np.testing.assert_allclose(TABLES[name], made, atol=1e-9)
+    for name, made in quotient_series().items():
+        np.testing.assert_array_equal(TABLES[name], made)
