@@ -38,11 +38,6 @@ def time_features(t: Float[Array, " batch"], T: float, dim: int) -> Float[Array,
     return jnp.concatenate([*parts, log[:, None]], axis=-1)
 
 
-def time_feature_count(dim: int) -> int:
-    """Number of features that `time_features` makes of `dim` sinusoids."""
-    return dim + 2 * _LOG_SINUSOIDS + 1
-
-
 class ConditionEmbedding(nnx.Module):
     r"""What a network is told beside its input: the time, and a class where there are any.
 
@@ -55,7 +50,7 @@ class ConditionEmbedding(nnx.Module):
         self, sinusoids: int, width: int, *, T: float, classes: int | None, rngs: nnx.Rngs
     ):
         self.T, self.sinusoids, self.classes = T, sinusoids, classes
-        self.first = nnx.Linear(time_feature_count(sinusoids), width, rngs=rngs)
+        self.first = nnx.Linear(sinusoids + 2 * _LOG_SINUSOIDS + 1, width, rngs=rngs)
         self.second = nnx.Linear(width, width, rngs=rngs)
         if classes is not None:
             check_count("classes", classes)
@@ -64,12 +59,7 @@ class ConditionEmbedding(nnx.Module):
     def __call__(
         self, t: Float[Array, " batch"], label: Int[Array, " batch"] | None = None
     ) -> Float[Array, "batch width"]:
-        """The embedding of times and labels; without labels, of the null label.
-
-        Raises:
-            ValueError: If there are labels but no classes, they are not an integer for each time,
-                or one is not in `0..classes`. A traced label out of range gives NaN instead.
-        """
+        """The embedding. Labels out of range are an error, and NaN where they are traced."""
         h = self.second(jax.nn.silu(self.first(time_features(t, self.T, self.sinusoids))))
         if self.labels is not None:
             h = h + self._embed(label, t.shape)
@@ -83,16 +73,13 @@ class ConditionEmbedding(nnx.Module):
         if not isinstance(label, jax.core.Tracer):
             label = np.asarray(label)
         if label.shape != shape or not jnp.issubdtype(label.dtype, jnp.integer):
-            raise ValueError(
-                f"label must hold an integer for each point, of shape {shape}; got {label.dtype} "
-                f"of shape {label.shape}."
-            )
+            kind = f"{label.dtype} of shape {label.shape}"
+            raise ValueError(f"label must hold integers of shape {shape}, got {kind}.")
         known = (label >= 0) & (label <= self.classes)
         if isinstance(known, np.ndarray) and not known.all():
-            raise ValueError(
-                f"label must lie in 0..{self.classes} ({self.classes}: no class), got values from "
-                f"{label.min()} to {label.max()}."
-            )
+            allowed = f"0..{self.classes} ({self.classes}: no class)"
+            span = f"{label.min()} to {label.max()}"
+            raise ValueError(f"label must lie in {allowed}, got values from {span}.")
         # Without the mask a negative index would count from the end, and be another class.
         return jnp.where(known[:, None], self.labels(jnp.asarray(label)), jnp.nan)
 
@@ -103,8 +90,8 @@ class FourierFeatures(nnx.Module):
     Directions are random and lengths log-uniform, so that no grid of points is special. `B` is
     an `nnx.Variable` and no `nnx.Param`: training leaves it alone, and its gradient is zero.
 
-    Source: Tancik et al., *Fourier Features Let Networks Learn High Frequency Functions in Low
-    Dimensional Domains*, arXiv 2006.10739.
+    Source: Tancik et al., *Fourier Features Let Networks Learn High Frequency Functions*,
+    arXiv 2006.10739.
     """
 
     def __init__(self, dim: int, count: int, lowest: float, highest: float, *, rngs: nnx.Rngs):
@@ -222,8 +209,7 @@ class Resample(nnx.Module):
 
     Here `R` is the mean of 2x2 pixels or their repetition, and $C$ a convolution.
 
-    Source: Brock et al., *Large Scale GAN Training for High Fidelity Natural Image Synthesis*,
-    arXiv 1809.11096; with one convolution in place of two.
+    Source: Brock et al., *Large Scale GAN Training*, arXiv 1809.11096, with one convolution less.
     """
 
     def __init__(self, channels: int, *, up: bool, **options: Any):

@@ -10,8 +10,6 @@ from kacjax._validation import check_count
 from kacjax.models.layers import ConditionEmbedding, FourierFeatures
 from kacjax.models.network import MODELS, Network, check_points, positive
 
-_TIME_SINUSOIDS = 32
-
 
 class ResidualBlock(nnx.Module):
     """Normalization, scaled and shifted by the time embedding, and two layers, added."""
@@ -39,8 +37,7 @@ class MLP(Network):
         rngs: Random streams for initialization.
         width: Units of a hidden layer.
         depth: Residual blocks.
-        fourier: Random Fourier features of the input, which let the network resolve fine
-            structure in low dimension; 0 for none.
+        fourier: Random Fourier features of the input, for fine structure in low dimension.
         highest_frequency: Of the Fourier features, in radians per unit of `x`.
         T: Final time of the path, the unit of `t`.
         classes: Number of classes; without it the network knows no labels.
@@ -73,7 +70,7 @@ class MLP(Network):
         self.remember(MLP.__init__, locals())
         self.dim = dim
         self.embedding = FourierFeatures(dim, fourier, 0.5, highest_frequency, rngs=rngs)
-        self.condition = ConditionEmbedding(_TIME_SINUSOIDS, width, T=T, classes=classes, rngs=rngs)
+        self.condition = ConditionEmbedding(32, width, T=T, classes=classes, rngs=rngs)
         self.first = nnx.Linear(dim + 2 * fourier, width, rngs=rngs)
         self.blocks = nnx.List([ResidualBlock(width, rngs=rngs) for _ in range(depth)])
         self.norm = nnx.LayerNorm(width, rngs=rngs)

@@ -11,13 +11,7 @@ from jaxtyping import Array, DTypeLike, Float, Int
 
 from kacjax._typing import Key
 from kacjax._validation import check_choice, check_count, choose
-from kacjax.models.layers import (
-    ConditionEmbedding,
-    GroupNorm,
-    Resample,
-    ResidualBlock,
-    convolution,
-)
+from kacjax.models import layers
 from kacjax.models.network import MODELS, Network, check_points, positive
 
 _SIZES: dict[str, dict[str, Any]] = {
@@ -56,32 +50,26 @@ class UNet(Network):
     normalized maps of every residual block. At initialization the output is zero.
 
     Parameters are float32; convolutions and matrix products compute in `dtype`, normalization,
-    softmax and the embedding of the time in float32. With `c` for `channels`, a residual block
-    from `i` to `o` channels has $9 i o + 9 o^2 + 2 i + 6 o + 4 c o$ parameters, and $i o + o$ more
-    where `i` is not `o`; attention has $4 o^2 + 6 o$, a change of resolution $9 o^2 + 3 o$.
+    softmax and the embedding of the time in float32.
 
     Args:
-        shape: `(height, width, colors)` of an image; `2**(len(multipliers) - 1)` must divide the
-            sides.
+        shape: `(height, width, colors)`; `2**(len(multipliers) - 1)` must divide the sides.
         rngs: Random streams for initialization.
         channels: Channels of the first level, even.
         multipliers: Channels of each level in units of `channels`.
         blocks: Residual blocks a level.
-        attention: Resolutions with self-attention after each residual block, in pixels of the
-            shorter side of the feature map: 16 means 16x16. By default that of the levels which is
-            nearest to 16, if it lies in 8 to 32. The middle has attention always.
-        head_channels: Channels of an attention head; by default 64, or the most that divide the
-            channels.
+        attention: Shorter sides of the feature maps with self-attention after each residual
+            block: 16 means 16x16. By default the level's nearest to 16, if one lies in 8 to 32.
+        head_channels: Channels of an attention head; by default the most that fit, up to 64.
         dropout: Share of numbers dropped in each residual block where a call has a `key`.
         classes: Number of classes; without it the network knows no labels.
         T: Final time of the path, the unit of `t`.
         dtype: Compute type, `float32` or `bfloat16`.
-        remat: Whether to compute residual blocks again in the backward pass instead of keeping
-            what they computed: less memory, about a third more time.
+        remat: Compute residual blocks twice instead of keeping them: less memory, more time.
 
     Raises:
-        ValueError: If a number is out of its range, does not divide another, or `attention` names
-            a resolution that no level has; in a call, if a shape or label does not fit.
+        ValueError: If a number is out of its range, does not divide another, or is no level's
+            resolution; in a call, if a shape or label does not fit.
 
     Sources: Dhariwal and Nichol, *Diffusion Models Beat GANs on Image Synthesis*, arXiv 2105.05233;
     Ho et al., *Denoising Diffusion Probabilistic Models*, arXiv 2006.11239.
@@ -134,19 +122,21 @@ class UNet(Network):
         self.remember(UNet.__init__, locals())
         self.shape, self.dtype, self.remat = tuple(shape), dtype, remat
         embedding = 2 * channels
-        self.condition = ConditionEmbedding(channels, embedding, T=T, classes=classes, rngs=rngs)
+        self.condition = layers.ConditionEmbedding(
+            channels, embedding, T=T, classes=classes, rngs=rngs
+        )
         options = {"dtype": jnp.dtype(dtype), "rngs": rngs}
 
-        def residual(inputs: int, outputs: int, attend: bool) -> ResidualBlock:
+        def residual(inputs: int, outputs: int, attend: bool) -> nnx.Module:
             heads = outputs // head_channels if attend else 0
-            return ResidualBlock(inputs, outputs, embedding, dropout, heads, **options)
+            return layers.ResidualBlock(inputs, outputs, embedding, dropout, heads, **options)
 
         current = channels
-        self.first = convolution(shape[-1], channels, **options)
+        self.first = layers.convolution(shape[-1], channels, **options)
         skips, encoder, decoder = [channels], [], []
         for level, (width, attend) in enumerate(zip(widths, attends, strict=True)):
             if level:
-                encoder.append(Resample(current, up=False, **options))
+                encoder.append(layers.Resample(current, up=False, **options))
                 skips.append(current)
             for _ in range(blocks):
                 encoder.append(residual(current, width, attend))
@@ -158,11 +148,11 @@ class UNet(Network):
                 decoder.append(residual(current + skips.pop(), widths[level], attends[level]))
                 current = widths[level]
             if level:
-                decoder.append(Resample(current, up=True, **options))
+                decoder.append(layers.Resample(current, up=True, **options))
         self.encoder, self.middle = nnx.List(encoder), nnx.List(middle)
         self.decoder = nnx.List(decoder)
-        self.norm = GroupNorm(current)
-        self.last = convolution(current, shape[-1], zero=True, **options)
+        self.norm = layers.GroupNorm(current)
+        self.last = layers.convolution(current, shape[-1], zero=True, **options)
 
     def __call__(
         self,
@@ -175,44 +165,37 @@ class UNet(Network):
         """What is learned, in the type of `x`, float32 at least; see `kacjax.models`."""
         t, x = check_points(t, x, self.shape)
         time = self.condition(t.astype(jnp.float32), label)
-        block = nnx.remat(ResidualBlock.__call__) if self.remat else ResidualBlock.__call__
+        block = layers.ResidualBlock.__call__
+        block = nnx.remat(block) if self.remat else block
         h = self.first(x.astype(self.dtype))
-        skips, count = [h], 0
-
-        def apply(layer: ResidualBlock | Resample, h: Array) -> Array:
-            nonlocal count
-            if isinstance(layer, Resample):
-                return layer(h)
-            count += 1
-            return block(layer, h, time, None if key is None else jax.random.fold_in(key, count))
-
-        for layer in self.encoder:
-            h = apply(layer, h)
-            skips.append(h)
-        for layer in self.middle:
-            h = apply(layer, h)
-        for layer in self.decoder:
-            if isinstance(layer, ResidualBlock):
-                h = jnp.concatenate([h, skips.pop()], axis=-1)
-            h = apply(layer, h)
+        skips, down = [h], len(self.encoder)
+        for number, layer in enumerate([*self.encoder, *self.middle, *self.decoder]):
+            if isinstance(layer, layers.Resample):
+                h = layer(h)
+            else:
+                if number >= down + len(self.middle):
+                    h = jnp.concatenate([h, skips.pop()], axis=-1)
+                h = block(layer, h, time, None if key is None else jax.random.fold_in(key, number))
+            if number < down:
+                skips.append(h)
         return self.last(jax.nn.silu(self.norm(h))).astype(x.dtype)
 
 
+MODELS["UNet"] = UNet
+
+
 def _sides(shape: Sequence[int], multipliers: Sequence[int]) -> list[int]:
-    """The resolution of each level, by the shorter side, of sides that can be halved so often."""
-    if len(shape) != 3 or not multipliers:
-        raise ValueError(
-            "shape must be (height, width, colors), and multipliers must hold a positive integer "
-            f"for each level; got {tuple(shape)} and {tuple(multipliers)}."
-        )
+    """The shorter side of the maps at each level, of images that can be halved so often."""
+    factor = 2 ** (len(multipliers) - 1)
     for name, values in (("shape", shape), ("multipliers", multipliers)):
         for value in values:
             check_count(f"{name}, each number,", value)
-    factor = 2 ** (len(multipliers) - 1)
-    if shape[0] % factor or shape[1] % factor:
+    if not multipliers:
+        raise ValueError("multipliers must hold a positive integer for each level, got ().")
+    if len(shape) != 3 or shape[0] % factor or shape[1] % factor:
         raise ValueError(
-            f"shape must have sides that {factor} divides, for {len(multipliers)} levels; "
-            f"got {tuple(shape)}."
+            f"shape must be (height, width, colors) with sides that {factor} divides, for "
+            f"{len(multipliers)} levels; got {tuple(shape)}."
         )
     return [min(shape[:2]) // 2**level for level in range(len(multipliers))]
 
@@ -222,13 +205,7 @@ def _attention(attention: Sequence[int] | None, sides: Sequence[int]) -> tuple[i
     if attention is None:
         nearest = min(sides, key=lambda side: abs(math.log(side / 16)))
         return (nearest,) if 8 <= nearest <= 32 else ()
-    for resolution in attention:
-        if resolution not in sides:
-            raise ValueError(
-                f"attention must name resolutions of the levels, {', '.join(map(str, sides))}; "
-                f"got {resolution}."
-            )
+    if not set(attention) <= set(sides):
+        levels = ", ".join(map(str, sides))
+        raise ValueError(f"attention must be among the levels' {levels}; got {tuple(attention)}.")
     return tuple(attention)
-
-
-MODELS["UNet"] = UNet
