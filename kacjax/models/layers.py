@@ -10,7 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from kacjax._typing import Key
-from kacjax._validation import check_count
+from kacjax._validation import check_count, check_labels, check_positive
 
 Map = Float[Array, "batch height width channels"]
 Vectors = Float[Array, "batch channels"]
@@ -47,13 +47,14 @@ class ConditionEmbedding(nnx.Module):
     """
 
     def __init__(
-        self, sinusoids: int, width: int, *, T: float, classes: int | None, rngs: nnx.Rngs
+        self, sinusoids: int, width: int, T: float, classes: int | None, *, rngs: nnx.Rngs
     ):
-        self.T, self.sinusoids, self.classes = T, sinusoids, classes
-        self.first = nnx.Linear(sinusoids + 2 * _LOG_SINUSOIDS + 1, width, rngs=rngs)
-        self.second = nnx.Linear(width, width, rngs=rngs)
+        check_positive("T", T)
         if classes is not None:
             check_count("classes", classes)
+        self.T, self.sinusoids, self.classes = float(T), sinusoids, classes
+        self.first = nnx.Linear(sinusoids + 2 * _LOG_SINUSOIDS + 1, width, rngs=rngs)
+        self.second = nnx.Linear(width, width, rngs=rngs)
         self.labels = nnx.Embed(classes + 1, width, rngs=rngs) if classes is not None else None
 
     def __call__(
@@ -61,27 +62,17 @@ class ConditionEmbedding(nnx.Module):
     ) -> Float[Array, "batch width"]:
         """The embedding. Labels out of range are an error, and NaN where they are traced."""
         h = self.second(jax.nn.silu(self.first(time_features(t, self.T, self.sinusoids))))
-        if self.labels is not None:
-            h = h + self._embed(label, t.shape)
-        elif label is not None:
-            raise ValueError("label must be None for a network without classes.")
-        return jax.nn.silu(h)
-
-    def _embed(self, label: Any, shape: tuple[int, ...]) -> Array:
+        if self.labels is None:
+            if label is not None:
+                raise ValueError("label must be None for a network without classes.")
+            return jax.nn.silu(h)
         if label is None:
-            return self.labels(jnp.full(shape, self.classes, jnp.int32))
-        if not isinstance(label, jax.core.Tracer):
-            label = np.asarray(label)
-        if label.shape != shape or not jnp.issubdtype(label.dtype, jnp.integer):
-            kind = f"{label.dtype} of shape {label.shape}"
-            raise ValueError(f"label must hold integers of shape {shape}, got {kind}.")
-        known = (label >= 0) & (label <= self.classes)
-        if isinstance(known, np.ndarray) and not known.all():
-            allowed = f"0..{self.classes} ({self.classes}: no class)"
-            span = f"{label.min()} to {label.max()}"
-            raise ValueError(f"label must lie in {allowed}, got values from {span}.")
+            return jax.nn.silu(h + self.labels(jnp.full(t.shape, self.classes, jnp.int32)))
+        label = label if isinstance(label, jax.core.Tracer) else np.asarray(label)
+        label = check_labels(label, t.size, self.classes)
         # Without the mask a negative index would count from the end, and be another class.
-        return jnp.where(known[:, None], self.labels(jnp.asarray(label)), jnp.nan)
+        known = (label >= 0) & (label <= self.classes)
+        return jax.nn.silu(h + jnp.where(known[:, None], self.labels(label), jnp.nan))
 
 
 class FourierFeatures(nnx.Module):

@@ -6,9 +6,9 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from kacjax._typing import Key
-from kacjax._validation import check_count
-from kacjax.models.layers import ConditionEmbedding, FourierFeatures
-from kacjax.models.network import MODELS, Network, check_points, positive
+from kacjax._validation import check_count, check_positive
+from kacjax.models.layers import ConditionEmbedding, FourierFeatures, Vectors
+from kacjax.models.network import MODELS, Network, check_points
 
 
 class ResidualBlock(nnx.Module):
@@ -20,9 +20,7 @@ class ResidualBlock(nnx.Module):
         self.first = nnx.Linear(width, width, rngs=rngs)
         self.second = nnx.Linear(width, width, rngs=rngs)
 
-    def __call__(
-        self, h: Float[Array, "batch width"], time: Float[Array, "batch width"]
-    ) -> Float[Array, "batch width"]:
+    def __call__(self, h: Vectors, time: Vectors) -> Vectors:
         """Applies the block."""
         scale, shift = jnp.split(self.modulation(time), 2, axis=-1)
         update = self.first(self.norm(h) * (1 + scale) + shift)
@@ -66,11 +64,11 @@ class MLP(Network):
         for name, value in (("dim", dim), ("width", width), ("depth", depth)):
             check_count(name, value)
         check_count("fourier", fourier, 0)
-        T, highest_frequency = positive("T", T), positive("highest_frequency", highest_frequency)
+        check_positive("highest_frequency", highest_frequency)
         self.remember(MLP.__init__, locals())
         self.dim = dim
         self.embedding = FourierFeatures(dim, fourier, 0.5, highest_frequency, rngs=rngs)
-        self.condition = ConditionEmbedding(32, width, T=T, classes=classes, rngs=rngs)
+        self.condition = ConditionEmbedding(32, width, T, classes, rngs=rngs)
         self.first = nnx.Linear(dim + 2 * fourier, width, rngs=rngs)
         self.blocks = nnx.List([ResidualBlock(width, rngs=rngs) for _ in range(depth)])
         self.norm = nnx.LayerNorm(width, rngs=rngs)

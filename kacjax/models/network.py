@@ -11,8 +11,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array
 
-from kacjax._typing import Scalar
-from kacjax._validation import check_positive, choose
+from kacjax._validation import as_floats, choose
 
 MODELS: dict[str, type[nnx.Module]] = {}
 """Networks that a file can name. Add your own, with a `config`: `MODELS["Mine"] = Mine`."""
@@ -20,8 +19,6 @@ MODELS: dict[str, type[nnx.Module]] = {}
 
 class Network(nnx.Module):
     """A network that knows its constructor keywords, and the number of its `classes` or None."""
-
-    classes: int | None
 
     def remember(self, constructor: Callable, values: Mapping[str, Any]) -> None:
         """Keeps the constructor's keywords, all but `rngs`, as static structure."""
@@ -35,26 +32,15 @@ class Network(nnx.Module):
         return json.loads(self._config)
 
 
-def positive(name: str, value: Scalar) -> float:
-    """The value as a float; raises a `ValueError` unless it is a positive and finite number."""
-    if isinstance(value, str | bytes) or np.ndim(value):
-        raise ValueError(f"{name} must be a positive number, got {value!r}.")
-    check_positive(name, value)
-    return float(value)
-
-
 def check_points(t: Any, x: Any, shape: tuple[int, ...]) -> tuple[Array, Array]:
     """Times and points as arrays of the type of `x`, of float32 at least, if they fit `shape`."""
-    t, x = jnp.asarray(t), jnp.asarray(x)
-    if x.ndim == 0 or x.shape[1:] != shape:
-        expected = ("batch", *shape)
-        raise ValueError(f"x must have shape {expected}, got {x.shape}.".replace("'", ""))
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise ValueError(f"x must hold floats (images: in [-1, 1]), got {x.dtype}.")
+    t, x = jnp.asarray(t), as_floats("x", x)
+    if x.shape[1:] != shape:
+        expected = ", ".join(map(str, ("batch", *shape)))
+        raise ValueError(f"x must have shape ({expected}), got {x.shape}.")
     if t.shape != x.shape[:1]:
         raise ValueError(f"t must have shape {x.shape[:1]}, a time for each point, got {t.shape}.")
-    dtype = jnp.promote_types(x.dtype, jnp.float32)
-    return t.astype(dtype), x.astype(dtype)
+    return t.astype(x.dtype), x
 
 
 def rebuild(name: str, config: Mapping[str, Any], rngs: nnx.Rngs | None = None) -> nnx.Module:

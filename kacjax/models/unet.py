@@ -12,7 +12,7 @@ from jaxtyping import Array, DTypeLike, Float, Int
 from kacjax._typing import Key
 from kacjax._validation import check_choice, check_count, choose
 from kacjax.models import layers
-from kacjax.models.network import MODELS, Network, check_points, positive
+from kacjax.models.network import MODELS, Network, check_points
 
 _SIZES: dict[str, dict[str, Any]] = {
     "cifar10": {"channels": 128, "multipliers": (1, 2, 2, 2), "blocks": 2, "dropout": 0.1},
@@ -100,8 +100,7 @@ class UNet(Network):
         sides = _sides(shape, multipliers)
         check_count("channels", channels)
         check_count("blocks", blocks)
-        if channels % 2:
-            # There are as many sinusoids of the time, half of them sines and half cosines.
+        if channels % 2:  # as the time has as many sinusoids, sines and cosines
             raise ValueError(f"channels must be even, got {channels}.")
         widths = [channels * multiplier for multiplier in multipliers]
         attention = _attention(attention, sides)
@@ -109,22 +108,16 @@ class UNet(Network):
         attended = [w for w, attend in zip(widths, attends, strict=True) if attend] + widths[-1:]
         head_channels = math.gcd(64, *attended) if head_channels is None else head_channels
         check_count("head_channels", head_channels)
-        if any(width % head_channels for width in attended):
-            raise ValueError(
-                f"head_channels must divide the channels of maps with attention, "
-                f"{', '.join(map(str, attended))}; got {head_channels}."
-            )
+        if math.gcd(head_channels, *attended) < head_channels:
+            raise ValueError(f"head_channels must divide each of {attended}, got {head_channels}.")
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1), got {dropout}.")
-        T = positive("T", T)
         dtype = dtype if isinstance(dtype, str) else jnp.dtype(dtype).name
         check_choice("dtype", dtype, ("float32", "bfloat16"))
         self.remember(UNet.__init__, locals())
         self.shape, self.dtype, self.remat = tuple(shape), dtype, remat
         embedding = 2 * channels
-        self.condition = layers.ConditionEmbedding(
-            channels, embedding, T=T, classes=classes, rngs=rngs
-        )
+        self.condition = layers.ConditionEmbedding(channels, embedding, T, classes, rngs=rngs)
         options = {"dtype": jnp.dtype(dtype), "rngs": rngs}
 
         def residual(inputs: int, outputs: int, attend: bool) -> nnx.Module:
@@ -149,8 +142,7 @@ class UNet(Network):
                 current = widths[level]
             if level:
                 decoder.append(layers.Resample(current, up=True, **options))
-        self.encoder, self.middle = nnx.List(encoder), nnx.List(middle)
-        self.decoder = nnx.List(decoder)
+        self.encoder, self.middle, self.decoder = map(nnx.List, (encoder, middle, decoder))
         self.norm = layers.GroupNorm(current)
         self.last = layers.convolution(current, shape[-1], zero=True, **options)
 
@@ -165,8 +157,7 @@ class UNet(Network):
         """What is learned, in the type of `x`, float32 at least; see `kacjax.models`."""
         t, x = check_points(t, x, self.shape)
         time = self.condition(t.astype(jnp.float32), label)
-        block = layers.ResidualBlock.__call__
-        block = nnx.remat(block) if self.remat else block
+        block = (nnx.remat if self.remat else lambda call: call)(layers.ResidualBlock.__call__)
         h = self.first(x.astype(self.dtype))
         skips, down = [h], len(self.encoder)
         for number, layer in enumerate([*self.encoder, *self.middle, *self.decoder]):
