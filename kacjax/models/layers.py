@@ -124,7 +124,7 @@ class GroupNorm(nnx.Module):
 
     def __call__(self, x: Map, scale: Vectors | None = None, shift: Vectors | None = None) -> Map:
         """Normalizes; the output has the type of `x`."""
-        y, (batch, *_, channels) = x.astype(jnp.float32), x.shape
+        y, (batch, _, _, channels) = x.astype(jnp.float32), x.shape
 
         def group_mean(moment: Vectors) -> Vectors:
             groups = moment.reshape(batch, self.groups, -1).mean(axis=-1)
@@ -150,8 +150,7 @@ class SelfAttention(nnx.Module):
         self.heads = heads
         self.norm = GroupNorm(channels)
         self.inputs = nnx.Linear(channels, 3 * channels, **options)
-        zeros = nnx.initializers.zeros_init()
-        self.output = nnx.Linear(channels, channels, kernel_init=zeros, **options)
+        self.output = nnx.Linear(channels, channels, kernel_init=nnx.initializers.zeros, **options)
 
     def __call__(self, x: Map) -> Map:
         """Applies the block."""
@@ -215,4 +214,5 @@ class Resample(nnx.Module):
     def _resize(self, x: Map):
         if self.up:
             return x.repeat(2, axis=1).repeat(2, axis=2)
-        return nnx.avg_pool(x, (2, 2), strides=(2, 2))
+        batch, height, width, channels = x.shape
+        return x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean(axis=(2, 4))

@@ -106,9 +106,10 @@ class UNet(Network):
         attention = _attention(attention, sides)
         attends = [side in attention for side in sides]
         attended = [w for w, attend in zip(widths, attends, strict=True) if attend] + widths[-1:]
-        head_channels = math.gcd(64, *attended) if head_channels is None else head_channels
+        if head_channels is None:
+            head_channels = max(n for n in range(1, 65) if math.gcd(*attended) % n == 0)
         check_count("head_channels", head_channels)
-        if math.gcd(head_channels, *attended) < head_channels:
+        if math.gcd(*attended) % head_channels:
             raise ValueError(f"head_channels must divide each of {attended}, got {head_channels}.")
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1), got {dropout}.")
