@@ -76,8 +76,8 @@ class UNet(Network):
 
     Example:
         >>> size = kacjax.models.unet_size("tiny")
-        >>> network = kacjax.models.UNet((8, 8, 1), rngs=nnx.Rngs(0), **size)
-        >>> network(jnp.ones(2), jnp.ones((2, 8, 8, 1))).shape
+        >>> make = lambda: kacjax.models.UNet((8, 8, 1), rngs=nnx.Rngs(0), **size)
+        >>> nnx.eval_shape(lambda: make()(jnp.ones(2), jnp.ones((2, 8, 8, 1)))).shape
         (2, 8, 8, 1)
     """
 
@@ -198,6 +198,5 @@ def _attention(attention: Sequence[int] | None, sides: Sequence[int]) -> tuple[i
         nearest = min(sides, key=lambda side: abs(math.log(side / 16)))
         return (nearest,) if 8 <= nearest <= 32 else ()
     if not set(attention) <= set(sides):
-        levels = ", ".join(map(str, sides))
-        raise ValueError(f"attention must be among the levels' {levels}; got {tuple(attention)}.")
+        raise ValueError(f"attention must be among {tuple(sides)}, got {tuple(attention)}.")
     return tuple(attention)

@@ -217,7 +217,7 @@ def test_no_state_but_parameters():
         ({"blocks": -1}, "blocks must be an integer of at least 1, got -1"),
         ({"multipliers": ()}, r"multipliers must hold a positive integer .* got \(\)"),
         ({"multipliers": (1, 0)}, "multipliers, each number, must be an integer"),
-        ({"attention": (5,)}, r"attention must be among the levels' 8, 4; got \(5,\)"),
+        ({"attention": (5,)}, r"attention must be among \(8, 4\), got \(5,\)"),
         ({"head_channels": 3}, r"head_channels must divide each of \[16, 16\], got 3"),
         ({"head_channels": 0}, "head_channels must be an integer"),
         ({"dropout": 1.0}, r"dropout must lie in \[0, 1\), got 1.0"),
@@ -260,11 +260,13 @@ def test_attention_by_default_fits_any_size(shape, levels, expected):
     [((48, 48, 3), "cifar10", [12]), ((512, 512, 3), "mnist", []), ((64, 24, 3), "mnist", [12])],
 )
 def test_named_sizes_fit_any_image_that_they_can_halve(shape, size, attention):
-    model = nnx.eval_shape(lambda: UNet(shape, rngs=nnx.Rngs(0), **unet_size(size)))
-    assert model.config["attention"] == attention
-    assert model.config["head_channels"] == 64
-    points = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
-    assert jax.eval_shape(model, T[:2], points).shape == (2, *shape)
+    def call():
+        model = UNet(shape, rngs=nnx.Rngs(0), **unet_size(size))
+        assert model.config["attention"] == attention
+        assert model.config["head_channels"] == 64
+        return model(T[:2], jnp.zeros((2, *shape)))
+
+    assert nnx.eval_shape(call).shape == (2, *shape)
 
 
 def test_heads_fit_any_channels_by_default():
@@ -298,7 +300,7 @@ def test_bad_calls(monkeypatch):
         labelled(T, X, jnp.array([-1, 0, 4]))
     with pytest.raises(ValueError, match=r"t must have shape \(3,\), .* got \(\)"):
         plain(0.5, X)
-    with pytest.raises(ValueError, match="x must hold floats .* got uint8"):
+    with pytest.raises(ValueError, match=r"x must hold floats .* got uint8"):
         plain(T, np.zeros((3, *SHAPE), np.uint8))
     with pytest.raises(ValueError, match="name must be one of cifar10, mnist, tiny; got 'large'"):
         unet_size("large")
