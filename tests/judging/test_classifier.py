@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from kacjax import models
+from experiments.judging.classifier import Classifier, ImageClassifier
 from kacjax.data import to_float
-from tests.models.small_classifier import IMAGES, small_classifier
+from tests.judging.small_classifier import IMAGES, small_classifier
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def test_bytes_and_floats_are_the_same_images_and_each_is_judged_alone(classifie
 
 
 def test_training_uses_the_batch_and_keeps_its_statistics():
-    model = models.Classifier((8, 8, 1), 2, rngs=nnx.Rngs(0), channels=(4, 4))
+    model = Classifier((8, 8, 1), 2, rngs=nnx.Rngs(0), channels=(4, 4))
     x = 3 + jax.random.normal(jax.random.key(0), (16, 8, 8, 1))
     before = model.blocks[0].norm.mean[...]
     first = model(x).logits
@@ -48,13 +48,13 @@ def test_training_uses_the_batch_and_keeps_its_statistics():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: models.Classifier((8, 8), 4, rngs=nnx.Rngs(0)), "shape must be"),
-        (lambda: models.Classifier((8, 8, 1), 4, rngs=nnx.Rngs(0)), "at least 16 pixels"),
+        (lambda: Classifier((8, 8), 4, rngs=nnx.Rngs(0)), "shape must be"),
+        (lambda: Classifier((8, 8, 1), 4, rngs=nnx.Rngs(0)), "at least 16 pixels"),
         (
-            lambda: models.Classifier((8, 8, 1), 4, rngs=nnx.Rngs(0), channels=()),
+            lambda: Classifier((8, 8, 1), 4, rngs=nnx.Rngs(0), channels=()),
             r"channels must hold a width for each resolution, got \(\)",
         ),
-        (lambda: models.Classifier((8, 8, 1), 1, rngs=nnx.Rngs(0)), "classes must be an integer"),
+        (lambda: Classifier((8, 8, 1), 1, rngs=nnx.Rngs(0)), "classes must be an integer"),
     ],
 )
 def test_wrong_input_is_named(call, message):
@@ -66,4 +66,4 @@ def test_wrong_images_and_names_are_named(classifier):
     with pytest.raises(ValueError, match="images must have the shape"):
         classifier(IMAGES[:, :8])
     with pytest.raises(ValueError, match="classes must be 4 names"):
-        models.ImageClassifier(nnx.merge(classifier.graphdef, classifier.state), ("a",))
+        ImageClassifier(nnx.merge(classifier.graphdef, classifier.state), ("a",))

@@ -1,12 +1,16 @@
-"""Configurations are JSON, and rebuild the network that they describe."""
+"""Configurations are JSON, and rebuild the network that they describe, a user's own too."""
 
 import inspect
 import json
 
+import jax
+import jax.numpy as jnp
+import jaxtyping
+import numpy as np
 import pytest
 from flax import nnx
 
-from kacjax.models import MLP, MODELS, UNet, rebuild
+from kacjax.models import MLP, MODELS, UNet, blank, rebuild
 
 
 def unet() -> UNet:
@@ -37,10 +41,11 @@ def test_a_network_is_rebuilt_from_its_json(make):
     model = make()
     name, config = type(model).__name__, json.loads(json.dumps(model.config))
     assert config == model.config
-    build = lambda: rebuild(name, config, nnx.Rngs(1))  # noqa: E731
+    build = lambda: rebuild(name, config)  # noqa: E731
     again = nnx.eval_shape(build) if isinstance(model, UNet) else build()
     assert nnx.graphdef(again) == nnx.graphdef(model)
     assert again.config == config
+    assert again.classes == model.classes == config["classes"]
     assert MODELS[name] is type(model)
 
 
@@ -63,3 +68,31 @@ def test_every_argument_is_in_the_configuration():
 def test_bad_descriptions(name, config, message):
     with pytest.raises(ValueError, match=message):
         rebuild(name, config, nnx.Rngs(0))
+
+
+def test_a_blank_network_has_zeros_and_the_structure():
+    blanked, drawn = blank(NETWORKS[0]), NETWORKS[0]()
+    assert nnx.graphdef(blanked) == nnx.graphdef(drawn)
+    for zero, leaf in zip(*(jax.tree.leaves(nnx.state(m)) for m in (blanked, drawn)), strict=True):
+        assert (zero.shape, zero.dtype) == (leaf.shape, leaf.dtype)
+        assert not jnp.any(zero)
+
+
+def test_numbers_of_numpy_are_plain_in_the_configuration(monkeypatch):
+    # As without the hook, which would refuse NumPy's types before.
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    model = MLP(np.int64(2), rngs=nnx.Rngs(0), width=8, depth=1, T=np.float32(0.5))
+    assert json.loads(json.dumps(model.config))["T"] == 0.5
+    assert model.config["dim"] == 2
+
+
+def test_a_network_of_the_user(monkeypatch):
+    class Mine(nnx.Module):
+        def __init__(self, size: int, *, rngs: nnx.Rngs):
+            self.config = {"size": size}
+            self.map = nnx.Linear(size, size, rngs=rngs)
+
+    monkeypatch.setitem(MODELS, "Mine", Mine)
+    assert rebuild("Mine", {"size": 3}).map.kernel.shape == (3, 3)
+    with pytest.raises(ValueError, match="config does not describe a network Mine"):
+        rebuild("Mine", {"sizes": 3})

@@ -10,15 +10,13 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, UInt8
 
-from kacjax._validation import check_count
 from kacjax.data import to_float
-from kacjax.models.base import Network
 
 _SHORTEST_SIDE = 4
 
 
 class ConvolutionBlock(nnx.Module):
-    """A convolution of 3 by 3 pixels, batch normalisation, rectifier."""
+    """A convolution of 3 by 3 pixels, batch normalization, rectifier."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, *, rngs: nnx.Rngs):
         self.convolution = nnx.Conv(
@@ -45,16 +43,16 @@ class ClassifierOutput(NamedTuple):
     logits: Float[Array, "batch classes"]
 
 
-class Classifier(Network):
+class Classifier(nnx.Module):
     """Convolutional network from images to classes.
 
     Two blocks at each resolution, which is halved between the widths in `channels`. `train()` and
-    `eval()` switch batch normalisation, as in Flax.
+    `eval()` switch batch normalization, as in Flax.
 
     Args:
         shape: Height, width and channels of an image.
         classes: Number of classes.
-        rngs: Random streams for initialisation.
+        rngs: Random streams for initialization.
         channels: Width at each resolution; the last is the dimension of the features.
         stride: Of the first convolution: 2 halves the resolution at once, at a quarter of the cost.
 
@@ -74,17 +72,21 @@ class Classifier(Network):
     ):
         if not channels:
             raise ValueError("channels must hold a width for each resolution, got ().")
-        for size in (*shape, *channels):
-            check_count("shape and channels", size)
-        check_count("stride", stride)
-        check_count("classes", classes, 2)
+        sizes = {"shape": shape, "channels": channels, "stride": [stride], "classes": [classes]}
+        for name, values in sizes.items():
+            least = 2 if name == "classes" else 1
+            if any(not isinstance(value, int) or value < least for value in values):
+                raise ValueError(
+                    f"{name} must be an integer of at least {least}, got {tuple(values)}."
+                )
         side = _SHORTEST_SIDE * stride * 2 ** (len(channels) - 1)
         if len(shape) != 3 or min(shape[:2]) < side:
             raise ValueError(
                 f"shape must be (height, width, channels), with sides of at least {side} pixels, "
                 f"got {tuple(shape)}."
             )
-        self.remember(shape=shape, classes=classes, channels=channels, stride=stride)
+        self.shape, self.channels = tuple(shape), tuple(channels)
+        self.classes, self.stride = classes, stride
         inputs, blocks = shape[-1], []
         for width in channels:
             blocks.append(ConvolutionBlock(inputs, width, 1 if blocks else stride, rngs=rngs))
@@ -92,6 +94,16 @@ class Classifier(Network):
             inputs = width
         self.blocks = nnx.List(blocks)
         self.head = nnx.Linear(inputs, classes, rngs=rngs)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Constructor keywords without `rngs`, as JSON holds them."""
+        return {
+            "shape": list(self.shape),
+            "classes": self.classes,
+            "channels": list(self.channels),
+            "stride": self.stride,
+        }
 
     def __call__(self, x: Float[Array, "batch height width channels"]) -> ClassifierOutput:
         """Features and logits of images in `[-1, 1]`."""
@@ -105,7 +117,7 @@ class Classifier(Network):
 
 
 class ImageClassifier:
-    """A trained classifier: `images -> (features, probabilities)`, as `metrics.ImageJudge` asks.
+    """A trained classifier: `images -> (features, probabilities)`, as `judge.ImageJudge` asks.
 
     Args:
         model: The network; it is copied.

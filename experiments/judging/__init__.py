@@ -1,0 +1,1 @@
+"""Judging of generated images: a classifier and the scores that it gives."""
