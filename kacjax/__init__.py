@@ -1,14 +1,14 @@
 """kacjax: generative models whose noise is the Kac process, in JAX."""
 
-from kacjax import models
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from kacjax.exact import ExactVelocity, exact_velocity
-from kacjax.export import load_velocity, save_velocity
+from kacjax.export import load_velocity, register, save_velocity
 from kacjax.generation import (
     decode,
     encode,
     generate,
-    generate_chunks,
-    guided,
     initial_noise,
     interpolate,
     log_density,
@@ -23,10 +23,35 @@ from kacjax.paths import (
     kac_path,
 )
 from kacjax.processes import KacProcess, Process, WienerProcess
-from kacjax.schedules import time_grid
-from kacjax.training import FitResult, Trainer, TrainState, fit, train_step
+from kacjax.training import FitResult, Trainer, TrainState, fit
+from kacjax.velocity import Velocity, guided
+
+if TYPE_CHECKING:
+    from kacjax import (
+        checkpoints,
+        data,
+        diagnostics,
+        metrics,
+        models,
+        plots,
+        schedules,
+        sharding,
+        training,
+    )
 
 __version__ = "0.1.0"
+
+_MODULES = (
+    "checkpoints",
+    "data",
+    "diagnostics",
+    "metrics",
+    "models",
+    "plots",
+    "schedules",
+    "sharding",
+    "training",
+)
 
 __all__ = [
     "ExactVelocity",
@@ -37,6 +62,7 @@ __all__ = [
     "Process",
     "TrainState",
     "Trainer",
+    "Velocity",
     "WienerProcess",
     "decode",
     "diffusion_path",
@@ -46,16 +72,25 @@ __all__ = [
     "flow_matching_loss",
     "flow_matching_path",
     "generate",
-    "generate_chunks",
     "guided",
     "initial_noise",
     "interpolate",
     "kac_path",
     "load_velocity",
     "log_density",
-    "models",
+    "register",
     "save_velocity",
-    "time_grid",
-    "train_step",
     "trajectory",
+    *_MODULES,
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Submodules, which are imported when they are first used."""
+    if name in _MODULES:
+        return importlib.import_module(f"kacjax.{name}")
+    raise AttributeError(f"module 'kacjax' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_MODULES]

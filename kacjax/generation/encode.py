@@ -1,12 +1,14 @@
 """Data to noise and back by the same equation, and interpolation through the noise."""
 
+import warnings
 from typing import Any, Unpack
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from kacjax._typing import ArrayLike, Scalar
-from kacjax._validation import as_floats, check_labels
+from kacjax._validation import as_floats, check_labels, is_concrete
+from kacjax.generation.coordinates import make_coordinates
 from kacjax.generation.solve import Options, Velocity, solve
 from kacjax.paths import ProbabilityPath
 
@@ -17,17 +19,24 @@ def encode(
     x: Float[Array, "batch *event"],
     steps: int | ArrayLike = 50,
     *,
-    t_min: Scalar = 0.0,
+    t_min: Scalar | None = None,
     **options: Any,
 ) -> Any:
-    """The noise that generation turns into these data: `solve` from `t_min` to `T`.
+    r"""The noise that generation turns into these data: `solve` from `t_min` to `T`.
+
+    A velocity with the prediction `x0` has an error that grows like $1/t$ towards the data. On the way
+    down it does no harm, on the way up it is amplified by $T / t$: by default such a velocity starts
+    at the time where the noise is 3 % ($\rho = 0.03$), as if `x` were a point of the path there. For
+    data near to a surface of lower dimension that is not enough, and there is a warning where the
+    noise that was found is far too large: train with the prediction `velocity` for encoding and
+    log-densities.
 
     Args:
         velocity: As in `solve`.
         path: The path.
         x: Points at time `t_min`, floats.
         steps: Number of fixed steps, or their times from `t_min` to `T`.
-        t_min: Where to start, in `[0, T)`.
+        t_min: Where to start, in `[0, T)`; by default 0, but see above.
         **options: `labels`, `return_nfe` and the solver, as in `solve`.
 
     Returns:
@@ -43,7 +52,33 @@ def encode(
         >>> bool(jnp.allclose(noise, 1.0, atol=1e-3))
         True
     """
-    return solve(velocity, path, as_floats("x", x), t_min, path.T, steps, **options)
+    t_min = earliest_time(velocity, path) if t_min is None else t_min
+    result = solve(velocity, path, as_floats("x", x), t_min, path.T, steps, **options)
+    check_encoded(path, result[0] if options.get("return_nfe") else result)
+    return result
+
+
+def earliest_time(velocity: Velocity, path: ProbabilityPath) -> Scalar:
+    """Where to start on the way up: 0, or where rho is 0.03 for the prediction `x0`."""
+    if getattr(velocity, "prediction", None) != "x0":
+        return 0.0
+    coordinates = make_coordinates(path, None)
+    return coordinates.time(coordinates.at_rho(0.03 * coordinates.rho(1.0)))
+
+
+def check_encoded(path: ProbabilityPath, noise: Array) -> None:
+    """Warns if noise that can be looked at is more than one and a half times what the prior has."""
+    if not path.prior_is_noise or not is_concrete(noise):
+        return
+    size = jnp.sqrt(jnp.mean(jnp.square(noise / path.coefficients(path.T).sigma)))
+    if is_concrete(size) and not size < 1.5:
+        warnings.warn(
+            f"the encoded data have {float(size):.3g} times the prior's deviation: the velocity's "
+            "error near the data was amplified on the way up. Train with prediction='velocity', or "
+            "take a larger t_min.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
 
 def decode(
@@ -88,7 +123,7 @@ def interpolate(
     weights: ArrayLike,
     steps: int | ArrayLike = 50,
     *,
-    t_min: Scalar = 0.0,
+    t_min: Scalar | None = None,
     labels: ArrayLike | None = None,
     **options: Unpack[Options],
 ) -> Float[Array, "weights batch *event"]:
@@ -106,7 +141,7 @@ def interpolate(
         x_b: Data at weight 1, of the same shape.
         weights: Weights of `x_b`, of shape `(num_weights,)`.
         steps: Number of fixed steps.
-        t_min: Where to start and end, in `[0, T)`.
+        t_min: Where to start and end, in `[0, T)`; by default as in `encode`, and 0.
         labels: Integers of shape `(batch,)`, for both ends.
         **options: The solver, as in `solve`.
 
@@ -145,7 +180,8 @@ def interpolate(
     s = path.coefficients(path.T).g
     a, b = path.process.to_normal(s, noise).reshape(2, 1, batch, -1)
     noise = path.process.from_normal(s, _turn(a, b, weights[:, None, None]).reshape(-1, *event))
-    x = decode(velocity, path, noise, steps, t_min=t_min, labels=repeat(weights.size), **options)
+    end = 0.0 if t_min is None else t_min
+    x = decode(velocity, path, noise, steps, t_min=end, labels=repeat(weights.size), **options)
     return x.reshape(weights.size, batch, *event)
 
 
