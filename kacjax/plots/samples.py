@@ -4,20 +4,18 @@ import os
 from collections.abc import Mapping
 
 import numpy as np
-from jaxtyping import Array, Float, Int
 
 from kacjax._optional import require
-from kacjax._validation import check_count
 from kacjax.data import to_float
 from kacjax.plots import style
-from kacjax.plots.style import COLORS, LABELS, Axes, Figure, Images, Points, panels, styled
+from kacjax.plots.style import COLORS, LABELS, Axes, Figure, Samples, panels, styled
 
 # How images of values in [-1, 1] are shown; those in color are shown as they are.
 _GRAYS = {"cmap": "gray", "vmin": -1, "vmax": 1, "interpolation": "nearest"}
 
 
 @styled
-def points_figure(sets: Mapping[str, Points], limit: float = 1.9) -> Figure:
+def points_figure(sets: Mapping[str, Samples], limit: float = 1.9) -> Figure:
     """Point sets side by side: a scatter above its density.
 
     Args:
@@ -36,35 +34,33 @@ def points_figure(sets: Mapping[str, Points], limit: float = 1.9) -> Figure:
         scatter.scatter(*points[:5000].T, s=3, color=color, alpha=0.35, linewidths=0)
         scatter.set_title(LABELS.get(title, title))
         _draw_density(density, points, limit, color)
-        for ax in (scatter, density):
-            _square(ax, limit)
-            ax.label_outer()
+        _square(scatter, limit)
+        _square(density, limit)
     return figure
 
 
 @styled
 def zoom_figure(
-    sets: Mapping[str, Points], center: tuple[float, float], width: float, radius: float
+    sets: Mapping[str, Samples], center: tuple[float, float], width: float, radius: float
 ) -> Figure:
     """Point sets side by side in a small window around one mode.
 
     Args:
         sets: Points in the plane by title, data first.
-        center: The mode.
+        center: The mode, the center of the window.
         width: Half the width of the window.
-        radius: Radius of a circle around the mode, drawn for scale.
+        radius: Of a circle around the mode, drawn for scale.
 
     Example:
         >>> x = jax.random.normal(jax.random.key(0), (100, 2))
         >>> figure = kacjax.plots.zoom_figure({"data": x}, (0.0, 0.0), width=1.0, radius=0.5)
     """
     figure, axes = panels(len(sets), 2.9 * len(sets) + 0.3, 3.7, sharey=True)
-    around = np.linspace(0, 2 * np.pi, 100)
+    angle = np.linspace(0, 2 * np.pi, 100)
     for ax, (title, points) in zip(axes, sets.items(), strict=True):
         offset = np.asarray(points) - np.asarray(center)
         offset = offset[np.max(np.abs(offset), axis=1) < width]
-        circle = radius * np.stack([np.cos(around), np.sin(around)])
-        ax.plot(*circle, color=style.GRAY, linewidth=0.9, linestyle="--")
+        ax.plot(radius * np.cos(angle), radius * np.sin(angle), "--", color=style.GRAY)
         ax.text(0.7 * radius, 0.75 * radius, f"r = {radius:g}", color=style.GRAY, fontsize=8)
         ax.scatter(*offset.T, s=7, color=COLORS.get(title, style.BLUE), alpha=0.6, linewidths=0)
         ax.set_title(f"{LABELS.get(title, title)}: {len(offset):,} points")
@@ -74,13 +70,11 @@ def zoom_figure(
 
 
 @styled
-def trajectories_figure(
-    trajectory: Float[Array, "times num 2"] | Float[np.ndarray, "times num 2"], data: Points
-) -> Figure:
+def trajectories_figure(trajectory: Samples, data: Samples) -> Figure:
     """Generation paths in the plane, from the noise to the samples, over the data.
 
     Args:
-        trajectory: Positions; the first time is the noise, the last the samples.
+        trajectory: Positions `(times, num, 2)`; the first are the noise, the last the samples.
         data: Data to draw underneath.
 
     Example:
@@ -100,9 +94,7 @@ def trajectories_figure(
 
 
 @styled
-def images_figure(
-    sets: Mapping[str, Points | Images], side: int | None = None, rows: int = 8
-) -> Figure:
+def images_figure(sets: Mapping[str, Samples], side: int | None = None, rows: int = 8) -> Figure:
     """Square grids of images side by side, gray ones white on black.
 
     Args:
@@ -125,12 +117,7 @@ def images_figure(
 
 
 @styled
-def neighbors_figure(
-    images: Images,
-    train: Images,
-    index: Int[Array, "num k"] | Int[np.ndarray, "num k"],
-    rows: int = 8,
-) -> Figure:
+def neighbors_figure(images: Samples, train: Samples, index: Samples, rows: int = 8) -> Figure:
     """One row for each of the first images: the image, a gap, its nearest training images.
 
     Args:
@@ -146,13 +133,10 @@ def neighbors_figure(
         >>> train, index = np.zeros((9, 8, 8, 1)), np.array([[3, 1], [0, 8]])
         >>> figure = kacjax.plots.neighbors_figure(train[:2], train, index)
     """
-    if not len(images) or images.shape[-1] not in (1, 3):
+    if not len(images) or images.shape[-1] not in (1, 3) or images.shape[1:] != train.shape[1:]:
         raise ValueError(
-            f"images must not be empty and have 1 or 3 channels, got shape {images.shape}."
-        )
-    if images.shape[1:] != train.shape[1:]:
-        raise ValueError(
-            f"images and train must be of one size, got {images.shape} and {train.shape}."
+            "images must not be empty, have 1 or 3 channels, and be of one size with train; got "
+            f"{images.shape} and {train.shape}."
         )
     index = np.asarray(index[:rows])
     num, k = index.shape
@@ -166,69 +150,59 @@ def neighbors_figure(
     return figure
 
 
+@styled
 def trajectory_gif(
-    file: str | os.PathLike,
-    trajectory: Float[Array, "times num *event"] | Float[np.ndarray, "times num *event"],
-    times: Float[Array, " times"] | Float[np.ndarray, " times"] | None = None,
-    *,
-    side: int | None = None,
-    fps: int = 20,
+    file: str | os.PathLike, trajectory: Samples, times: Samples, side: int | None = None
 ) -> None:
     """Writes samples on their way from noise to data as an animated GIF.
 
     Args:
         file: The file to write.
-        trajectory: Positions at every time, as `kacjax.trajectory` returns them: points in the
-            plane, or images as `images_figure` takes them, with values in `[-1, 1]`.
-        times: The times, for the title.
+        trajectory: Positions `(times, num, *event)`, as `kacjax.trajectory` returns them: points
+            in the plane, or images as `images_figure` takes them, with values in `[-1, 1]`.
+        times: The times, for the title: 20 frames are shown in a second, the last for a second.
         side: Height and width of images that are vectors.
-        fps: Frames per second, one frame for each time; the last one stays for a second.
 
     Raises:
-        ValueError: If the samples are neither points in the plane nor images, or `fps` is below 1.
+        ValueError: If the samples are neither points in the plane nor images.
 
     Example:
         >>> import tempfile
         >>> file = tempfile.mkdtemp() + "/points.gif"
-        >>> kacjax.plots.trajectory_gif(file, np.ones((2, 5, 2)), fps=2)
+        >>> kacjax.plots.trajectory_gif(file, np.ones((2, 5, 2)), np.array([1.0, 0.0]))
     """
     positions = np.asarray(trajectory)
-    check_count("fps", fps)
-    event = positions.shape[2:]
-    images = side is not None or len(event) == 3
-    if not images and event != (2,):
+    images = side is not None or positions.ndim == 5
+    if not images and positions.shape[2:] != (2,):
         raise ValueError(
             "trajectory must hold points in the plane, images (height, width, channels), or "
-            f"vectors with their side given; got samples of shape {event}."
+            f"vectors with their side given; got shape {positions.shape}."
         )
-    writer = require("matplotlib.animation", "plots").PillowWriter(fps=fps)
-    with require("matplotlib", "plots").rc_context(style.STYLE):
-        figure, (ax,) = panels(1, 4.2, 4.4)
-        require("matplotlib.backends.backend_agg", "plots").FigureCanvasAgg(figure)
-        if images:
-            picture = ax.imshow(_tiled(positions[0], side, 8, 8), **_GRAYS)
-            ax.axis("off")
-        else:
-            points = ax.scatter(*positions[0].T, s=5, color=style.BLUE, alpha=0.6, linewidths=0)
-            _square(ax, 1.05 * float(np.abs(positions).max()))
-        title = ax.set_title("", color=style.GRAY)
-        with writer.saving(figure, os.fspath(file), dpi=100):
-            for i, x in enumerate(positions):
-                if images:
-                    picture.set_data(_tiled(x, side, 8, 8))
-                else:
-                    points.set_offsets(x)
-                title.set_text("" if times is None else f"$t = {float(times[i]):.3f}$")
-                for _ in range(1 + fps if i == len(positions) - 1 else 1):
-                    writer.grab_frame()
+    writer = require("matplotlib.animation", "plots").PillowWriter(fps=20)
+    figure, (ax,) = panels(1, 4.2, 4.4)
+    # A layout that adapts would move from frame to frame.
+    figure.set_layout_engine("none")
+    require("matplotlib.backends.backend_agg", "plots").FigureCanvasAgg(figure)
+    if images:
+        shown = ax.imshow(_tiled(positions[0], side, 8, 8), **_GRAYS)
+        ax.axis("off")
+    else:
+        shown = ax.scatter(*positions[0].T, s=5, color=style.BLUE, alpha=0.6, linewidths=0)
+        _square(ax, 1.05 * float(np.abs(positions).max()))
+    with writer.saving(figure, os.fspath(file), dpi=100):
+        for t, x in zip(np.asarray(times), positions, strict=True):
+            shown.set_data(_tiled(x, side, 8, 8)) if images else shown.set_offsets(x)
+            ax.set_title(f"$t = {t:.3f}$")
+            writer.grab_frame()
+        for _ in range(20):
+            writer.grab_frame()
 
 
-def _tiled(images: Points | Images, side: int | None, rows: int, columns: int) -> np.ndarray:
+def _tiled(images: Samples, side: int | None, rows: int, columns: int) -> np.ndarray:
     """The first images in frames of black: one of values in [-1, 1], or in color in [0, 1]."""
     images = np.asarray(images[: rows * columns])
     images = to_float(images) if images.dtype == np.uint8 else images
-    if side is not None:
-        images = images.reshape(len(images), side, side, 1)
+    images = images if side is None else images.reshape(-1, side, side, 1)
     num, height, width, channels = images.shape
     framed = np.full((rows * columns, height + 2, width + 2, channels), -1.0)
     framed[:num, 1:-1, 1:-1] = images
@@ -249,11 +223,6 @@ def _draw_density(ax: Axes, points: np.ndarray, limit: float, color: str) -> Non
     counts, _, _ = np.histogram2d(*points.T, bins=(edges, edges))
     # A little blur: bins are narrower than the distance between neighboring samples.
     density = require("scipy.ndimage", "plots").gaussian_filter(counts.T, 1.2)
-    ax.imshow(
-        density,
-        origin="lower",
-        extent=(-limit, limit, -limit, limit),
-        cmap=colors.LinearSegmentedColormap.from_list("", ["white", color, style.INK]),
-        norm=colors.PowerNorm(0.6, vmin=0, vmax=max(density.max(), 1e-9)),
-        interpolation="bilinear",
-    )
+    shades = colors.LinearSegmentedColormap.from_list("", ["white", color, style.INK])
+    norm = colors.PowerNorm(0.6, vmin=0, vmax=max(density.max(), 1e-9))
+    ax.pcolormesh(edges, edges, density, cmap=shades, norm=norm, rasterized=True)

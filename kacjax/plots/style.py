@@ -2,10 +2,10 @@
 
 from collections.abc import Callable
 from functools import wraps
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar
 
 import numpy as np
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Num
 
 from kacjax._optional import require
 
@@ -15,13 +15,7 @@ if TYPE_CHECKING:
 else:  # Matplotlib is imported where something is drawn.
     Axes = Figure = Any
 
-Points: TypeAlias = Float[Array, "_ _"] | Float[np.ndarray, "_ _"]
-"""Points as rows, in JAX or NumPy."""
-
-Images: TypeAlias = (
-    Float[Array, "_ _ _ _"] | Float[np.ndarray, "_ _ _ _"] | UInt8[np.ndarray, "..."]
-)
-"""Images of shape `(num, height, width, channels)`, as floats in `[-1, 1]` or as bytes."""
+Samples: TypeAlias = Num[Array, "_ *_"] | Num[np.ndarray, "_ *_"]
 
 # Okabe and Ito's palette, told apart by color-blind readers and in gray.
 BLUE, VERMILION, GREEN, SKY = "#0072B2", "#D55E00", "#009E73", "#56B4E9"
@@ -35,25 +29,23 @@ COLORS |= {"kac": BLUE, "kac-t": BLUE, "kac-t2": SKY}
 LABELS = {"kac": "Kac flow", "kac-t": "Kac, clock t", "kac-t2": "Kac, clock t²"}
 LABELS |= {"diffusion": "diffusion", "flow-matching": "flow matching"}
 
+_TICKS = {"color": GRAY, "labelcolor": INK, "labelsize": 9}
 STYLE: dict[Any, Any] = {
     "figure.dpi": 160,
     "text.color": INK,
     "axes.titlesize": 11,
     "axes.edgecolor": GRAY,
     "axes.labelcolor": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    **{f"{axis}tick.{part}": GRAY for axis in "xy" for part in ("color", "labelcolor")},
-    **{f"{axis}tick.labelsize": 9 for axis in "xy"},
-    "legend.fontsize": 9,
+    **{f"axes.spines.{side}": False for side in ("top", "right")},
+    **{f"{axis}tick.{key}": value for axis in "xy" for key, value in _TICKS.items()},
     "legend.frameon": False,
     "mathtext.fontset": "cm",
 }
 
-P = ParamSpec("P")
+P, R = ParamSpec("P"), TypeVar("R")
 
 
-def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+def styled(draw: Callable[P, R]) -> Callable[P, R]:
     """Draws in the common style and leaves the caller's matplotlib settings alone.
 
     Example:
@@ -63,7 +55,7 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
     """
 
     @wraps(draw)
-    def wrapper(*args: P.args, **kwargs: P.kwargs) -> Figure:
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
         with require("matplotlib", "plots").rc_context(STYLE):
             return draw(*args, **kwargs)
 
