@@ -1,1 +1,1 @@
-"""Judging of generated images: a classifier and the scores that it gives."""
+"""What generated samples are judged by."""

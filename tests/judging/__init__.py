@@ -1,1 +1,1 @@
-"""Tests of the judging of images."""
+"""Tests of what generated samples are judged by."""

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from experiments.judging.judge import ImageJudge
 from kacjax import metrics
-from tests.metrics.points import RNG
 
-IMAGES = RNG.integers(0, 256, size=(600, 4, 4, 1)).astype(np.uint8)
+IMAGES = np.random.default_rng(0).integers(0, 256, size=(600, 4, 4, 1)).astype(np.uint8)
 
 
 def classify(images):
@@ -19,7 +19,7 @@ def classify(images):
 
 def test_statistics_equal_those_by_hand():
     real, other = IMAGES[:300], IMAGES[300:] // 2
-    judge = metrics.ImageJudge(classify, real, chunk_size=250)
+    judge = ImageJudge(classify, real, chunk_size=250)
     statistics = judge.statistics(other)
     corners = other[:, 0, :3, 0] / 255
     distance = metrics.frechet_distance(corners, real[:, 0, :3, 0] / 255)
@@ -33,7 +33,7 @@ def test_statistics_equal_those_by_hand():
 
 
 def test_real_images_score_better_than_dark_ones():
-    judge = metrics.ImageJudge(classify, IMAGES[:300], chunk_size=250)
+    judge = ImageJudge(classify, IMAGES[:300], chunk_size=250)
     real, dark = judge.statistics(IMAGES[300:]), judge.statistics(IMAGES[300:] // 4)
     # The mean for equal laws is the bias of frechet_distance, times the variance 1/12; the law of
     # its 9 terms, of mean 1/12 * 6 / 300 and more, stays within some ten times that.
@@ -45,9 +45,9 @@ def test_real_images_score_better_than_dark_ones():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: metrics.ImageJudge(classify, IMAGES[:1]), "real must hold at least two"),
+        (lambda: ImageJudge(classify, IMAGES[:1]), "real must hold at least two"),
         (
-            lambda: metrics.ImageJudge(classify, IMAGES[:9]).statistics(IMAGES[:0]),
+            lambda: ImageJudge(classify, IMAGES[:9]).statistics(IMAGES[:0]),
             "images must not be empty",
         ),
     ],

@@ -6,9 +6,8 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from kacjax._validation import check_count
-from kacjax.metrics.classes import class_frequencies, class_statistics
-from kacjax.metrics.frechet import frechet_distance
+from experiments.judging.classes import class_frequencies, class_statistics
+from kacjax.metrics import frechet_distance
 
 Images: TypeAlias = (
     Float[Array, "num height width channels"]
@@ -43,7 +42,7 @@ class ImageJudge:
 
     The features of the last layer before the classes tell apart what matters for the classes, and
     the probabilities tell how sure they are. `python -m experiments.features` trains such a
-    classifier for MNIST and CIFAR-10; `export.mnist_classifier` comes with the library.
+    classifier for MNIST and CIFAR-10.
 
     Source: the distance is that of M. Heusel et al., *GANs trained by a two time-scale update
     rule converge to a local Nash equilibrium*, NeurIPS 2017, with a classifier of the data at
@@ -67,7 +66,8 @@ class ImageJudge:
     def __init__(
         self, classify: Callable[[Any], tuple[Any, Any]], real: Images, chunk_size: int = 500
     ):
-        check_count("chunk_size", chunk_size)
+        if chunk_size < 1:
+            raise ValueError(f"chunk_size must be at least 1, got {chunk_size}.")
         self._classify = classify
         self._chunk_size = chunk_size
         if len(real) < 2:

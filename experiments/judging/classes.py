@@ -7,8 +7,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from sklearn.svm import SVC
 
-from kacjax.metrics.distances import Points, as_points
-
+Points: TypeAlias = Float[Array, "num dim"] | Float[np.ndarray, "num dim"]
 Labels: TypeAlias = Int[Array, "_"] | Int[np.ndarray, "_"]
 
 
@@ -69,14 +68,14 @@ class ClassJudge:
         # scikit-learn's own annotation of `probability` leaves out bool.
         self._svm = SVC(probability=True, random_state=seed)  # pyright: ignore[reportArgumentType]
         with warnings.catch_warnings():
-            # Deprecated in favour of one-against-rest calibration, which hardly sees noise.
+            # Deprecated in favor of one-against-rest calibration, which hardly sees noise.
             warnings.filterwarnings("ignore", message=".*probability", category=FutureWarning)
-            self._svm.fit(np.asarray(as_points("train", train)), np.asarray(labels))
+            self._svm.fit(np.asarray(train), np.asarray(labels))
         self._frequencies = np.mean(np.asarray(labels)[:, None] == self._svm.classes_, axis=0)
 
     def probabilities(self, x: Points) -> Float[np.ndarray, "num classes"]:
         """Probability of each class, in sorted order, for every sample."""
-        return self._svm.predict_proba(np.asarray(as_points("x", x)))
+        return self._svm.predict_proba(np.asarray(x))
 
     def statistics(self, x: Points) -> ClassStatistics:
         """Judges samples; see `ClassStatistics`."""
