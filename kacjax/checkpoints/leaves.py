@@ -1,4 +1,4 @@
-"""A pytree as named arrays that a file can store, and back; random keys are stored as their bits."""
+"""The leaves of a pytree by name, as files hold them: random keys as their bits."""
 
 from typing import Any
 
@@ -21,31 +21,18 @@ def named_leaves(tree: Any) -> dict[str, Any]:
     return named
 
 
-def _is_key(leaf: Any) -> bool:
-    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def abstract_leaf(leaf: Any) -> jax.ShapeDtypeStruct:
-    """Shape, type and devices of an array; one without devices goes to the first."""
-    sharding = getattr(leaf, "sharding", None)
-    if sharding is None:
-        sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-
 def to_bits(leaf: Any) -> Any:
     """An array as it is stored, concrete or abstract."""
-    if not _is_key(leaf):
+    if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return leaf
     if isinstance(leaf, jax.Array):
         return jax.random.key_data(leaf)
-    bits = jax.eval_shape(jax.random.key_data, leaf)
-    return jax.ShapeDtypeStruct(bits.shape, bits.dtype, sharding=leaf.sharding)
+    return jax.eval_shape(jax.random.key_data, leaf).update(sharding=leaf.sharding)
 
 
 def from_bits(array: Any, leaf: Any) -> Any:
     """The inverse of `to_bits`, for the array that the abstract `leaf` describes."""
-    if not _is_key(leaf):
+    if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return array
     found: list[Any] = []
     jax.eval_shape(lambda key: found.append(jax.random.key_impl(key)), leaf)

@@ -21,14 +21,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from kacjax._validation import check_count
-from kacjax.checkpoints.leaves import (
-    abstract_leaf,
-    check_same,
-    describe,
-    from_bits,
-    named_leaves,
-    to_bits,
-)
+from kacjax.checkpoints.leaves import check_same, describe, from_bits, named_leaves, to_bits
 
 _DIGESTS = "digests.json"
 # Orbax writes these after the digests; it does without them.
@@ -36,12 +29,7 @@ _WRITTEN_LATER = {"_CHECKPOINT_METADATA", "commit_success.txt"}
 
 
 class Checkpoint(NamedTuple):
-    """What `Checkpoints.restore` returns.
-
-    Attributes:
-        step: The step at which it was saved.
-        state: The state, with the structure and on the devices that were asked for.
-        description: What was saved beside it.
+    """A saved `step`, its `state` and the `description` saved beside it, from `Checkpoints.restore`.
 
     Example:
         >>> kacjax.checkpoints.Checkpoint(step=3, state=jnp.zeros(2), description={}).step
@@ -86,20 +74,16 @@ class Checkpoints:
             check_count("keep_every", keep_every)
             policies.append(checkpoint_managers.EveryNSteps(keep_every))
         self.folder = pathlib.Path(folder).absolute()
-        self._saving: int | None = None
         self.folder.mkdir(parents=True, exist_ok=True)
         self._args = ocp.args
-        self._manager = ocp.CheckpointManager(
-            self.folder,
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
-                cleanup_tmp_directories=True,
-                save_root_metadata=False,
-                async_options=ocp.options.AsyncOptions(
-                    post_finalization_callback=self._before_commit
-                ),
-            ),
+        self._saving: int | None = None
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
+            cleanup_tmp_directories=True,
+            save_root_metadata=False,
+            async_options=ocp.options.AsyncOptions(post_finalization_callback=self._before_commit),
         )
+        self._manager = ocp.CheckpointManager(self.folder, options=options)
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -125,7 +109,7 @@ class Checkpoints:
             TypeError: If JSON cannot hold the description.
             ValueError: If there is a checkpoint of a later step, which Orbax would go on from, or
                 two arrays of the state have one name.
-            OSError: If a checkpoint, this or the one before, cannot be written; all others are whole.
+            OSError: If this or the checkpoint before cannot be written; all others are whole.
         """
         named = named_leaves(state)
         contents = {"description": description, "arrays": describe(named)}
@@ -134,38 +118,34 @@ class Checkpoints:
         steps = self.steps()
         if step in steps:
             return
+        where, args = self.folder / str(step), self._args
         if steps and step < steps[-1]:
             raise ValueError(
                 f"step must be above {steps[-1]}, the latest saved in {self.folder}, got {step}."
             )
+        both = {"state": args.StandardSave(_stored(named)), "contents": args.JsonSave(contents)}
         with self._system_errors(step):
             self._saving = step
-            begun = self._manager.save(
-                step,
-                args=self._args.Composite(
-                    state=self._args.StandardSave(_stored(named)),
-                    contents=self._args.JsonSave(contents),
-                ),
-            )
+            begun = self._manager.save(step, args=args.Composite(**both))
         if not begun:
             # Orbax says in this way only that it has its reasons.
             self._saving = None
-            raise RuntimeError(f"Orbax did not save the checkpoint {self.folder / str(step)}.")
+            raise RuntimeError(f"Orbax did not save the checkpoint {where}.")
 
     def wait(self) -> None:
-        """Waits until everything is written; raises an `OSError` as `save`."""
+        """Waits until everything is written; raises an `OSError` as `save` does."""
         if self._saving is not None:
             with self._system_errors(self._saving):
                 self._manager.wait_until_finished()
             self._saving = None
 
     def close(self) -> None:
-        """Waits, and ends Orbax's threads; raises an `OSError` as `save`."""
+        """Waits, and ends Orbax's threads; raises an `OSError` as `save` does."""
         self.wait()
         self._manager.close()
 
     def restore(self, like: Any) -> Checkpoint | None:
-        """Reads the newest whole checkpoint; `None` if there is none.
+        """Reads the newest whole checkpoint, or nothing if there is none.
 
         Newer ones that are not whole are named in a warning and renamed to `damaged-STEP`, so that
         the run can save at their steps again.
@@ -177,44 +157,46 @@ class Checkpoints:
 
         Raises:
             ValueError: If the newest whole checkpoint has another structure.
-            OSError: If a file is there and the system cannot read it: that is no damage.
+            OSError: If the system cannot read a file that is there: that is no damage.
         """
-        named = {name: abstract_leaf(leaf) for name, leaf in named_leaves(like).items()}
+        first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        wanted = {
+            name: jax.ShapeDtypeStruct(
+                leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None) or first
+            )
+            for name, leaf in named_leaves(like).items()
+        }
         try:
             for step in reversed(self.steps()):
-                reason = self._damage(step)
+                where = self.folder / str(step)
+                reason = self._damage(where)
                 if not reason:
                     try:
-                        leaves, description = self._read(step, named)
+                        leaves, description = self._read(step, wanted)
                         state = jax.tree.unflatten(jax.tree.structure(like), leaves)
                         return Checkpoint(step, state, description)
                     except (LookupError, RecursionError, FileNotFoundError) as error:
                         reason = f"it holds no state: {error}"
-                where = self.folder / str(step)
                 warnings.warn(f"checkpoint {where} is damaged: {reason}", stacklevel=2)
-                self._set_aside(step)
+                self._set_aside(where)
             return None
         finally:
             # Also when reading fails: what was set aside is no checkpoint any more.
             self._manager.reload()
 
-    def _read(self, step: int, named: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
-        """The leaves and the description of a checkpoint whose files are as they were written."""
+    def _read(self, step: int, wanted: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+        """Leaves and description of a checkpoint whose files are as they were written."""
         args = self._args
-        read = self._manager.restore(step, args=args.Composite(contents=args.JsonRestore()))
-        contents = read["contents"]
-        if not (isinstance(contents, dict) and isinstance(contents.get("arrays"), dict)):
-            raise LookupError("its description is missing")
+        contents = self._manager.restore(step, args=args.Composite(contents=args.JsonRestore()))
+        saved, description = (contents["contents"][name] for name in ("arrays", "description"))
         # Compared first: Orbax reports another shape from many threads at once, and casts types.
-        check_same(self.folder / str(step), contents["arrays"], describe(named))
-        wanted = args.Composite(state=args.StandardRestore(_stored(named)))
-        arrays = self._manager.restore(step, args=wanted)["state"]
-        for name, leaf in named.items():
-            if name not in arrays:
-                bits = to_bits(leaf)
-                arrays[name] = jax.device_put(np.zeros(bits.shape, bits.dtype), bits.sharding)
-        leaves = [from_bits(arrays[name], leaf) for name, leaf in named.items()]
-        return leaves, contents["description"]
+        check_same(self.folder / str(step), saved, describe(wanted))
+        state = args.StandardRestore(_stored(wanted))
+        arrays = self._manager.restore(step, args=args.Composite(state=state))["state"]
+        for name in wanted.keys() - arrays.keys():
+            empty = to_bits(wanted[name])
+            arrays[name] = jax.device_put(np.zeros(empty.shape, empty.dtype), empty.sharding)
+        return [from_bits(arrays[name], leaf) for name, leaf in wanted.items()], description
 
     def _before_commit(self) -> None:
         """Called by Orbax in the background when all files are there, before it moves them."""
@@ -224,18 +206,16 @@ class Checkpoints:
     def _temporary(self, step: int | None) -> list[pathlib.Path]:
         return list(self.folder.glob(f"{step}.orbax-checkpoint-tmp*"))
 
-    def _damage(self, step: int) -> str:
-        """What is wrong with a checkpoint's files, or an `OSError`: the first process finds out."""
-        where, found = self.folder / str(step), ""
+    def _damage(self, where: pathlib.Path) -> str:
+        """What `find_damage` says on the first process, on all of them."""
+        found = ""
         if jax.process_index() == 0:
             try:
                 found = f"0 {find_damage(where)}"
             except OSError as error:
                 found = f"{error.errno} {error.filename}"
         if jax.process_count() > 1:
-            text = np.zeros(300, np.uint8)
-            encoded = np.frombuffer(found.encode()[:300], np.uint8)
-            text[: encoded.size] = encoded
+            text = np.frombuffer(found.encode()[:300].ljust(300, b"\0"), np.uint8)
             sent = np.asarray(multihost_utils.broadcast_one_to_all(text))
             found = bytes(sent).rstrip(b"\0").decode(errors="replace")
         code, _, reason = found.partition(" ")
@@ -243,13 +223,13 @@ class Checkpoints:
             raise OSError(int(code), os.strerror(int(code)), reason)
         return reason
 
-    def _set_aside(self, step: int) -> None:
+    def _set_aside(self, where: pathlib.Path) -> None:
+        aside = where.with_name(f"damaged-{where.name}")
         if jax.process_index() == 0:
-            aside = self.folder / f"damaged-{step}"
             shutil.rmtree(aside, ignore_errors=True)
-            (self.folder / str(step)).rename(aside)
+            where.rename(aside)
         if jax.process_count() > 1:
-            multihost_utils.sync_global_devices(f"damaged-{step}")
+            multihost_utils.sync_global_devices(aside.name)
 
     @contextlib.contextmanager
     def _system_errors(self, step: int) -> Iterator[None]:
