@@ -1,63 +1,42 @@
-"""A network's numbers with a description, as one safetensors file that tells when it is damaged."""
+"""Arrays with a description, as one safetensors file that tells when it is damaged."""
 
+import errno
 import hashlib
 import json
-import os
 import pathlib
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import safetensors
-from flax import nnx
 from safetensors.numpy import save
 
-from kacjax.checkpoints.leaves import check_kinds, kinds, named_leaves
+from kacjax._files import write_atomically
+from kacjax.checkpoints.leaves import check_same, from_bits, named_leaves, to_bits
 
 Arrays = dict[str, np.ndarray]
 
 
-def write_file(
-    file: str | pathlib.Path,
-    kind: str,
-    header: dict[str, Any],
-    state: Any,
-    dtype: Any = None,
-) -> None:
-    """Writes a file; it appears whole or not at all.
-
-    Args:
-        file: Target; replaced if it exists.
-        kind: Name and version of what it holds.
-        header: A description that JSON can hold.
-        state: The network's variables, from `nnx.split`.
-        dtype: Type that the numbers are rounded to; by default their own.
-
-    Raises:
-        OSError: If the file cannot be written.
-    """
-    leaves = named_leaves(nnx.to_pure_dict(state))
-    arrays = {name: np.array(leaf, dtype, order="C") for name, leaf in leaves.items()}
+def write_file(file: str | pathlib.Path, kind: str, header: dict[str, Any], arrays: Arrays) -> None:
+    """Writes named arrays and a header that JSON can hold; `kind` is the format and its version."""
+    file = pathlib.Path(file)
+    if file.is_dir():
+        raise ValueError(f"file must be the name of a file, got the folder {file}.")
+    if not file.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "no such folder", str(file.parent))
     text = json.dumps({"format": kind, **header})
     # One entry: the library writes several in random order, and equal runs must give equal files.
     content = save(arrays, {"kacjax": f"{_digest(text, arrays)} {text}"})
-    file = pathlib.Path(file)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomically(file, lambda stream: stream.write(content))
 
 
 def read_file(file: str | pathlib.Path, kind: str) -> tuple[dict[str, Any], Arrays]:
-    """The header and the arrays of a file.
-
-    Raises:
-        ValueError: If the file is damaged or holds something else.
-        OSError: If there is no such file, or it cannot be read.
-    """
+    """The header and the arrays; a `ValueError` if the file is damaged or holds something else."""
+    file = pathlib.Path(file)
+    if file.exists() and not file.is_file():
+        raise ValueError(f"{file} is not a file with content.")
     try:
         with safetensors.safe_open(file, framework="np") as stream:
             entries = stream.metadata() or {}
@@ -69,29 +48,57 @@ def read_file(file: str | pathlib.Path, kind: str) -> tuple[dict[str, Any], Arra
     digest, _, text = entries["kacjax"].partition(" ")
     if digest != _digest(text, arrays):
         raise ValueError(f"{file} is damaged: its content is not what was written.")
-    header = json.loads(text)
-    if header.get("format") != kind:
-        raise ValueError(f"{file} has the format {header.get('format')}, wanted is {kind}.")
+    try:
+        header = json.loads(text)
+        found = header["format"]
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise ValueError(f"{file} has no header that can be read: {error}") from error
+    if found != kind:
+        raise ValueError(f"{file} has the format {found}, wanted is {kind}.")
     return header, arrays
 
 
-def fill(file: str | pathlib.Path, model: nnx.Module, arrays: Arrays) -> tuple[Any, Any]:
-    """Structure and variables of a network, with the numbers of a file for its own.
+def named_arrays(tree: Any) -> Arrays:
+    """The arrays of a pytree by name, random keys as their bits; other leaves are left out."""
+    named = named_leaves(eqx.filter(tree, _is_array))
+    return {name: np.array(to_bits(leaf), order="C") for name, leaf in named.items()}
+
+
+def fill(where: str, like: Any, arrays: Arrays) -> Any:
+    """A pytree whose arrays, which may be abstract, are replaced by the named ones of a file.
+
+    Shapes are compared before anything is made. Floats keep the type that they have in the file.
 
     Raises:
-        ValueError: If the arrays are not those of the network.
+        ValueError: If the arrays are not those of the tree, or are of 64 bits and JAX is not.
     """
-    graphdef, state = nnx.split(model)
-    pure = nnx.to_pure_dict(state)
-    check_kinds(file, kinds(arrays), kinds(named_leaves(pure)))
-    leaves = [jnp.asarray(arrays[name]) for name in named_leaves(pure)]
-    nnx.replace_by_pure_dict(state, jax.tree.unflatten(jax.tree.structure(pure), leaves))
-    return graphdef, state
+    abstract, rest = eqx.partition(like, _is_array)
+    named = named_leaves(abstract)
+    wanted = {name: to_bits(leaf) for name, leaf in named.items()}
+    check_same(where, _kinds(arrays), _kinds(wanted))
+    leaves = {name: jnp.asarray(array) for name, array in arrays.items()}
+    for name, array in arrays.items():
+        if leaves[name].dtype != array.dtype:
+            raise ValueError(f"{where} holds {array.dtype}: set jax_enable_x64 to read it.")
+    filled = [from_bits(leaves[name], leaf) for name, leaf in named.items()]
+    return eqx.combine(jax.tree.unflatten(jax.tree.structure(abstract), filled), rest)
+
+
+def _is_array(leaf: Any) -> bool:
+    return hasattr(leaf, "shape") and hasattr(leaf, "dtype")
+
+
+def _kinds(named: dict[str, Any]) -> dict[str, str]:
+    floats = {name for name, leaf in named.items() if jnp.issubdtype(leaf.dtype, jnp.floating)}
+    return {
+        name: f"{'float' if name in floats else leaf.dtype}{list(leaf.shape)}"
+        for name, leaf in named.items()
+    }
 
 
 def _digest(text: str, arrays: Arrays) -> str:
     digest = hashlib.sha256(text.encode())
-    for name, kind in sorted(kinds(arrays).items()):
-        digest.update(f"{name}:{kind}".encode())
-        digest.update(arrays[name].tobytes())
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name}:{array.dtype}{list(array.shape)}".encode())
+        digest.update(array.tobytes())
     return digest.hexdigest()
