@@ -41,7 +41,7 @@ class Checkpoint(NamedTuple):
     description: dict[str, Any]
 
 
-class Checkpoints:
+class Checkpoints(contextlib.AbstractContextManager):
     """The checkpoints of one run; saving copies the state to the host and writes in the background.
 
     Args:
@@ -84,9 +84,6 @@ class Checkpoints:
             async_options=ocp.options.AsyncOptions(post_finalization_callback=self._before_commit),
         )
         self._manager = ocp.CheckpointManager(self.folder, options=options)
-
-    def __enter__(self) -> "Checkpoints":
-        return self
 
     def __exit__(self, kind: type[BaseException] | None, *details: object) -> None:
         # An error on its way out says more than another of closing.
@@ -159,36 +156,29 @@ class Checkpoints:
             ValueError: If the newest whole checkpoint has another structure.
             OSError: If the system cannot read a file that is there: that is no damage.
         """
-        first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        wanted = {
-            name: jax.ShapeDtypeStruct(
-                leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None) or first
-            )
-            for name, leaf in named_leaves(like).items()
-        }
         try:
             for step in reversed(self.steps()):
                 where = self.folder / str(step)
-                reason = self._damage(where)
-                if not reason:
-                    try:
-                        leaves, description = self._read(step, wanted)
-                        state = jax.tree.unflatten(jax.tree.structure(like), leaves)
-                        return Checkpoint(step, state, description)
-                    except (LookupError, RecursionError, FileNotFoundError) as error:
-                        reason = f"it holds no state: {error}"
-                warnings.warn(f"checkpoint {where} is damaged: {reason}", stacklevel=2)
-                self._set_aside(where)
+                try:
+                    self._check_files(where)
+                    return self._read(step, like)
+                except (LookupError, RecursionError, FileNotFoundError) as error:
+                    warnings.warn(f"checkpoint {where} is damaged: {error}", stacklevel=2)
+                    self._set_aside(where)
             return None
         finally:
             # Also when reading fails: what was set aside is no checkpoint any more.
             self._manager.reload()
 
-    def _read(self, step: int, wanted: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
-        """Leaves and description of a checkpoint whose files are as they were written."""
-        args = self._args
+    def _read(self, step: int, like: Any) -> Checkpoint:
+        """Reads a checkpoint whose files are as they were written."""
+        args, wanted = self._args, {}
+        first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        for name, leaf in named_leaves(like).items():
+            sharding = getattr(leaf, "sharding", None) or first
+            wanted[name] = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
         contents = self._manager.restore(step, args=args.Composite(contents=args.JsonRestore()))
-        saved, description = (contents["contents"][name] for name in ("arrays", "description"))
+        description, saved = (contents["contents"][name] for name in ("description", "arrays"))
         # Compared first: Orbax reports another shape from many threads at once, and casts types.
         check_same(self.folder / str(step), saved, describe(wanted))
         state = args.StandardRestore(_stored(wanted))
@@ -196,7 +186,8 @@ class Checkpoints:
         for name in wanted.keys() - arrays.keys():
             empty = to_bits(wanted[name])
             arrays[name] = jax.device_put(np.zeros(empty.shape, empty.dtype), empty.sharding)
-        return [from_bits(arrays[name], leaf) for name, leaf in wanted.items()], description
+        leaves = [from_bits(arrays[name], leaf) for name, leaf in wanted.items()]
+        return Checkpoint(step, jax.tree.unflatten(jax.tree.structure(like), leaves), description)
 
     def _before_commit(self) -> None:
         """Called by Orbax in the background when all files are there, before it moves them."""
@@ -206,8 +197,8 @@ class Checkpoints:
     def _temporary(self, step: int | None) -> list[pathlib.Path]:
         return list(self.folder.glob(f"{step}.orbax-checkpoint-tmp*"))
 
-    def _damage(self, where: pathlib.Path) -> str:
-        """What `find_damage` says on the first process, on all of them."""
+    def _check_files(self, where: pathlib.Path) -> None:
+        """Raises on all processes what is wrong with the files, as the first one sees it."""
         found = ""
         if jax.process_index() == 0:
             try:
@@ -221,7 +212,8 @@ class Checkpoints:
         code, _, reason = found.partition(" ")
         if code != "0":
             raise OSError(int(code), os.strerror(int(code)), reason)
-        return reason
+        if reason:
+            raise LookupError(reason)
 
     def _set_aside(self, where: pathlib.Path) -> None:
         aside = where.with_name(f"damaged-{where.name}")

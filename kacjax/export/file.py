@@ -67,7 +67,7 @@ def named_arrays(tree: Any) -> Arrays:
 def fill(where: str, like: Any, arrays: Arrays) -> Any:
     """A pytree whose arrays, which may be abstract, are replaced by the named ones of a file.
 
-    Shapes are compared before anything is made. Floats keep the type that they have in the file.
+    Shapes are compared before anything is made. Arrays keep the type that they have in the file.
 
     Raises:
         ValueError: If the arrays are not those of the tree, or are of 64 bits and JAX is not.
@@ -75,25 +75,22 @@ def fill(where: str, like: Any, arrays: Arrays) -> Any:
     abstract, rest = eqx.partition(like, _is_array)
     named = named_leaves(abstract)
     wanted = {name: to_bits(leaf) for name, leaf in named.items()}
-    check_same(where, _kinds(arrays), _kinds(wanted))
-    leaves = {name: jnp.asarray(array) for name, array in arrays.items()}
-    for name, array in arrays.items():
-        if leaves[name].dtype != array.dtype:
-            raise ValueError(f"{where} holds {array.dtype}: set jax_enable_x64 to read it.")
-    filled = [from_bits(leaves[name], leaf) for name, leaf in named.items()]
-    return eqx.combine(jax.tree.unflatten(jax.tree.structure(abstract), filled), rest)
+    check_same(where, _shapes(arrays), _shapes(wanted))
+    leaves = []
+    for name, leaf in named.items():
+        array = jnp.asarray(arrays[name])
+        if array.dtype != arrays[name].dtype:
+            raise ValueError(f"{where} holds {arrays[name].dtype}: set jax_enable_x64 to read it.")
+        leaves.append(from_bits(array, leaf))
+    return eqx.combine(jax.tree.unflatten(jax.tree.structure(abstract), leaves), rest)
 
 
 def _is_array(leaf: Any) -> bool:
     return hasattr(leaf, "shape") and hasattr(leaf, "dtype")
 
 
-def _kinds(named: dict[str, Any]) -> dict[str, str]:
-    floats = {name for name, leaf in named.items() if jnp.issubdtype(leaf.dtype, jnp.floating)}
-    return {
-        name: f"{'float' if name in floats else leaf.dtype}{list(leaf.shape)}"
-        for name, leaf in named.items()
-    }
+def _shapes(named: dict[str, Any]) -> dict[str, str]:
+    return {name: f"an array of shape {tuple(leaf.shape)}" for name, leaf in named.items()}
 
 
 def _digest(text: str, arrays: Arrays) -> str:

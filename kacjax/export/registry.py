@@ -49,7 +49,7 @@ def class_name(what: str, value: Any) -> str:
     if _CLASSES.get(name) is not type(value):
         raise ValueError(
             f"{what} is a {name}, which files do not know: decorate that class with "
-            f"@kacjax.export.register, see its help for what it must have. Got {value!r:.100}."
+            "@kacjax.export.register, whose help says what it must have."
         )
     return name
 
