@@ -5,7 +5,9 @@ from typing import Any, TypeVar
 
 import jax
 import jax.core
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int
 
 T = TypeVar("T")
 
@@ -19,18 +21,16 @@ def is_concrete(value: Any) -> bool:
 
 def check_positive(name: str, value: Any) -> None:
     """Raises a `ValueError` unless every concrete number in `value` is positive and finite."""
-    if is_concrete(value):
-        array = np.asarray(value)
-        if not (np.all(np.isfinite(array)) and np.all(array > 0)):
-            raise ValueError(f"{name} must be positive and finite, got {_show(array)}.")
+    array = _check_numbers(name, value)
+    if array is not None and not (np.all(np.isfinite(array)) and np.all(array > 0)):
+        raise ValueError(f"{name} must be positive and finite, got {_show(array)}.")
 
 
 def check_nonnegative(name: str, value: Any) -> None:
     """Raises a `ValueError` unless every concrete number in `value` is at least zero."""
-    if is_concrete(value):
-        array = np.asarray(value)
-        if not np.all(array >= 0):
-            raise ValueError(f"{name} must not be negative or NaN, got {_show(array)}.")
+    array = _check_numbers(name, value)
+    if array is not None and not np.all(array >= 0):
+        raise ValueError(f"{name} must not be negative or NaN, got {_show(array)}.")
 
 
 def check_count(name: str, value: Any, minimum: int = 1) -> None:
@@ -47,8 +47,80 @@ def choose(name: str, value: str, known: Mapping[str, T]) -> T:
 
 def check_choice(name: str, value: str, known: Collection[str]) -> None:
     """Raises a `ValueError` that lists `known` unless `value` is in it."""
-    if value not in known:
+    if not isinstance(value, str) or value not in known:
         raise ValueError(f"{name} must be one of {', '.join(sorted(known))}; got {value!r}.")
+
+
+def check_labels(
+    labels: Any, num: int, classes: int | None = None, null: bool = True
+) -> Int[Array, " num"] | None:
+    """Labels as an int32 vector of one label per sample; None stays None.
+
+    Args:
+        labels: Integers, of shape `(num,)`.
+        num: The number of samples.
+        classes: Number of classes, if known.
+        null: Whether the label `classes`, which stands for no class, is allowed.
+
+    Raises:
+        ValueError: If they are not such integers, or concrete ones are out of range.
+    """
+    if labels is None:
+        return None
+    array = labels if isinstance(labels, jax.Array) else np.asarray(labels)
+    if array.shape != (num,) or not jnp.issubdtype(array.dtype, jnp.integer):
+        raise ValueError(
+            f"labels must be integers of shape {(num,)}, got {array.dtype} of shape {array.shape}."
+        )
+    if is_concrete(array) and num:
+        low, high = int(array.min()), int(array.max())
+        highest = None if classes is None else classes - 1 + null
+        if low < 0 or (highest is not None and high > highest):
+            allowed = "not be negative" if highest is None else f"lie in 0..{highest}"
+            note = f" ({classes}: no class)" if highest == classes and classes is not None else ""
+            raise ValueError(f"labels must {allowed}{note}, got values from {low} to {high}.")
+    return jnp.asarray(array, jnp.int32)
+
+
+def as_floats(name: str, x: Any) -> Float[Array, "batch *event"]:
+    """Points as floats of 32 bits at least.
+
+    Raises:
+        ValueError: If they are no floats: whether bytes are to be scaled, nobody can tell; or have
+            no batch.
+    """
+    array = jnp.asarray(x)
+    if not jnp.issubdtype(array.dtype, jnp.floating) or array.ndim < 1:
+        raise ValueError(
+            f"{name} must hold floats of shape (batch, *event), got {array.dtype} of shape "
+            f"{array.shape}."
+        )
+    return array.astype(jnp.promote_types(array.dtype, jnp.float32))
+
+
+def check_path(velocity: Any, path: Any) -> None:
+    """Raises a `ValueError` if a velocity knows its path, and it is another one."""
+    own = getattr(velocity, "path", None)
+    if own is None or own is path:
+        return
+    (leaves, structure), (others, expected) = jax.tree.flatten(own), jax.tree.flatten(path)
+    if structure != expected or any(
+        is_concrete(a)
+        and is_concrete(b)
+        and not (np.shape(a) == np.shape(b) and np.allclose(a, b, rtol=1e-6, atol=0))
+        for a, b in zip(leaves, others, strict=True)
+    ):
+        raise ValueError(f"path must be that of the velocity, {own}; got {path}.")
+
+
+def _check_numbers(name: str, value: Any) -> np.ndarray | None:
+    """A concrete value as an array of numbers; None for a traced one."""
+    if isinstance(value, jax.core.Tracer):
+        return None
+    array = np.asarray(value)
+    if array.dtype.kind not in "biufV" or array.dtype == bool:  # V: bfloat16
+        raise ValueError(f"{name} must be a number or an array of numbers, got {value!r}.")
+    return array
 
 
 def _show(array: np.ndarray) -> str:

@@ -1,59 +1,33 @@
-"""CIFAR-10: 50,000 and 10,000 photographs of 32 by 32 pixels in ten classes, in four forms.
+"""CIFAR-10: 50,000 and 10,000 photographs of 32 by 32 pixels in ten classes."""
 
-Source: A. Krizhevsky, *Learning multiple layers of features from tiny images*, technical report,
-University of Toronto (2009).
-"""
-
+import io
 import pathlib
-import tarfile
-from collections.abc import Callable
-from typing import NamedTuple
+import pickle
+import posixpath
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from jaxtyping import Int32, UInt8
 
 from kacjax._validation import check_choice
-from kacjax.data.cifar10_batches import Batch, from_binary, from_pickle
-from kacjax.data.decoding import decode_images
-from kacjax.data.download import Remote, fetch
-from kacjax.data.files import DataError, PathLike, cache_folder, cached_images, data_root
-from kacjax.data.image_files import ARCHIVE_DAMAGE, image_files
+from kacjax.data.files import DataError, PathLike, cache_folder, cached_images, data_root, fetch
+from kacjax.data.folder import decode_images, describe
+from kacjax.data.image_files import ARCHIVE_DAMAGE, image_files, read_tar
 from kacjax.data.images import ImageArrays
 
 CIFAR10_CLASSES = (
-    "airplane",
-    "automobile",
-    "bird",
-    "cat",
-    "deer",
-    "dog",
-    "frog",
-    "horse",
-    "ship",
-    "truck",
+    *("airplane", "automobile", "bird", "cat", "deer"),
+    *("dog", "frog", "horse", "ship", "truck"),
 )
-CIFAR10_SIDE = 32
+"""The names of the classes, in the order of the labels."""
 
-_REMOTE = Remote(
-    "cifar-10-python.tar.gz",
-    ("https://www.cs.toronto.edu/~kriz/",),
-    "c58f30108f718f92721af3b95e74349a",
-)
+_PLANES = 3 * 32 * 32
+_PYTHON = ("cifar-10-batches-py", "cifar-10-python.tar.gz")
+_JPEG = ("cifar10-jpeg", "cifar10-jpeg.tar.xz", "cifar10-jpeg.tar")
 _FILES = {"train": tuple(f"data_batch_{i}" for i in range(1, 6)), "test": ("test_batch",)}
-_SUBFOLDERS = (".", "cifar10", "cifar-10", "CIFAR10")
-
-
-class _Form(NamedTuple):
-    """A form in which the images come.
-
-    Attributes:
-        places: Its folder or archive.
-        marks: A folder that holds any of these has the form, whatever its name.
-        load: `(path, split, root, progress) -> images`.
-    """
-
-    places: tuple[str, ...]
-    marks: tuple[str, ...]
-    load: Callable[[pathlib.Path, str, pathlib.Path, bool], ImageArrays]
+_ADDRESSES = ("https://www.cs.toronto.edu/~kriz/",)
+_SUMS = {_PYTHON[1]: "c58f30108f718f92721af3b95e74349a"}
 
 
 def load_cifar10(
@@ -62,17 +36,18 @@ def load_cifar10(
     download: bool = True,
     progress: bool = True,
 ) -> ImageArrays:
-    """Loads CIFAR-10 from any of its forms.
+    """Loads CIFAR-10 from its python form or from JPEG files.
 
     In `root` and its folders `cifar10`, `cifar-10` and `CIFAR10` it looks for
-    `cifar-10-batches-py` or `cifar-10-python.tar.gz`, then for `cifar-10-batches-bin` or
-    `cifar-10-binary.tar.gz`, then for JPEG files `train/CLASS/*.jpg` and `test/CLASS/*.jpg` in a
-    folder `cifar10-jpeg` or archive `cifar10-jpeg.tar.xz`, which are decoded once and cached
-    (see `cache_folder`). Where there is none, the python form is downloaded into `root/cifar10`.
+    `cifar-10-batches-py` or `cifar-10-python.tar.gz`, then for JPEG files `train/CLASS/*.jpg` and
+    `test/CLASS/*.jpg` in a folder `cifar10-jpeg` or archive `cifar10-jpeg.tar.xz`, which are
+    decoded once and cached. Where there is none, the python form is downloaded.
+
+    Source: A. Krizhevsky, *Learning multiple layers of features from tiny images*, report (2009).
 
     Args:
         split: `train`, 50,000 images, or `test`, 10,000.
-        root: See `data_root`; it may also be the folder or archive of one of the forms itself.
+        root: See `data_root`; it may also be the folder or archive of one of the forms.
         download: Whether absent data may be downloaded, 170 MB.
         progress: Show a bar for a download and for decoding.
 
@@ -81,27 +56,32 @@ def load_cifar10(
 
     Raises:
         DataError: If data are absent and cannot be downloaded, or damaged.
+
+    Example:
+        >>> kacjax.data.load_cifar10("test").images.shape  # doctest: +SKIP
+        (10000, 32, 32, 3)
     """
     check_choice("split", split, _FILES)
     root = data_root(root)
-    if (found := _find(root)) is None:
-        fetch("CIFAR-10", [_REMOTE], root / "cifar10", download=download, progress=progress)
-        found = root / "cifar10" / _REMOTE.name, _FORMS[0]
-    path, form = found
-    return form.load(path, split, root, progress)
+    if path := _find(root, _PYTHON, "data_batch_1", "test_batch"):
+        return _load_python(path, split)
+    if path := _find(root, _JPEG, "train/airplane", "test/airplane"):
+        return _load_jpeg(path, split, cache_folder(root), progress)
+    fetch("CIFAR-10", _SUMS, _ADDRESSES, root / "cifar10", download, progress)
+    return _load_python(root / "cifar10" / _PYTHON[1], split)
 
 
-def _find(root: pathlib.Path) -> tuple[pathlib.Path, _Form] | None:
-    for form in _FORMS:
-        for folder in (root / name for name in _SUBFOLDERS):
-            for path in (folder, *(folder / place for place in form.places)):
-                archived = path.is_file() and path.name in form.places
-                if archived or any((path / mark).exists() for mark in form.marks):
-                    return path, form
+def _find(root: pathlib.Path, names: Sequence[str], *marks: str) -> pathlib.Path | None:
+    """A folder or archive of these names, or a folder of any name that holds one of the marks."""
+    for folder in (root, root / "cifar10", root / "cifar-10", root / "CIFAR10"):
+        for path in (folder, *(folder / name for name in names)):
+            archived = path.is_file() and path.name in names
+            if archived or any((path / mark).exists() for mark in marks):
+                return path
     return None
 
 
-def _load_jpeg(path: pathlib.Path, split: str, root: pathlib.Path, progress: bool) -> ImageArrays:
+def _load_jpeg(path: pathlib.Path, split: str, cache: pathlib.Path, progress: bool) -> ImageArrays:
     files = image_files(path)
 
     def build() -> ImageArrays:
@@ -111,67 +91,79 @@ def _load_jpeg(path: pathlib.Path, split: str, root: pathlib.Path, progress: boo
             raise DataError(f"{path} holds {split}/{unknown[0]}, which is no class of CIFAR-10.")
         if not names:
             raise DataError(f"{path} holds no images {split}/CLASS/*.jpg.")
-        images, _ = decode_images(files, names, CIFAR10_SIDE, resize=False, progress=progress)
+        images, _ = decode_images(files, names, 32, progress=progress)
         labels = np.array([CIFAR10_CLASSES.index(name) for name in classes], np.int32)
         return ImageArrays(images, labels, CIFAR10_CLASSES)
 
-    return cached_images(path, files.fingerprint, {"split": split}, cache_folder(root), build)
+    return cached_images(path, files.fingerprint, {"split": split}, cache, build)
 
 
-def _load_batches(
-    suffix: str, parse: Callable[[bytes], Batch]
-) -> Callable[[pathlib.Path, str, pathlib.Path, bool], ImageArrays]:
-    def load(path: pathlib.Path, split: str, root: pathlib.Path, progress: bool) -> ImageArrays:
-        batches = []
-        names = [f"{name}{suffix}" for name in _FILES[split]]
-        contents = _read_members(path, names)
-        for name in names:
-            if name not in contents:
-                raise DataError(f"{path} lacks {name}.")
-            try:
-                batches.append(parse(contents[name]))
-            except DataError as error:
-                raise DataError(f"{name} in {path} is damaged: {error}") from error
-        planes = np.concatenate([batch.planes for batch in batches])
-        labels = np.concatenate([batch.labels for batch in batches])
-        if labels.max(initial=0) >= len(CIFAR10_CLASSES):
-            raise DataError(f"{path} holds the label {labels.max()}; labels are 0 to 9.")
-        images = planes.reshape(-1, 3, CIFAR10_SIDE, CIFAR10_SIDE).transpose(0, 2, 3, 1)
-        return ImageArrays(np.ascontiguousarray(images), labels, CIFAR10_CLASSES)
-
-    return load
-
-
-def _read_members(path: pathlib.Path, names: list[str]) -> dict[str, bytes]:
-    """Files of a folder or tar archive by their last name; those that are absent are left out."""
+def _load_python(path: pathlib.Path, split: str) -> ImageArrays:
     try:
         if path.is_dir():
-            return {name: (path / name).read_bytes() for name in names if (path / name).exists()}
-        with tarfile.open(path) as archive:
-            return {
-                name: stream.read()
-                for member in archive
-                if (name := pathlib.PurePosixPath(member.name).name) in names
-                and (stream := archive.extractfile(member))
-            }
+            contents = {file.name: file.read_bytes() for file in path.glob("*_batch*")}
+        else:
+            contents = {posixpath.basename(name): it for name, it in read_tar(path).items()}
     except ARCHIVE_DAMAGE as error:
         raise DataError(f"{path} cannot be read: {error}; delete it if it is damaged.") from error
+    batches = []
+    for name in _FILES[split]:
+        if name not in contents:
+            raise DataError(f"{path} lacks {name}.")
+        try:
+            batches.append(read_batch(contents[name]))
+        except DataError as error:
+            raise DataError(f"{name} in {path} is damaged: {error}") from error
+    planes, labels = (np.concatenate(parts) for parts in zip(*batches, strict=True))
+    images = planes.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+    return ImageArrays(np.ascontiguousarray(images), labels, CIFAR10_CLASSES)
 
 
-_FORMS = (
-    _Form(
-        ("cifar-10-batches-py", "cifar-10-python.tar.gz"),
-        _FILES["train"] + _FILES["test"],
-        _load_batches("", from_pickle),
-    ),
-    _Form(
-        ("cifar-10-batches-bin", "cifar-10-binary.tar.gz"),
-        tuple(f"{name}.bin" for name in _FILES["train"] + _FILES["test"]),
-        _load_batches(".bin", from_binary),
-    ),
-    _Form(
-        ("cifar10-jpeg", "cifar10-jpeg.tar.xz", "cifar10-jpeg.tar"),
-        ("train/airplane", "test/airplane"),
-        _load_jpeg,
-    ),
-)
+def read_batch(content: bytes) -> tuple[UInt8[np.ndarray, "num 3072"], Int32[np.ndarray, " num"]]:
+    """Reads the pickle of a dictionary with `data`, the planes red, green, blue, and `labels`.
+
+    A pickle can run any code and forge any array. Of an array this reader takes shape and bytes
+    alone; it refuses all but arrays of bytes and Python's dictionaries, lists, strings and numbers.
+    """
+    try:
+        # Strings of Python 2 have no encoding.
+        batch = _Unpickler(io.BytesIO(content), encoding="bytes").load()
+        planes, labels = (_array(batch.get(k, batch.get(k.encode()))) for k in ("data", "labels"))
+    # "Other exceptions may also be raised during unpickling", says the documentation.
+    except Exception as error:
+        raise DataError(f"it cannot be unpickled: {describe(error)}") from error
+    whole = planes.dtype == np.uint8 and planes.shape == (labels.size, _PLANES)
+    if not whole or labels.ndim != 1 or not labels.size or labels.dtype.kind not in "iu":
+        raise DataError(f"it does not hold {_PLANES} bytes and a label for each image.")
+    if labels.min() < 0 or labels.max() > 9:
+        raise DataError(f"it holds labels from {labels.min()} to {labels.max()}, not 0 to 9.")
+    return planes, labels.astype(np.int32)
+
+
+class _Stub:
+    """Stands for an array or a dtype in a pickle, and only keeps what it is given."""
+
+    def __init__(self, *args: Any):
+        self.args = args
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+
+class _Unpickler(pickle.Unpickler):
+    """Admits what an array is pickled as, under the names of NumPy 1 and 2."""
+
+    def find_class(self, module: str, name: str) -> type[_Stub]:
+        makers = [(f"numpy.{core}.multiarray", "_reconstruct") for core in ("core", "_core")]
+        if (module, name) not in [("numpy", "ndarray"), ("numpy", "dtype"), *makers]:
+            raise pickle.UnpicklingError(f"{module}.{name} is not admitted")
+        return _Stub
+
+
+def _array(value: Any) -> np.ndarray:
+    if not isinstance(value, _Stub):
+        return np.asarray(value)
+    _, shape, dtype, fortran, content = value.state
+    if dtype.args[0] not in ("u1", b"u1"):
+        raise ValueError(f"it holds an array of type {dtype.args[0]}, not of bytes.")
+    return np.frombuffer(content, np.uint8).reshape(shape, order="F" if fortran else "C")

@@ -1,11 +1,27 @@
-"""A user's own images: a folder or an archive of them, in memory."""
+"""A user's own images: decoded by Pillow into memory, or streamed by Grain where they are many."""
 
+import dataclasses
+import hashlib
+import io
+import os
 import pathlib
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
-from kacjax.data.decoding import check_image_options, decode_images
-from kacjax.data.files import PathLike, cache_folder, cached_images
-from kacjax.data.image_files import class_labels, image_files
-from kacjax.data.images import ImageArrays
+import jax
+import numpy as np
+from jaxtyping import Int, UInt8
+from tqdm.auto import tqdm
+
+from kacjax._optional import require
+from kacjax._validation import check_choice, check_count
+from kacjax.data.files import DataError, PathLike, cache_folder, cached_images
+from kacjax.data.image_files import ImageFiles, class_labels, image_files
+from kacjax.data.images import ImageArrays, ImageBatch
+
+_MODES = {1: "L", 3: "RGB"}
 
 
 def load_images(
@@ -15,45 +31,250 @@ def load_images(
     channels: int = 3,
     unreadable: str = "error",
     cache: PathLike | None = None,
-    threads: int | None = None,
     progress: bool = True,
 ) -> ImageArrays:
     """Loads all images of a folder or archive, decoded once and then cached.
 
-    Folders below `path` are classes: see `class_labels`. What does not fit into memory is for
-    `stream_images`; the images take `num * size * size * channels` bytes.
+    Folders below `path` are classes: those that all images share are passed over, the next one is
+    the class. Images are turned as their EXIF data say, laid on white where they are transparent,
+    resized so that the shorter side has `size` pixels, and cropped about the center. They take
+    `num * size * size * channels` bytes; what does not fit into memory is for `stream_images`.
 
     Args:
         path: A folder, or a zip or tar archive, of png, jpg, jpeg, webp and bmp files.
-        size: Height and width; see `decode_image` for how images get there.
-        channels: 3 for colour, 1 for grey.
-        unreadable: `error`, or `skip` to leave unreadable images out, with a warning when they are
-            decoded.
+        size: Height and width.
+        channels: 3 for color, 1 for gray.
+        unreadable: `error`, or `skip` to leave unreadable images out, with a warning.
         cache: Folder of the cache; see `cache_folder`.
-        threads: Number of threads that decode.
         progress: Show a bar.
 
     Raises:
         DataError: If there are no images, or unreadable ones.
         ImportError: If Pillow is not installed.
         ValueError: If an option is out of range.
+
+    Example:
+        >>> import pathlib, tempfile, PIL.Image
+        >>> folder = pathlib.Path(tempfile.mkdtemp())
+        >>> PIL.Image.new("RGB", (40, 30)).save(folder / "1.png")
+        >>> kacjax.data.load_images(folder, 16, cache=folder, progress=False).images.shape
+        (1, 16, 16, 3)
     """
     check_image_options(size, channels, unreadable)
     files = image_files(path)
 
     def build() -> ImageArrays:
-        images, kept = decode_images(
-            files,
-            files.names,
-            size,
-            channels,
-            unreadable=unreadable,
-            threads=threads,
-            progress=progress,
-        )
+        images, kept = decode_images(files, files.names, size, channels, unreadable, progress)
         labels, classes = class_labels(files.names)
         return ImageArrays(images, None if labels is None else labels[kept], classes)
 
     settings = {"size": size, "channels": channels, "unreadable": unreadable}
     folder = pathlib.Path(cache).expanduser() if cache else cache_folder()
     return cached_images(files.path, files.fingerprint, settings, folder, build)
+
+
+@dataclasses.dataclass(eq=False, repr=False)
+class ImageStream(Iterator[ImageBatch]):
+    """An endless iterator of batches that can be saved and continued; made by `stream_images`.
+
+    Attributes:
+        num: Number of images.
+        shape: Of one image.
+        classes: Names of the classes.
+
+    Example:
+        >>> stream = kacjax.data.stream_images("photos", 64, 32, seed=0)  # doctest: +SKIP
+        >>> images, labels = next(stream)  # doctest: +SKIP
+    """
+
+    num: int
+    shape: tuple[int, int, int]
+    classes: tuple[str, ...]
+    batches: Any
+    identity: dict[str, Any]
+
+    def __next__(self) -> ImageBatch:
+        return next(self.batches)
+
+    def get_state(self) -> dict[str, Any]:
+        """The number of batches taken and the identity: JSON can hold it."""
+        return {"step": int(self.batches.get_state()["next_index"]), **self.identity}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Continues behind the batch after which `get_state` returned this state."""
+        for name, value in self.identity.items():
+            if (saved := state.get(name)) != value:
+                raise ValueError(f"the saved stream has the {name} {saved!r}, this one {value!r}.")
+        check_count("step", state.get("step"), 0)
+        self.batches.set_state({"next_index": state["step"]})
+
+    def close(self) -> None:
+        """Ends the threads."""
+        self.batches.close()
+
+
+def stream_images(
+    path: PathLike,
+    size: int,
+    batch_size: int,
+    *,
+    seed: int,
+    channels: int = 3,
+    unreadable: str = "error",
+    process: tuple[int, int] | None = None,
+    threads: int = 8,
+    prefetch: int = 8,
+) -> ImageStream:
+    """Streams the images of a folder or zip archive, shuffled anew in every epoch.
+
+    Batch `k` holds the images `k * batch_size` to `(k + 1) * batch_size - 1` of an endless stream
+    of permutations that depends on the seed alone; it may straddle epochs.
+
+    Args:
+        path: A folder or archive; see `load_images`, also for `size` and `channels`.
+        size: Height and width.
+        batch_size: Images to a batch, those of all processes together.
+        seed: Of the permutations, below 2^32.
+        channels: 3 for color, 1 for gray.
+        unreadable: `error`, or `skip` to use the next readable image instead, with a warning.
+        process: Number of this process and of all, JAX's by default; each decodes its own rows.
+        threads: Number of threads; each decodes one batch at a time.
+        prefetch: Number of batches that are decoded ahead.
+
+    Raises:
+        DataError: If there are no images, or (from the iterator) unreadable ones.
+        ImportError: If Grain or Pillow is not installed.
+        ValueError: If an option is out of range.
+
+    Example:
+        >>> import pathlib, tempfile, PIL.Image
+        >>> folder = pathlib.Path(tempfile.mkdtemp())
+        >>> PIL.Image.new("RGB", (40, 30)).save(folder / "1.png")
+        >>> next(kacjax.data.stream_images(folder, 16, 8, seed=0)).images.shape
+        (8, 16, 16, 3)
+    """
+    check_image_options(size, channels, unreadable)
+    for name, value in {"batch_size": batch_size, "threads": threads, "prefetch": prefetch}.items():
+        check_count(name, value)
+    check_count("seed", seed, 0)
+    if seed >= 2**32:
+        raise ValueError(f"seed must lie below 2^32, got {seed}.")
+    index, count = process or (jax.process_index(), jax.process_count())
+    if not 0 <= index < count:
+        raise ValueError(f"process must be (index, count) with index < count, got {process}.")
+    if batch_size % count:
+        raise ValueError(f"batch_size must be a multiple of {count} processes, got {batch_size}.")
+    grain = require("grain", "images")
+    require("PIL.Image", "images")
+    files = image_files(path)
+    names = files.names
+    labels, classes = class_labels(names)
+    rows = slice(index * batch_size // count, (index + 1) * batch_size // count)
+
+    def decode(row: int) -> tuple[int, np.ndarray]:
+        """Image `row`, or the first readable one after it if such may be skipped."""
+        for i in (*range(row, len(names)), *range(row)):
+            try:
+                return i, decode_image(files.read(names[i]), size, channels)
+            except Exception as error:  # A damaged archive raises as much as a damaged image.
+                said = f"{names[i]} in {path} cannot be read: {describe(error)}"
+                if unreadable == "error":
+                    advice = 'Remove it, or skip such images by unreadable="skip".'
+                    raise DataError(f"{said}. {advice}") from error
+                warnings.warn(f"{said}. The next image is used instead.", stacklevel=2)
+        raise DataError(f"no image in {path} can be read.")
+
+    def load(batch: np.ndarray) -> ImageBatch:
+        chosen, images = zip(*(decode(int(row)) for row in batch[rows]), strict=True)
+        return ImageBatch(np.stack(images), None if labels is None else labels[list(chosen)])
+
+    # Indices are batched before anything is read, so that the iterator's position is the step.
+    order = grain.MapDataset.range(len(names)).shuffle(seed).repeat().batch(batch_size)
+    options = grain.ReadOptions(min(threads, prefetch), prefetch)
+    batches = iter(order.map(load).to_iter_dataset(options))
+    digest = hashlib.sha256("\n".join(names).encode(errors="surrogateescape")).hexdigest()[:16]
+    identity = {"images": digest, "seed": seed, "batch_size": batch_size}
+    return ImageStream(len(names), (size, size, channels), classes, batches, identity)
+
+
+def decode_image(
+    content: bytes, size: int, channels: int = 3
+) -> UInt8[np.ndarray, "{size} {size} {channels}"]:
+    """Decodes an image file as `load_images` describes; of an animation the first frame."""
+    image_module, operations = require("PIL.Image", "images"), require("PIL.ImageOps", "images")
+    mode = _MODES[channels]
+    try:
+        with image_module.open(io.BytesIO(content)) as image:
+            # JPEG can be decoded at a half, quarter or eighth; twice the size leaves the filter
+            # enough to work on. Other formats ignore it.
+            image.draft(mode, (2 * size, 2 * size))
+            image = operations.exif_transpose(image)
+            if image.mode.startswith("I"):
+                # Pillow would clip 16 bits, not scale them, and lose the transparent level.
+                levels = np.asarray(image).astype(np.int64)
+                scaled = np.clip((levels + 128) // 257, 0, 255).astype(np.uint8)
+                scaled[levels == image.info.get("transparency", -1)] = 255
+                image = image_module.fromarray(scaled)
+            if image.has_transparency_data:
+                image = image.convert("RGBA")
+                white = image_module.new("RGBA", image.size, "white")
+                image = image_module.alpha_composite(white, image)
+            image = image.convert(mode)
+            image = operations.fit(image, (size, size), image_module.Resampling.BICUBIC)
+            return np.asarray(image).reshape(size, size, channels)
+    except image_module.UnidentifiedImageError as error:
+        raise DataError("unreadable image: its format is not known") from error
+    # Pillow raises almost anything on a damaged file: OSError, SyntaxError, struct.error, ...
+    except Exception as error:
+        raise DataError(f"unreadable image: {describe(error)}") from error
+
+
+def decode_images(
+    files: ImageFiles,
+    names: Sequence[str],
+    size: int,
+    channels: int = 3,
+    unreadable: str = "error",
+    progress: bool = True,
+) -> tuple[UInt8[np.ndarray, "num {size} {size} {channels}"], Int[np.ndarray, " num"]]:
+    """Decodes files in threads; returns the images, and which of `names` they are."""
+    check_image_options(size, channels, unreadable)
+    require("PIL.Image", "images")
+    images = np.empty((len(names), size, size, channels), np.uint8)
+    failures: dict[int, str] = {}
+
+    def decode(index: int) -> None:
+        try:
+            images[index] = decode_image(files.read(names[index]), size, channels)
+        except Exception as error:  # A damaged archive raises as much as a damaged image.
+            failures[index] = describe(error)
+
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        work = pool.map(decode, range(len(names)))
+        for _ in tqdm(work, "decode", len(names), disable=not progress, unit="image", leave=False):
+            pass
+    readable = np.setdiff1d(np.arange(len(names)), list(failures))
+    if failures:
+        first = [f"{names[index]} ({failures[index]})" for index in sorted(failures)[:5]]
+        said = (
+            f"{len(failures)} of {len(names)} images in {files.path} cannot be read: "
+            f"{', '.join(first)}{', ...' if len(failures) > len(first) else ''}"
+        )
+        if unreadable == "error" or not len(readable):
+            raise DataError(f'{said}. Remove them, or leave them out by unreadable="skip".')
+        warnings.warn(f"{said}. They are left out.", stacklevel=2)
+        images = images[readable]
+    return images, readable
+
+
+def check_image_options(size: int, channels: int, unreadable: str) -> None:
+    """Raises a `ValueError` that names the first option that is out of range."""
+    check_count("size", size)
+    check_choice("unreadable", unreadable, ("error", "skip"))
+    if channels not in _MODES:
+        raise ValueError(f"channels must be 3 (color) or 1 (gray), got {channels!r}.")
+
+
+def describe(error: Exception) -> str:
+    """The text of an exception; its type where it has none, as `EOFError()`."""
+    return str(error) or type(error).__name__

@@ -1,6 +1,5 @@
 """The image files of a folder, a zip archive or a tar archive, and their classes."""
 
-import abc
 import functools
 import hashlib
 import lzma
@@ -10,7 +9,7 @@ import posixpath
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Int32
@@ -19,20 +18,18 @@ from kacjax.data.files import DataError, PathLike, stamp
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
+# What Python's readers of archives raise on damaged ones; zipfile raises NotImplementedError for
+# a method of compression that does not exist.
 ARCHIVE_DAMAGE = (
-    OSError,
-    EOFError,
-    tarfile.TarError,
-    zipfile.BadZipFile,
-    NotImplementedError,  # By zipfile, of a compression method that is none.
-    zlib.error,
-    lzma.LZMAError,
+    *(OSError, EOFError, NotImplementedError, tarfile.TarError, zipfile.BadZipFile),
+    *(zlib.error, lzma.LZMAError),
 )
-"""What Python's readers of archives raise on damaged ones."""
+
+Reader = Callable[[str], bytes]
 
 
-class ImageFiles(abc.ABC):
-    """Image files by name: read one at a time, from any thread.
+class ImageFiles:
+    """Image files by name, read one at a time, from any thread; made by `image_files`.
 
     Attributes:
         path: The folder or archive.
@@ -42,85 +39,32 @@ class ImageFiles(abc.ABC):
         self.path = path
 
     @functools.cached_property
-    def names(self) -> tuple[str, ...]:
-        """The sorted names of the images, relative to `path`, with `/` between folders.
-
-        Raises:
-            DataError: If the archive is damaged, or there are no images.
-        """
+    def _listed(self) -> tuple[tuple[str, ...], Reader]:
+        archive = _list_zip if self.path.suffix.lower() == ".zip" else _list_tar
         try:
-            names = sorted(filter(_is_image, self._list()))
+            names, read = (_list_folder if self.path.is_dir() else archive)(self.path)
         except ARCHIVE_DAMAGE as error:
             raise DataError(f"{self.path} cannot be read, it may be damaged: {error}") from error
-        if not names:
+        if not (names := tuple(sorted(filter(_is_image, names)))):
             raise DataError(f"{self.path} holds no images ({', '.join(IMAGE_SUFFIXES)}).")
-        return tuple(names)
+        return names, read
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The sorted names of the images, relative to `path`, with `/` between folders."""
+        return self._listed[0]
+
+    def read(self, name: str) -> bytes:
+        """The content of one file."""
+        return self._listed[1](name)
 
     @functools.cached_property
     def fingerprint(self) -> str:
         """What changes when an image is changed, added or removed; archives are not opened."""
-        return stamp(self.path)
-
-    @abc.abstractmethod
-    def read(self, name: str) -> bytes:
-        """The content of one file."""
-
-    @abc.abstractmethod
-    def _list(self) -> Iterable[str]:
-        """All files."""
-
-
-class _FolderFiles(ImageFiles):
-    def _list(self) -> Iterable[str]:
-        seen = {os.path.realpath(self.path)}
-        # Linked folders are followed, but each real folder is entered once.
-        for folder, subfolders, files in os.walk(self.path, followlinks=True):
-            relative = pathlib.Path(folder).relative_to(self.path)
-            yield from ((relative / name).as_posix() for name in files)
-            real = {
-                name: os.path.realpath(os.path.join(folder, name)) for name in sorted(subfolders)
-            }
-            subfolders[:] = [name for name in real if real[name] not in seen]
-            seen.update(real.values())
-
-    @functools.cached_property
-    def fingerprint(self) -> str:
+        if not self.path.is_dir():
+            return stamp(self.path)
         listing = "\n".join(f"{name} {stamp(self.path / name)}" for name in self.names)
         return hashlib.sha256(listing.encode(errors="surrogateescape")).hexdigest()
-
-    def read(self, name: str) -> bytes:
-        return (self.path / name).read_bytes()
-
-
-class _ZipFiles(ImageFiles):
-    @functools.cached_property
-    def _archive(self) -> zipfile.ZipFile:
-        return zipfile.ZipFile(self.path)
-
-    def _list(self) -> Iterable[str]:
-        return self._archive.namelist()
-
-    def read(self, name: str) -> bytes:
-        return self._archive.read(name)
-
-
-class _TarFiles(ImageFiles):
-    """A tar archive has no directory: one pass takes the (still compressed) images to memory."""
-
-    @functools.cached_property
-    def _content(self) -> dict[str, bytes]:
-        with tarfile.open(self.path) as archive:
-            return {
-                posixpath.normpath(member.name): stream.read()
-                for member in archive
-                if member.isfile() and (stream := archive.extractfile(member))
-            }
-
-    def _list(self) -> Iterable[str]:
-        return self._content
-
-    def read(self, name: str) -> bytes:
-        return self._content[name]
 
 
 def image_files(path: PathLike) -> ImageFiles:
@@ -132,18 +76,22 @@ def image_files(path: PathLike) -> ImageFiles:
         path: A folder, a `.zip`, or a `.tar` with any compression.
 
     Raises:
-        DataError: If there is no such thing.
+        DataError: If there is no such thing; on reading the names also if it is damaged or empty.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> folder = pathlib.Path(tempfile.mkdtemp())
+        >>> (folder / "1.png").touch()
+        >>> kacjax.data.image_files(folder).names
+        ('1.png',)
     """
     path = pathlib.Path(path).expanduser()
-    if path.is_dir():
-        return _FolderFiles(path)
     if not path.exists():
         raise DataError(f"{path.absolute()} does not exist; images need a folder or an archive.")
-    if path.suffix.lower() == ".zip":
-        return _ZipFiles(path)
-    if ".tar" in path.name.lower() or path.suffix.lower() in (".tgz", ".txz"):
-        return _TarFiles(path)
-    raise DataError(f"{path} is neither a folder nor a .zip or .tar archive of images.")
+    archived = ".tar" in path.name.lower() or path.suffix.lower() in (".zip", ".tgz", ".txz")
+    if not path.is_dir() and not archived:
+        raise DataError(f"{path} is neither a folder nor a .zip or .tar archive of images.")
+    return ImageFiles(path)
 
 
 def class_labels(
@@ -161,6 +109,38 @@ def class_labels(
         return None, ()
     classes, labels = np.unique([folder[shared] for folder in folders], return_inverse=True)
     return labels.astype(np.int32), tuple(map(str, classes))
+
+
+def _list_folder(path: pathlib.Path) -> tuple[Sequence[str], Reader]:
+    names: list[str] = []
+    seen = {os.path.realpath(path)}
+    # Linked folders are followed, but each real folder is entered once.
+    for folder, subfolders, files in os.walk(path, followlinks=True):
+        names += [(pathlib.Path(folder) / name).relative_to(path).as_posix() for name in files]
+        real = {name: os.path.realpath(os.path.join(folder, name)) for name in sorted(subfolders)}
+        subfolders[:] = [name for name in real if real[name] not in seen]
+        seen.update(real.values())
+    return names, lambda name: (path / name).read_bytes()
+
+
+def _list_zip(path: pathlib.Path) -> tuple[Sequence[str], Reader]:
+    archive = zipfile.ZipFile(path)
+    return archive.namelist(), archive.read
+
+
+def _list_tar(path: pathlib.Path) -> tuple[Sequence[str], Reader]:
+    content = read_tar(path)
+    return list(content), content.__getitem__
+
+
+def read_tar(path: pathlib.Path) -> dict[str, bytes]:
+    """The files of a tar archive, which has no directory, by one pass."""
+    with tarfile.open(path) as archive:
+        return {
+            posixpath.normpath(member.name): stream.read()
+            for member in archive
+            if member.isfile() and (stream := archive.extractfile(member))
+        }
 
 
 def _is_image(name: str) -> bool:

@@ -1,8 +1,4 @@
-"""MNIST: 60,000 and 10,000 handwritten digits of 28 by 28 grey pixels, from idx files.
-
-Source: Y. LeCun, L. Bottou, Y. Bengio, P. Haffner, *Gradient-based learning applied to document
-recognition*, Proceedings of the IEEE 86 (1998).
-"""
+"""MNIST: 60,000 and 10,000 handwritten digits of 28 by 28 gray pixels, from idx files."""
 
 import gzip
 import math
@@ -13,11 +9,11 @@ import numpy as np
 from jaxtyping import UInt8
 
 from kacjax._validation import choose
-from kacjax.data.download import Remote, fetch
-from kacjax.data.files import DataError, PathLike, data_root
+from kacjax.data.files import DataError, PathLike, data_root, fetch
 from kacjax.data.images import ImageArrays
 
 MNIST_CLASSES = tuple("0123456789")
+"""The names of the classes."""
 
 _ADDRESSES = (
     "https://storage.googleapis.com/cvdf-datasets/mnist/",
@@ -29,9 +25,6 @@ _SUMS = {
     "t10k-images-idx3-ubyte.gz": "9fb629c4189551a2d022fa330f9573f3",
     "t10k-labels-idx1-ubyte.gz": "ec29112dd5afa0611ce80d1b7f02629c",
 }
-_PREFIXES = {"train": "train", "test": "t10k"}
-_SUBFOLDERS = (".", "mnist", "MNIST", "MNIST/raw")
-_UNSIGNED_BYTE = 8
 
 
 def load_mnist(
@@ -43,8 +36,10 @@ def load_mnist(
     """Loads MNIST from its four idx files, plain or compressed by gzip.
 
     They are looked for in `root` and its folders `mnist`, `MNIST` and `MNIST/raw`, and downloaded
-    into `root/mnist` where they are absent. Files that are there are taken as they are: compressed
-    again, they have other sums.
+    into `root/mnist` where they are absent. Files that are there are taken as they are.
+
+    Source: Y. LeCun, L. Bottou, Y. Bengio, P. Haffner, *Gradient-based learning applied to
+    document recognition*, Proceedings of the IEEE 86 (1998).
 
     Args:
         split: `train`, 60,000 images, or `test`, 10,000.
@@ -57,66 +52,51 @@ def load_mnist(
 
     Raises:
         DataError: If files are absent and cannot be downloaded, or damaged.
+
+    Example:
+        >>> kacjax.data.load_mnist("test").images.shape  # doctest: +SKIP
+        (10000, 28, 28, 1)
     """
-    prefix = choose("split", split, _PREFIXES)
+    prefix = choose("split", split, {"train": "train", "test": "t10k"})
     root = data_root(root)
-    wanted = {
-        rank: f"{prefix}-{kind}-idx{rank}-ubyte"
-        for rank, kind in {3: "images", 1: "labels"}.items()
-    }
-    absent = [name for name in wanted.values() if _find(root, name) is None]
+    wanted = {3: f"{prefix}-images-idx3-ubyte", 1: f"{prefix}-labels-idx1-ubyte"}
+    absent = [f"{name}.gz" for name in wanted.values() if not _find(root, name)]
     if absent:
-        remotes = [Remote(f"{name}.gz", _ADDRESSES, _SUMS[f"{name}.gz"]) for name in absent]
-        fetch("MNIST", remotes, root / "mnist", download=download, progress=progress)
-    files = {rank: _find(root, name) for rank, name in wanted.items()}
-    images, labels = (read_idx(files[rank] or root, rank) for rank in wanted)
+        sums = {name: _SUMS[name] for name in absent}
+        fetch("MNIST", sums, _ADDRESSES, root / "mnist", download, progress)
+    files = {rank: _find(root, name) or root for rank, name in wanted.items()}
+    images, labels = (read_idx(files[rank], rank) for rank in wanted)
     if len(images) != len(labels):
-        raise DataError(
-            f"{files[3]} holds {len(images)} images, but {files[1]} {len(labels)} labels."
-        )
+        raise DataError(f"{files[3]} holds {len(images)} images, {files[1]} {len(labels)} labels.")
     if labels.max(initial=0) >= len(MNIST_CLASSES):
         raise DataError(f"{files[1]} holds the label {labels.max()}; labels are 0 to 9.")
     return ImageArrays(images[..., None], labels.astype(np.int32), MNIST_CLASSES)
 
 
 def read_idx(file: PathLike, rank: int) -> UInt8[np.ndarray, "..."]:
-    """Reads the bytes of an idx file: two zeros, type, rank, big-endian sizes, then the array.
-
-    Args:
-        file: Plain, or compressed by gzip.
-        rank: The rank that it must have.
-
-    Raises:
-        DataError: If it is not such a file, or damaged.
-    """
-    file = pathlib.Path(file)
+    """Reads an idx file: two zeros, type, rank, big-endian sizes, then an array of bytes."""
     try:
-        content = file.read_bytes()
+        content = pathlib.Path(file).read_bytes()
         if content[:2] == b"\x1f\x8b":
             content = gzip.decompress(content)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{file} cannot be read: {error}; delete it if it is damaged.") from error
-    head = 4 + 4 * rank
-    if content[:4] != bytes([0, 0, _UNSIGNED_BYTE, rank]) or len(content) < head:
-        raise DataError(
-            f"{file} is not an idx file of unsigned bytes of rank {rank}: it begins with "
-            f"{content[:4].hex(' ') or 'nothing'}, not {bytes([0, 0, _UNSIGNED_BYTE, rank]).hex(' ')}."
-        )
+    magic, head = bytes([0, 0, 8, rank]), 4 + 4 * rank
+    if content[:4] != magic or len(content) < head:
+        found = content[:4].hex(" ") or "nothing"
+        raise DataError(f"{file} is no idx file: it begins with {found}, not {magic.hex(' ')}.")
     shape = tuple(int(size) for size in np.frombuffer(content, ">u4", rank, 4))
-    if len(content) - head != math.prod(shape):
-        raise DataError(
-            f"{file} is damaged: it should hold {shape}, {math.prod(shape)} bytes, "
-            f"and holds {len(content) - head}."
-        )
+    if (num := len(content) - head) != math.prod(shape):
+        raise DataError(f"{file} is damaged: it should hold {shape} bytes, and holds {num}.")
     # The copy can be written to, the buffer of a bytes object cannot.
     return np.frombuffer(content, np.uint8, offset=head).reshape(shape).copy()
 
 
 def _find(root: pathlib.Path, name: str) -> pathlib.Path | None:
     """The file of this name; some distributions have a dot before `idx`."""
-    for folder in _SUBFOLDERS:
+    for folder in (root, root / "mnist", root / "MNIST", root / "MNIST/raw"):
         for variant in (name, name.replace("-idx", ".idx")):
-            for suffix in ("", ".gz"):
-                if (file := root / folder / f"{variant}{suffix}").is_file():
+            for file in (folder / variant, folder / f"{variant}.gz"):
+                if file.is_file():
                     return file
     return None

@@ -1,121 +1,117 @@
 r"""Generation: the path's ordinary differential equation from noise to data.
 
-The marginal velocity $v(t, x)$ moves the path's law, so that a solution of $\dot x = v(t, x)$ from
-$x_T$, a draw of the prior, back to $t = 0$ is a draw of the data. Time runs down from `T` itself:
-a substituted time `T - t` would lose the small `t` at which the data's detail appears. What the solver
-sees is that equation in straight coordinates, unless it is told otherwise: see
-`kacjax.generation.coordinates`.
-
-Sample `i` starts from noise of its own key (`initial_noise`). With fixed steps, or with
-`control="sample"`, nothing else but its label reaches it, so that a run is the same, up to rounding,
-in one batch, in chunks and on several devices.
+Sample `i` starts from noise of its own key. With fixed steps, or with `per_sample_steps`, nothing
+else but its label reaches it, so that a run is the same, up to rounding, in one batch, in chunks and
+on several devices.
 """
 
-from collections.abc import Iterator
-from typing import Any, Literal, Unpack, overload
+from typing import Any, Unpack
 
+import diffrax
 import equinox as eqx
 import jax
-import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array
+from jaxtyping import Array, Float, Int
 from tqdm import tqdm
 
 from kacjax._pytrees import as_arrays
-from kacjax._typing import Key, Scalar, Shape
-from kacjax._validation import check_count
-from kacjax.generation.fields import LabelledVelocity, Labels, VelocityField, check_labels
-from kacjax.generation.integration import integrate
-from kacjax.generation.noise import draw_rows
-from kacjax.generation.plans import Options, make_plan
+from kacjax._typing import ArrayLike, Key, Scalar, Shape
+from kacjax._validation import check_count, check_labels
+from kacjax.generation.solve import Options, Velocity, solve
 from kacjax.paths import ProbabilityPath
 
 Samples = Array | np.ndarray
 
 
-class ManyOptions(Options, total=False):
-    """The keywords of `generate` that do not change what it returns."""
+def initial_noise(
+    path: ProbabilityPath, key: Key, shape: Shape, x0: Samples | None = None
+) -> Float[Array, "num *event"]:
+    """The draws of the prior from which `generate` starts, given the same key and shape.
 
-    x0: Samples | None
-    labels: Labels | None
-    chunk_size: int | None
-    mesh: Mesh | None
-    progress: bool
+    Sample `i` is drawn with the key `fold_in(key, i)`: the first samples of a longer run are those
+    of a shorter one.
+
+    Args:
+        path: The path.
+        key: Random key.
+        shape: Shape `(num, *event)`.
+        x0: Data of that shape, where the path's signal does not vanish at `T`.
+
+    Raises:
+        ValueError: If the shape is none of samples, or as `ProbabilityPath.sample_prior`.
+
+    Example:
+        >>> path = kacjax.kac_path()
+        >>> few = kacjax.initial_noise(path, jax.random.key(0), (2, 3))
+        >>> more = kacjax.initial_noise(path, jax.random.key(0), (4, 3))
+        >>> bool(jnp.all(few == more[:2]))
+        True
+    """
+    shape = _check_shape(shape)
+    if x0 is not None and x0.shape != shape:
+        raise ValueError(f"x0 must have the shape {shape}, got {x0.shape}.")
+    return _draw(as_arrays(path), key, jnp.arange(shape[0]), shape[1:], x0)
 
 
-@overload
+@eqx.filter_jit
+def _draw(
+    path: ProbabilityPath, key: Key, rows: Int[Array, " rows"], event: Shape, x0: Array | None
+) -> Array:
+    def one(row, x0):
+        x0 = None if x0 is None else x0[None]
+        return path.sample_prior(jax.random.fold_in(key, row), (1, *event), x0)[0]
+
+    return jax.vmap(one)(rows, x0)
+
+
 def generate(
-    velocity: LabelledVelocity,
+    velocity: Velocity,
     path: ProbabilityPath,
     key: Key,
     shape: Shape,
-    steps: int = 50,
+    steps: int | ArrayLike = 50,
     *,
-    return_nfe: Literal[False] = False,
-    **options: Unpack[ManyOptions],
-) -> Samples: ...
-@overload
-def generate(
-    velocity: LabelledVelocity,
-    path: ProbabilityPath,
-    key: Key,
-    shape: Shape,
-    steps: int = 50,
-    *,
-    return_nfe: Literal[True],
-    **options: Unpack[ManyOptions],
-) -> tuple[Samples, Samples]: ...
-def generate(
-    velocity: LabelledVelocity,
-    path: ProbabilityPath,
-    key: Key,
-    shape: Shape,
-    steps: int = 50,
-    *,
-    solver: str = "ab2",
+    solver: str | diffrax.AbstractSolver = "ab2",
     coordinates: str | None = None,
-    grid: str | None = None,
-    power: Scalar | None = None,
+    grid_power: Scalar = 2.0,
+    rtol: Scalar | None = None,
+    atol: Scalar | None = None,
+    per_sample_steps: bool | None = None,
     x0: Samples | None = None,
-    labels: Labels | None = None,
-    rtol: float = 1e-3,
-    atol: float = 1e-3,
-    control: str | None = None,
+    labels: ArrayLike | None = None,
     chunk_size: int | None = None,
     mesh: Mesh | None = None,
     progress: bool = False,
     return_nfe: bool = False,
-) -> Samples | tuple[Samples, Samples]:
-    """Generates samples from the prior.
+) -> Any:
+    r"""Generates samples from the prior.
 
     Args:
-        velocity: Any function `velocity(t, x)`, with `t` of shape `(batch,)`. If it is a pytree,
-            as `fit` returns it, calls of one shape share one compilation whatever its parameters.
-            With `labels`, `velocity(t, x, label)`.
+        velocity: Any function `velocity(t, x)`, with `t` of shape `(batch,)`; with `labels`,
+            `velocity(t, x, label)`. If it is a pytree, as `fit` returns it, calls of one shape
+            compile once, whatever its parameters and those of the path.
         path: The path that the velocity was learned for.
         key: Random key, for the prior; sample `i` starts from noise of `fold_in(key, i)`.
         shape: Shape `(num, *event)` of the samples.
-        steps: Steps of a fixed-step solver.
+        steps: Number of fixed steps, or their times, from `T` down to 0.
         solver: `ab2` or `euler` (one evaluation a step), `heun`, `midpoint` (two) or `rk4` (four),
-            with fixed steps; `tsit5`, `dopri5` or `dopri8`, adaptive; see
-            `kacjax.generation.solvers`.
+            with fixed steps; `tsit5`, `dopri5` or `dopri8`, adaptive; or any Diffrax solver, which
+            takes fixed steps unless there is a tolerance.
         coordinates: In which the equation is solved: `straight`, see
-            `kacjax.generation.coordinates`, or `time`. If missing they are straight, but where
+            `kacjax.generation.coordinates`, or `time`. By default they are straight, but where
             components have processes of their own.
-        grid: Grid of a fixed-step solver, `power` or `uniform`, see `time_grid`, in time or, in
-            straight coordinates, in the place; if missing, the best one measured for the path,
-            `default_grid(path, coordinates)`.
-        power: Exponent of the grid, if another than the name's.
+        grid_power: Exponent $p$ of the fixed steps, which end at $\rho_k = \rho(T) (1 - k / n)^p$;
+            with coordinates in time, $t_k$ likewise.
+        rtol: Relative tolerance of adaptive steps; 1e-3 if only `atol` is given.
+        atol: Absolute tolerance of adaptive steps; 1e-3 if only `rtol` is given.
+        per_sample_steps: Whether adaptive steps are chosen for each sample on its own, where every
+            evaluation is of the whole batch until the last sample is through; else for the batch,
+            by the root-mean-square error over it. Samples depend on their batch then, so that the
+            default is True with chunks or a mesh.
         x0: Data of that shape, where the path's signal does not vanish at `T`.
         labels: Class labels of shape `(num,)`; see `guided` for guidance.
-        rtol: Relative tolerance of an adaptive solver.
-        atol: Absolute tolerance of an adaptive solver.
-        control: How an adaptive solver chooses its steps: `joint`, for the batch, by the
-            root-mean-square error over all of it; or `sample`, for each on its own, where every
-            evaluation is of the whole batch until the last sample is through. Joint steps make
-            samples depend on their batch, so `sample` is the default with chunks or a mesh.
         chunk_size: Samples that are generated together. The result is then a NumPy array, filled
             chunk by chunk: the device holds one chunk however many samples there are.
         mesh: Devices over which samples are divided, along all axes of the mesh.
@@ -123,158 +119,139 @@ def generate(
         return_nfe: Whether to return the number of evaluations too.
 
     Returns:
-        Samples, or `(samples, nfe)` with the number of function evaluations per sample: a
-        scalar, or an array of shape `(num,)` where an adaptive solver gives samples different
-        numbers, that is with chunks or `control="sample"`.
+        Samples, or `(samples, nfe)` with the number of function evaluations per sample: a scalar,
+        or an array of shape `(num,)` where samples may differ in it.
 
     Raises:
         ValueError: If a name is unknown, a count below 1, the prior needs data, an argument's
-            shape is wrong, labels are not among the classes, or `chunk_size` is used under a
+            shape is wrong, labels are not among the classes, the velocity was learned for another
+            path, an adaptive solver does not reach its tolerance, or `chunk_size` is used under a
             transformation such as `jit`.
+
+    Example:
+        >>> path = kacjax.kac_path()
+        >>> velocity = kacjax.exact_velocity(path, jnp.array([[1.0, 0.0], [-1.0, 0.0]]))
+        >>> x = kacjax.generate(velocity, path, jax.random.key(0), (5, 2), steps=20)
+        >>> bool(jnp.allclose(jnp.abs(x[:, 0]), 1, atol=1e-2))
+        True
     """
-    num = shape[0]
-    if control is None:
-        control = "joint" if chunk_size is None and mesh is None else "sample"
-    plan = make_plan(
-        path,
-        steps,
-        solver=solver,
-        coordinates=coordinates,
-        grid=grid,
-        power=power,
-        rtol=rtol,
-        atol=atol,
-        control=control,
-    )
-    labels = check_labels(labels, num, velocity)
-    run = _Run(velocity, path, key, tuple(shape), plan, x0, labels, mesh)
+    shape = _check_shape(shape)
+    if per_sample_steps is None:
+        per_sample_steps = chunk_size is not None or mesh is not None
+    options: Options = {
+        "solver": solver,
+        "coordinates": coordinates,
+        "grid_power": grid_power,
+        "rtol": rtol,
+        "atol": atol,
+        "per_sample_steps": per_sample_steps,
+    }
+    labels = check_labels(labels, shape[0], getattr(velocity, "classes", None))
+    if x0 is not None and x0.shape != shape:
+        raise ValueError(f"x0 must have the shape {shape}, got {x0.shape}.")
+
+    def chunk(first: int, size: int) -> tuple[Array, Any]:
+        rows = np.arange(first, first + size)
+        given, where = (velocity, path, key), None
+        if mesh is not None:
+            where, everywhere = _shardings(mesh)
+            # Samples past the last one, with the data of others, fill up what is divided.
+            rows = np.arange(first, first + -(-size // mesh.size) * mesh.size)
+            given = _put(given, everywhere)
+        known = [None if part is None else part[rows % shape[0]] for part in (x0, labels)]
+        parts = _put((jnp.asarray(rows), *known), where)
+        noise = _put(_draw(as_arrays(given[1]), given[2], parts[0], shape[1:], parts[1]), where)
+        result = solve(
+            *given[:2], noise, path.T, 0.0, steps, labels=parts[2], return_nfe=return_nfe, **options
+        )
+        x, nfe = result if return_nfe else (result, None)
+        kept = min(size, shape[0] - first)
+        x = x[:kept] if kept < len(rows) else _put(x, where)
+        return x, nfe[:kept] if return_nfe and nfe.ndim else nfe
+
     if chunk_size is None:
-        x, nfe = run.chunk(0, num)
+        x, nfe = chunk(0, shape[0])
         return (x, nfe) if return_nfe else x
-    samples: np.ndarray | None = None
-    counts = np.zeros(num, np.int32)
-    for first, x, nfe in run.chunks(chunk_size, progress):
-        if samples is None:
-            samples = np.empty(shape, x.dtype)
+    check_count("chunk_size", chunk_size)
+    samples, counts = None, []
+    size = min(chunk_size, shape[0])
+    for first in tqdm(range(0, shape[0], size), desc="generate", disable=not progress):
+        x, nfe = chunk(first, size)
+        if isinstance(x, jax.core.Tracer):
+            raise ValueError(
+                f"chunk_size must be None under jit, vmap and grad, got {chunk_size}: chunks are "
+                "gathered in the host's memory."
+            )
+        samples = np.empty(shape, x.dtype) if samples is None else samples
         samples[first : first + len(x)] = x
-        counts[first : first + len(x)] = nfe
-    assert samples is not None  # There is at least one sample.
+        counts.append(np.broadcast_to(nfe, len(x)) if return_nfe else None)
     if not return_nfe:
         return samples
-    return samples, counts if plan.adaptive else np.asarray(counts[0])
+    nfe = np.concatenate(counts)
+    return samples, nfe if per_sample_steps and (nfe != nfe[0]).any() else nfe[0]
 
 
-def generate_chunks(
-    velocity: LabelledVelocity,
+def trajectory(
+    velocity: Velocity,
     path: ProbabilityPath,
     key: Key,
     shape: Shape,
-    steps: int = 50,
+    times: ArrayLike,
+    steps: int | ArrayLike = 50,
     *,
-    chunk_size: int,
     x0: Samples | None = None,
-    labels: Labels | None = None,
-    mesh: Mesh | None = None,
-    progress: bool = False,
+    labels: ArrayLike | None = None,
     **options: Unpack[Options],
-) -> Iterator[np.ndarray]:
-    """The samples of `generate` chunk by chunk, for what does not fit into memory.
+) -> Float[Array, "times num *event"]:
+    """Generates samples and keeps them on their way, at the times given.
 
     Args:
-        velocity: As in `generate`, like all arguments.
+        velocity: As in `generate`, like all arguments not listed here.
         path: The path.
-        key: Random key.
-        shape: Shape `(num, *event)` of all samples together.
-        steps: Steps of a fixed-step solver.
-        chunk_size: Samples in a chunk; the last one may have fewer.
+        key: Random key; the same one gives the samples of `generate`.
+        shape: Shape `(num, *event)` of the samples.
+        times: Times in `[0, T]`, of shape `(num_times,)`, falling; between the solver's steps the
+            result is interpolated.
+        steps: Number of fixed steps, or their times.
         x0: Data, where the prior needs them.
         labels: Class labels.
-        mesh: Devices.
-        progress: Whether to show a bar.
-        options: The solver; `control` is `sample` where it is missing or None.
+        **options: `solver`, `coordinates`, `grid_power`, `rtol`, `atol`, `per_sample_steps`.
 
-    Yields:
-        NumPy arrays `(chunk, *event)`; joined they are what `generate` returns with the same
-        arguments, `chunk_size` among them.
+    Returns:
+        Points of shape `(num_times, *shape)`.
 
     Raises:
-        ValueError: As `generate`.
+        ValueError: As `generate`, or if `times` do not fall or leave `[0, T]`.
+
+    Example:
+        >>> path = kacjax.kac_path()
+        >>> velocity = kacjax.exact_velocity(path, jnp.zeros((1, 2)))
+        >>> kacjax.trajectory(velocity, path, jax.random.key(0), (5, 2), [1.0, 0.5, 0.0]).shape
+        (3, 5, 2)
     """
-    plan = make_plan(path, steps, **{**options, "control": options.get("control") or "sample"})
-    labels = check_labels(labels, shape[0], velocity)
-    run = _Run(velocity, path, key, tuple(shape), plan, x0, labels, mesh)
-    return (x for _, x, _ in run.chunks(chunk_size, progress))
+    noise = initial_noise(path, key, shape, x0)
+    return solve(velocity, path, noise, path.T, 0.0, steps, labels=labels, saved=times, **options)
 
 
-class _Run:
-    """One generation of `shape[0]` samples, of which any rows may be made."""
-
-    def __init__(self, velocity, path, key, shape, plan, x0, labels, mesh):
-        check_count("shape[0]", shape[0])
-        if x0 is not None and x0.shape != shape:
-            raise ValueError(f"x0 must have the shape {shape}, got {x0.shape}.")
-        self.rows_sharding = None
-        if mesh is not None:
-            # The compiler places what lies between; a mesh may ask for explicit placement.
-            automatic = (AxisType.Auto,) * len(mesh.axis_names)
-            mesh = Mesh(mesh.devices, mesh.axis_names, axis_types=automatic)
-            everywhere = NamedSharding(mesh, PartitionSpec())
-            self.rows_sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
-            velocity, path, key, plan = _put((velocity, path, key, plan), everywhere)
-        self.multiple = 1 if mesh is None else mesh.size
-        self.field, self.path, self.key, self.plan = (
-            VelocityField(velocity),
-            as_arrays(path),
-            key,
-            plan,
-        )
-        self.shape, self.x0, self.labels = shape, x0, labels
-
-    def chunk(self, first: int, size: int) -> tuple[Array, Array]:
-        """Samples `first` to `first + size`, those past the last left out, and their counts."""
-        num = self.shape[0]
-        padded = -(-size // self.multiple) * self.multiple
-        rows = np.arange(first, first + padded)
-        # Samples past the last one fill up a chunk of one shape, with the data of others.
-        given = [None if part is None else part[rows % num] for part in (self.x0, self.labels)]
-        rows, x0, labels = (jnp.asarray(rows), *given)
-        if self.rows_sharding is not None:
-            rows, x0, labels = _put((rows, x0, labels), self.rows_sharding)
-        x_T = draw_rows(self.path, self.key, rows, self.shape[1:], x0)
-        if self.rows_sharding is not None:
-            x_T = jax.device_put(x_T, self.rows_sharding)
-        x, nfe = integrate(self.field, self.plan, x_T, labels)
-        kept = min(size, num - first)
-        x = x[:kept] if kept < padded else x
-        if self.rows_sharding is not None and kept == padded:
-            x = jax.device_put(x, self.rows_sharding)
-        return x, nfe[:kept] if nfe.ndim else nfe
-
-    def chunks(self, size: int, progress: bool) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-        """The first row, samples and counts of every chunk, on the host."""
-        check_count("chunk_size", size)
-        _refuse_traced(size, (self.field, self.path, self.key, self.plan, self.x0, self.labels))
-        return self._chunks(size, progress)
-
-    def _chunks(self, size: int, progress: bool) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-        """What `chunks` returns once its arguments are checked: a generator checks nothing."""
-        num, full = self.shape[0], min(size, self.shape[0])
-        for first in tqdm(range(0, num, full), desc="generate", disable=not progress):
-            x, nfe = self.chunk(first, full)
-            # A velocity may be a function that holds traced values, unseen until now.
-            _refuse_traced(size, x)
-            yield first, np.asarray(x), np.asarray(nfe)
+def _check_shape(shape: Shape) -> Shape:
+    if not isinstance(shape, tuple | list) or not shape:
+        raise ValueError(f"shape must be a tuple (num, *event), got {shape!r}.")
+    for size in shape:
+        check_count("shape, each number,", size)
+    return tuple(int(size) for size in shape)
 
 
-def _put(tree: Any, sharding: NamedSharding) -> Any:
+def _shardings(mesh: Mesh) -> tuple[NamedSharding, NamedSharding]:
+    """How samples lie on a mesh, split over all axes, and how all else does, whole everywhere."""
+    # The compiler places what lies between; a mesh may ask for explicit placement.
+    automatic = (AxisType.Auto,) * len(mesh.axis_names)
+    mesh = Mesh(mesh.devices, mesh.axis_names, axis_types=automatic)
+    return NamedSharding(mesh, PartitionSpec(mesh.axis_names)), NamedSharding(mesh, PartitionSpec())
+
+
+def _put(tree: Any, sharding: NamedSharding | None) -> Any:
     """Places the arrays of a pytree, whatever else it holds."""
+    if sharding is None:
+        return tree
     arrays, rest = eqx.partition(tree, lambda leaf: isinstance(leaf, jax.Array | np.ndarray))
     return eqx.combine(jax.device_put(arrays, sharding), rest)
-
-
-def _refuse_traced(chunk_size: int, tree: Any) -> None:
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree)):
-        raise ValueError(
-            f"chunk_size must be None under jit, vmap and grad, got {chunk_size}: chunks are "
-            "gathered in the host's memory."
-        )

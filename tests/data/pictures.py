@@ -7,14 +7,14 @@ from PIL import Image
 
 
 def gradient(height: int, width: int) -> np.ndarray:
-    """A smooth colour image: red grows to the right, green downwards, blue is 77."""
+    """A smooth color image: red grows to the right, green downwards, blue is 77."""
     red = np.broadcast_to(np.linspace(0, 255, width), (height, width))
     green = np.broadcast_to(np.linspace(0, 255, height)[:, None], (height, width))
     return np.stack([red, green, np.full_like(red, 77)], axis=-1).astype(np.uint8)
 
 
 def encode(array: np.ndarray, form: str = "png", mode: str | None = None, **options) -> bytes:
-    """An image file of this form: grey, colour, or what `mode` says."""
+    """An image file of this form: gray, color, or what `mode` says."""
     stream = io.BytesIO()
     if form == "jpeg":
         options = {"quality": 95, "subsampling": 0, **options}
@@ -24,5 +24,5 @@ def encode(array: np.ndarray, form: str = "png", mode: str | None = None, **opti
 
 
 def plain(value: int, size: int = 8) -> np.ndarray:
-    """A colour image of one value."""
+    """A color image of one value."""
     return np.full((size, size, 3), value, np.uint8)

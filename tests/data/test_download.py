@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from kacjax.data import DataError
-from kacjax.data.download import Remote, fetch
+from kacjax.data.files import fetch
 
 CONTENT = b"some data" * 1000
 MD5 = hashlib.md5(CONTENT).hexdigest()
@@ -36,25 +36,25 @@ def server(tmp_path, monkeypatch):
 
 
 def test_file_arrives_whole_with_a_bar(server, tmp_path, capfd):
-    fetch("Toys", [Remote("data.gz", (NOWHERE, server), MD5)], tmp_path / "new/folder")
+    fetch("Toys", {"data.gz": MD5}, (NOWHERE, server), tmp_path / "new/folder", True, True)
     assert (tmp_path / "new/folder/data.gz").read_bytes() == CONTENT
     assert "100%" in capfd.readouterr().err
 
 
 def test_file_with_another_sum_is_refused(server, tmp_path):
     with pytest.raises(DataError, match=r"Toys was not found in .*hash.*Put data.gz from"):
-        fetch("Toys", [Remote("data.gz", (server,), "0" * 32)], tmp_path / "new", progress=False)
+        fetch("Toys", {"data.gz": "0" * 32}, (server,), tmp_path / "new", True, False)
     assert not os.listdir(tmp_path / "new")
 
 
 def test_without_a_network_it_says_which_files_to_put_where(server, tmp_path):
-    remotes = [Remote("data.gz", (server,), MD5), Remote("more.gz", (NOWHERE,), MD5)]
+    sums = {"data.gz": MD5, "more.gz": MD5}
     with pytest.raises(DataError) as caught:
-        fetch("Toys", remotes, tmp_path / "new", progress=False)
+        fetch("Toys", sums, (server,), tmp_path / "new", True, False)
     said = str(caught.value)
-    assert "downloading more.gz failed" in said
+    assert f"downloading more.gz from {server} failed" in said
     assert f"Put data.gz, more.gz from {server} into {tmp_path / 'new'}" in said
     assert "KACJAX_DATA" in said
     with pytest.raises(DataError, match=r"not asked for\. Put data.gz, more.gz"):
-        fetch("Toys", remotes, tmp_path / "other", download=False)
+        fetch("Toys", sums, (server,), tmp_path / "other", False, False)
     assert not (tmp_path / "other").exists()

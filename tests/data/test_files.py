@@ -50,14 +50,14 @@ def test_second_time_comes_from_the_cache(source, tmp_path, images):
 def test_other_states_and_settings_and_sources_are_made_anew(source, tmp_path):
     make, cache = Maker(), tmp_path / "cache"
     other = tmp_path / "other.tar.xz"
-    for place, fingerprint, size in (
+    for origin, fingerprint, size in (
         (source, "1", 2),
         (source, "2", 2),
         (source, "1", 2),
         (source, "1", 3),
         (other, "1", 2),
     ):
-        cached_images(place, fingerprint, {"size": size}, cache, make)
+        cached_images(origin, fingerprint, {"size": size}, cache, make)
     assert make.calls == 5
     # A new state replaces the old one; settings and sources have their own files.
     assert len(os.listdir(cache)) == 3

@@ -5,7 +5,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from kacjax.data import DataError, decoding, load_images
+from kacjax.data import DataError, folder, load_images
 from tests.data.pictures import encode, plain
 
 
@@ -23,9 +23,9 @@ def pets(tmp_path, monkeypatch):
 @pytest.fixture
 def decoded(monkeypatch):
     """The contents of the files that have been decoded."""
-    contents, decode = [], decoding.decode_image
+    contents, decode = [], folder.decode_image
     monkeypatch.setattr(
-        decoding, "decode_image", lambda *args: contents.append(args[0]) or decode(*args)
+        folder, "decode_image", lambda *args: contents.append(args[0]) or decode(*args)
     )
     return contents
 
@@ -36,12 +36,12 @@ def test_images_and_classes(pets):
     np.testing.assert_array_equal(images[:, 1, 2, 0], [10, 20, 30, 40, 50, 60, 70])
     assert labels.tolist() == [0, 0, 0, 1, 1, 1, 1]
     assert classes == ("cats", "dogs")
-    grey = load_images(pets / "cats", 5, channels=1, progress=False)
+    gray = load_images(pets / "cats", 5, channels=1, progress=False)
     np.testing.assert_array_equal(
-        grey.images,
+        gray.images,
         np.broadcast_to(np.array([10, 20, 30], np.uint8)[:, None, None, None], (3, 5, 5, 1)),
     )
-    assert (grey.labels, grey.classes) == (None, ())
+    assert (gray.labels, gray.classes) == (None, ())
 
 
 def test_zip_is_the_same(pets):
@@ -85,7 +85,7 @@ def test_unreadable_images(pets):
     ("options", "said"),
     [
         ({"size": 0}, "size must be an integer of at least 1, got 0"),
-        ({"size": 4, "channels": 4}, r"channels must be 3 \(colour\) or 1 \(grey\), got 4"),
+        ({"size": 4, "channels": 4}, r"channels must be 3 \(color\) or 1 \(gray\), got 4"),
         ({"size": 4, "unreadable": "no"}, "unreadable must be one of error, skip; got 'no'"),
     ],
 )

@@ -95,7 +95,7 @@ def test_zip_and_batches_larger_than_the_set(folder, tmp_path):
     np.testing.assert_array_equal(values(stream_images(single, 4, 2, seed=0), 2), 9)
 
 
-@pytest.mark.filterwarnings("ignore:.* The next image takes its place")
+@pytest.mark.filterwarnings("ignore:.* The next image is used instead")
 def test_unreadable_images_are_named_or_replaced(folder, tmp_path):
     for index in range(4):
         (tmp_path / f"{index}.png").write_bytes(encode(plain(index)))
@@ -103,13 +103,13 @@ def test_unreadable_images_are_named_or_replaced(folder, tmp_path):
     stream = stream_images(tmp_path, 4, 4, seed=0)
     with pytest.raises(DataError, match=r"3\.png in .* cannot be read.*unreadable=\"skip\""):
         next(stream)
-    with pytest.warns(UserWarning, match=r"3\.png .* The next image takes its place \(1 such"):
+    with pytest.warns(UserWarning, match=r"3\.png .* The next image is used instead"):
         batch = next(stream_images(tmp_path, 4, 4, seed=0, unreadable="skip", threads=1))
     assert sorted(batch.images[:, 0, 0, 0]) == [0, 0, 1, 2]
     for index in range(3):
         (tmp_path / f"{index}.png").write_bytes(b"text")
     with (
-        pytest.warns(UserWarning, match=r"\(4 such so far\)"),
+        pytest.warns(UserWarning, match=r"3\.png .* The next image is used instead"),
         pytest.raises(DataError, match=r"no image in .* can be read"),
     ):
         next(stream_images(tmp_path, 4, 4, seed=0, unreadable="skip", threads=1))
@@ -119,7 +119,7 @@ def test_unreadable_images_are_named_or_replaced(folder, tmp_path):
     ("options", "said"),
     [
         ({"batch_size": 0}, "batch_size must be"),
-        ({"batch_size": 7, "process": (0, 2)}, "multiple of the 2 processes, got 7; .* 6 and 8"),
+        ({"batch_size": 7, "process": (0, 2)}, "multiple of 2 processes, got 7"),
         ({"process": (2, 2)}, r"index < count, got \(2, 2\)"),
         ({"seed": -1}, "seed must be"),
         ({"seed": 2**32}, r"below 2\^32"),

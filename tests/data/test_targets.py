@@ -38,7 +38,7 @@ def test_unknown_target_lists_the_known():
 
 def test_grid2d_has_nine_equal_modes():
     num = 45_000
-    points = np.asarray(data.grid2d(KEY, num))
+    points = np.asarray(data.target("grid2d")(KEY, num))
     modes = np.rint(points)
     counts = np.unique(modes, axis=0, return_counts=True)[1]
     # Each count is within 6 standard deviations: false alarms below 9 * 2e-9.
@@ -49,18 +49,18 @@ def test_grid2d_has_nine_equal_modes():
 
 
 def test_checkerboard_fills_its_dark_squares_only():
-    cell = np.floor(np.asarray(data.checkerboard(KEY, 20_000)) / 0.75).astype(int)
+    cell = np.floor(np.asarray(data.target("checkerboard")(KEY, 20_000)) / 0.75).astype(int)
     assert np.all(cell.sum(axis=1) % 2 == 0)
     assert len(np.unique(cell, axis=0)) == 8
 
 
 def test_spirals_and_moons_are_thin():
-    moons = np.asarray(data.moons(KEY, 5000))
+    moons = np.asarray(data.target("moons")(KEY, 5000))
     upper = np.abs(np.hypot(moons[:, 0] + 0.5, moons[:, 1] + 0.25) - 1)
     lower = np.abs(np.hypot(moons[:, 0] - 0.5, moons[:, 1] - 0.25) - 1)
     # 10,000 normals of deviation 0.05 exceed 0.35 with probability below 1e-7.
     assert np.minimum(upper, lower).max() < 0.35
-    spirals = np.asarray(data.spirals(KEY, 5000))
+    spirals = np.asarray(data.target("spirals")(KEY, 5000))
     radius, angle = np.hypot(*spirals.T), np.arctan2(spirals[:, 1], spirals[:, 0])
     # Both arms meet the angle modulo pi; rings are 0.5 apart.
     ring = (radius / 0.5 - angle / np.pi) % 1
@@ -68,5 +68,5 @@ def test_spirals_and_moons_are_thin():
 
 
 def test_funnel_narrows():
-    x, y = np.asarray(data.funnel(KEY, 50_000)).T
+    x, y = np.asarray(data.target("funnel")(KEY, 50_000)).T
     assert np.std(y[x < -0.5]) < 0.3 * np.std(y[x > 0.5])
