@@ -1,56 +1,170 @@
-r"""The conditional flow matching loss: one for every path.
+r"""The conditional flow matching loss, one for every path.
 
 $$ L(\theta) = \mathbb E \, w(t) \, \bigl| v_\theta(t, x_t) - u(t, x_t \mid x_0) \bigr|^2 / d $$
 
-over data $x_0$, times $t$ and noise. Its minimiser is the marginal velocity
+over data $x_0$, times $t$ and noise. Its minimizer is the marginal velocity
 $\mathbb E[u \mid x_t]$ for every positive weight $w$ and every density of times: these decide only
 where the network spends its capacity.
 
-Source: Lipman et al., *Flow Matching for Generative Modeling*, arXiv 2210.02747.
+Source: Y. Lipman et al., *Flow Matching for Generative Modeling*, arXiv 2210.02747.
 """
 
 from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from kacjax._typing import Key
-from kacjax._validation import check_positive
-from kacjax.paths import PathSample, ProbabilityPath
+from kacjax._validation import check_positive, choose
+from kacjax.paths import ProbabilityPath
+
+Weight: TypeAlias = str | Callable[[Float[Array, " batch"]], Array]
+"""The weight of each time: `balanced`, `velocity`, or a function of times of shape `(batch,)`."""
 
 # 2^32 / golden ratio, an odd integer.
 _GOLDEN = 2654435769
+# The balanced weight falls with the gain's square beyond this one.
+_LARGEST_GAIN = 300.0
 
-Velocity = Callable[[Float[Array, " batch"], Float[Array, "batch *event"]], Array]
-"""Any function `velocity(t, x)`, with `t` of shape `(batch,)` and `x` of `(batch, *event)`."""
+
+class Draw(NamedTuple):
+    """What is random in a loss: points of the path, with targets, labels and weights."""
+
+    t: Float[Array, " batch"]
+    x_t: Float[Array, "batch *event"]
+    target: Float[Array, "batch *event"]
+    labels: Int[Array, " batch"] | None
+    weight: Float[Array, "batch ..."]
+
+
+def flow_matching_loss(
+    velocity: Callable[..., Array],
+    path: ProbabilityPath,
+    key: Key,
+    x0: Any,
+    *,
+    labels: Any = None,
+    weight: Weight = "balanced",
+    time_power: float = 2.0,
+    label_dropout: float = 0.0,
+    null_label: int | None = None,
+    dropout_key: Key | None = None,
+) -> Float[Array, ""]:
+    r"""The loss on one batch, a mean over data and components; what `fit` minimizes.
+
+    The velocity's error is $|\gamma|$ times that of a prediction of the data, where $\gamma$ is
+    `ProbabilityPath.x0_gain`, which grows like $1/t$. The balanced weight
+    $1 / (|\gamma| (1 + |\gamma| / 300))$ lies half-way between counting errors of the velocity,
+    which near the data outweigh all others, and errors of the data, which leave its modes blurred.
+
+    Args:
+        velocity: A `kacjax.Velocity`, or any function `velocity(t, x)`; with labels
+            `velocity(t, x, labels)`.
+        path: Path from data to noise.
+        key: Random key of times, noise and label dropout.
+        x0: Data `(batch, *event)`: floats, or bytes (uint8), which stand for `[-1, 1]`.
+        labels: The class of each datum, integers of shape `(batch,)`.
+        weight: `balanced` is the weight above where `velocity.prediction` is `x0`, else 1;
+            `velocity` is 1; or a function of the times that returns one weight for each.
+        time_power: Times are $T u^p$ with uniform $u$ and this $p$; see `sample_times`.
+        label_dropout: Probability that a label is replaced by `null_label`, so that the
+            unconditional velocity is learned too, for classifier-free guidance.
+        null_label: The label that stands for no class.
+        dropout_key: Passed to the velocity as `key`, which switches the network's dropout on.
+
+    Returns:
+        The loss, in float32 at least, whatever the types of data and network.
+
+    Raises:
+        ValueError: If `x0` is empty or holds integers other than bytes, shapes do not fit, a name
+            is unknown, or `label_dropout` comes without labels or `null_label`.
+
+    Example:
+        >>> path, velocity = kacjax.kac_path(), lambda t, x: -x
+        >>> kacjax.flow_matching_loss(velocity, path, jax.random.key(0), jnp.ones((4, 2))).shape
+        ()
+    """
+    prediction = getattr(velocity, "prediction", None)
+    options = (labels, weight, time_power, label_dropout, null_label)
+    draw = draw_points(path, key, x0, prediction, *options)
+    return jnp.mean(weighted_errors(velocity, draw, dropout_key))
+
+
+def draw_points(
+    path: ProbabilityPath,
+    key: Key,
+    x0: Any,
+    prediction: str | None,
+    labels: Any,
+    weight: Weight,
+    time_power: float,
+    label_dropout: float,
+    null_label: int | None,
+) -> Draw:
+    """The random part of the loss, for a whole batch; see `flow_matching_loss`."""
+    x0 = _as_floats(x0)
+    batch, broadcast = x0.shape[:1], (-1,) + (1,) * (x0.ndim - 1)
+    time_key, noise_key, label_key = jax.random.split(key, 3)
+    if labels is not None:
+        labels = jnp.asarray(labels)
+        if labels.shape != batch or not jnp.issubdtype(labels.dtype, jnp.integer):
+            found = f"{labels.dtype} of shape {labels.shape}"
+            raise ValueError(f"labels must be integers of shape {batch}, got {found}.")
+    if label_dropout:
+        if labels is None or null_label is None:
+            missing = "labels" if labels is None else "null_label, which stands for no class"
+            raise ValueError(f"label_dropout={label_dropout} needs {missing}; got None.")
+        dropped = jax.random.bernoulli(label_key, label_dropout, batch)
+        labels = jnp.where(dropped, jnp.asarray(null_label, labels.dtype), labels)
+    t = sample_times(time_key, path, batch[0], time_power).astype(x0.dtype)
+    point = path.sample(noise_key, t, x0)
+    if callable(weight):
+        weights = jnp.asarray(weight(t), t.dtype)
+        if weights.shape != batch:
+            raise ValueError(f"weight must return shape {batch}, got {weights.shape}.")
+        weights = weights.reshape(broadcast)
+    elif choose("weight", weight, {"balanced": True, "velocity": False}) and prediction == "x0":
+        # A gain for each component, where the process has parameters for each.
+        gain = jnp.abs(path.x0_gain(t.reshape(broadcast)))
+        weights = 1 / (gain * (1 + gain / _LARGEST_GAIN))
+    else:
+        weights = jnp.ones_like(t).reshape(broadcast)
+    return Draw(t, point.x_t, point.velocity, labels, weights)
+
+
+def weighted_errors(
+    velocity: Callable[..., Array], draw: Draw, dropout_key: Key | None = None
+) -> Float[Array, " batch"]:
+    """The weighted squared error at each point, a mean over its components."""
+    given = () if draw.labels is None else (draw.labels,)
+    optional = {} if dropout_key is None else {"key": dropout_key}
+    predicted = velocity(draw.t, draw.x_t, *given, **optional)
+    shape = draw.x_t.shape
+    if jnp.shape(predicted) != shape:
+        raise ValueError(f"velocity must return shape {shape}, got {jnp.shape(predicted)}.")
+    errors = draw.weight * jnp.square(predicted.astype(draw.target.dtype) - draw.target)
+    return jnp.mean(errors.reshape(shape[0], -1), axis=-1)
 
 
 def sample_times(
     key: Key, path: ProbabilityPath, batch: int, power: float = 1.0
 ) -> Float[Array, " batch"]:
-    r"""Draws times in `(0, T]` that are spread evenly: $t_i = T u_i^p$, $u_i = U + i / \varphi \bmod 1$.
+    r"""Times in `(0, T]` that are spread evenly: $t_i = T u_i^p$, $u_i = U + i / \varphi \bmod 1$.
 
-    Each time has the law of $T U^p$ with uniform $U$, so that the loss keeps its mean; together
-    they cover $(0, T]$ with gaps of at most $1.9 / n$ in $u$, so that it has less variance than with
-    independent times. Neighbours in the batch are far apart in time, for the data may come in
-    order. One random number and no sort, on any number of devices: additive recurrence with the
-    golden ratio $\varphi$, whose multiples are the most evenly spread of all.
+    Each has the law of $T U^p$ with uniform $U$, so that the loss keeps its mean; together they
+    leave gaps of at most $1.9 / n$ in $u$, so that it has less variance than with independent times.
 
     Source: L. Kuipers, H. Niederreiter, *Uniform Distribution of Sequences* (1974), section 2.3;
     one shift for a batch as in D. Kingma et al., *Variational Diffusion Models*, arXiv 2107.00630.
 
-    Args:
-        key: Random key.
-        path: The path, for its `T`.
-        batch: Number of times.
-        power: The exponent `p`; 1 is uniform, more crowds the times near the data.
-
-    Raises:
-        ValueError: If `power` is not positive.
+    Example:
+        >>> kacjax.losses.sample_times(jax.random.key(0), kacjax.kac_path(), 5, power=2.0).shape
+        (5,)
     """
-    check_positive("power", power)
+    check_positive("time_power", power)
     dtype = jnp.result_type(float)
     # Fractions of 2^32, where adding wraps around by itself; 24 bits of them are a float32.
     steps = jnp.arange(batch, dtype=jnp.uint32) * np.uint32(_GOLDEN)
@@ -58,88 +172,13 @@ def sample_times(
     return jnp.asarray(path.T, dtype) * jnp.power(u, power)
 
 
-def draw_points(
-    path: ProbabilityPath, key: Key, x0: Float[Array, "batch *event"], time_power: float = 1.0
-) -> PathSample:
-    """Draws a time for each datum, see `sample_times`, and a point of the path at that time.
-
-    Raises:
-        ValueError: If `x0` is empty or not floating, or `time_power` is not positive.
-    """
-    if not jnp.issubdtype(x0.dtype, jnp.floating):
-        # The times take its type, and as integers they would all be 0.
-        raise ValueError(f"x0 must be floating, got {x0.dtype}.")
+def _as_floats(x0: Any) -> Float[Array, "batch *event"]:
+    x0 = jnp.asarray(x0)
     if x0.ndim < 1 or x0.size == 0:
         raise ValueError(f"x0 must hold at least one datum, got shape {x0.shape}.")
-    time_key, noise_key = jax.random.split(key)
-    t = sample_times(time_key, path, x0.shape[0], time_power).astype(x0.dtype)
-    return path.sample(noise_key, t, x0)
-
-
-def velocity_errors(velocity: Velocity, point: PathSample) -> Float[Array, " batch"]:
-    """Squared error of the velocity at each point, a mean over its components.
-
-    Raises:
-        ValueError: If `velocity` returns another shape than that of the points.
-    """
-    predicted = velocity(point.t, point.x_t)
-    shape = point.x_t.shape
-    if predicted.shape != shape:
-        raise ValueError(f"velocity must return shape {shape}, got {predicted.shape}.")
-    return jnp.mean(jnp.square(predicted - point.velocity).reshape(shape[0], -1), axis=-1)
-
-
-def flow_matching_errors(
-    velocity: Velocity,
-    path: ProbabilityPath,
-    key: Key,
-    x0: Float[Array, "batch *event"],
-    *,
-    time_power: float = 1.0,
-) -> tuple[Float[Array, " batch"], Float[Array, " batch"]]:
-    """The times drawn for a batch and the squared errors there, of which the loss is the mean.
-
-    Returns:
-        Times and errors, one of each per datum; see `flow_matching_loss` for the arguments.
-    """
-    point = draw_points(path, key, x0, time_power)
-    return point.t, velocity_errors(velocity, point)
-
-
-def flow_matching_loss(
-    velocity: Velocity,
-    path: ProbabilityPath,
-    key: Key,
-    x0: Float[Array, "batch *event"],
-    *,
-    weight: Callable[[Float[Array, " batch"]], Array] | None = None,
-    time_power: float = 1.0,
-) -> Float[Array, ""]:
-    r"""The loss on one batch, a mean over data and components.
-
-    The conditional velocity of a diffusion grows like $t^{-1/2}$, so that with uniform times and
-    no weight its loss has a logarithmically infinite mean; a weight that falls to 0 with `t`, or
-    gradient clipping, keeps training usable. The Kac velocity is bounded and needs neither.
-
-    Args:
-        velocity: The velocity to be judged.
-        path: Path from data to noise.
-        key: Random key, for times and noise.
-        x0: Data.
-        weight: Positive weight of each time; 1 if missing.
-        time_power: Times are `T u**time_power` with uniform `u`; see `sample_times`.
-
-    Returns:
-        The loss, a scalar.
-
-    Raises:
-        ValueError: If `velocity` returns another shape than that of `x0`, `weight` another than
-            that of the times, or `x0` is empty or not floating.
-    """
-    t, errors = flow_matching_errors(velocity, path, key, x0, time_power=time_power)
-    if weight is None:
-        return jnp.mean(errors)
-    weights = weight(t)
-    if jnp.shape(weights) != t.shape:
-        raise ValueError(f"weight must return shape {t.shape}, got {jnp.shape(weights)}.")
-    return jnp.mean(weights * errors)
+    if x0.dtype == jnp.uint8:
+        # The difference is exact, and only the product is rounded.
+        return (2 * x0.astype(jnp.float32) - 255) * jnp.float32(1 / 255)
+    if not jnp.issubdtype(x0.dtype, jnp.floating):
+        raise ValueError(f"x0 must be floats, or bytes as uint8, got {x0.dtype}.")
+    return x0.astype(jnp.promote_types(x0.dtype, jnp.float32))

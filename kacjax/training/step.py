@@ -1,206 +1,312 @@
-"""One training step: a pure function of state, batch and key."""
+"""One training step, and the compiled programs of many."""
 
 import dataclasses
-from typing import Any, TypeAlias
+import functools
+from collections.abc import Callable
+from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Int
 
-from kacjax import sharding
+from kacjax import losses, sharding
 from kacjax._typing import Key
-from kacjax._validation import check_choice, check_count
-from kacjax.data.images import to_float
-from kacjax.losses import draw_points, velocity_errors
-from kacjax.paths import PathSample
-from kacjax.training.metrics import StepMetrics, time_bins
-from kacjax.training.source import check_labels
-from kacjax.training.state import TrainState
-from kacjax.training.velocity import NetworkVelocity
+from kacjax._validation import check_choice, check_count, check_positive
+from kacjax.training.data import Cursor, DeviceData, next_batch
+from kacjax.training.state import TIME_BINS, StepMetrics, TrainState
+from kacjax.velocity import Velocity
 
-NONFINITE_POLICIES = ("skip", "stop")
+SCHEDULES = ("constant", "cosine", "linear")
 
-# The weight of errors in the data rises with the gain up to here.
-_LARGEST_GAIN = 300.0
 
-Batch: TypeAlias = Array | np.ndarray | tuple[Any, Any]
-"""Data, or a pair of data and labels or None; data as bytes are scaled to `[-1, 1]`."""
+def default_optimizer(
+    steps: int,
+    learning_rate: float = 1e-3,
+    warmup: int = 500,
+    clip: float = 1.0,
+    schedule: str = "cosine",
+    b2: float = 0.99,
+) -> optax.GradientTransformation:
+    """Adam with gradient clipping; equal arguments give the same object.
+
+    Args:
+        steps: Steps of the whole run.
+        learning_rate: Peak of the learning rate.
+        warmup: Steps of its linear rise from 0, at most half of all.
+        clip: Largest global norm of a gradient.
+        schedule: What follows: `cosine` and `linear` fall to 0 at the last step, `constant` stays.
+        b2: Decay of Adam's mean of squares, in [0, 1).
+
+    Raises:
+        ValueError: If a name is unknown or a number is out of its range.
+
+    Example:
+        >>> optimizer = kacjax.training.default_optimizer(1000, learning_rate=2e-4)
+        >>> optimizer is kacjax.training.default_optimizer(1000, learning_rate=2e-4)
+        True
+    """
+    check_count("steps", steps)
+    check_count("warmup", warmup, 0)
+    check_positive("learning_rate", learning_rate)
+    check_positive("clip", clip)
+    check_choice("schedule", schedule, SCHEDULES)
+    if not 0 <= b2 < 1:
+        raise ValueError(f"b2 must lie in [0, 1), got {b2}.")
+    numbers = float(learning_rate), min(int(warmup), steps // 2), float(clip), float(b2)
+    return _default_optimizer(int(steps), schedule, *numbers)
+
+
+@functools.lru_cache(maxsize=64)
+def _default_optimizer(
+    steps: int, schedule: str, peak: float, rise: int, clip: float, b2: float
+) -> optax.GradientTransformation:
+    if schedule == "cosine":
+        rate = optax.warmup_cosine_decay_schedule(0.0, peak, rise, steps)
+    else:
+        end = 0.0 if schedule == "linear" else peak
+        after = optax.linear_schedule(peak, end, steps - rise)
+        rate = optax.join_schedules([optax.linear_schedule(0.0, peak, rise), after], [rise])
+    return optax.chain(optax.clip_by_global_norm(clip), optax.adam(rate, b2=b2))
+
+
+class Static:
+    """A pytree of hashable leaves, which compares by value: an argument of a cache."""
+
+    def __init__(self, tree: Any):
+        leaves, structure = jax.tree.flatten(tree)
+        self.tree, self._key = tree, (structure, tuple((type(leaf), leaf) for leaf in leaves))
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Static) and self._key == other._key
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a program of training is compiled for, numbers of network and path apart."""
+
+    network: Static
+    path: Static
+    trained: Static
+    optimizer: optax.GradientTransformation
+    prediction: str
+    weight: losses.Weight
+    time_power: float
+    label_dropout: float
+    classes: int | None
+    ema_decay: float
+    batch_size: int
+    flip: bool
+    accumulate: int
+    on_nonfinite: str
+    mesh: Mesh | None
+
+    @property
+    def guarded(self) -> optax.GradientTransformationExtraArgs:
+        """The optimizer, which leaves everything as it is unless its argument `finite` is true."""
+        return optax.conditionally_mask(
+            self.optimizer, lambda step, finite, **_: finite, forward_extra_args=True
+        )
+
+    def init(self, params: Any, key: Key) -> TrainState:
+        """The state before the first step; it owns its buffers."""
+        params = jax.tree.map(jnp.copy, params)
+        trained = eqx.filter(params, self.trained.tree)
+        zero = jnp.zeros((), jnp.int32)
+        opt_state = self.guarded.init(trained)
+        return TrainState(params, _wide(trained), opt_state, zero, jnp.copy(key), jnp.copy(zero))
+
+    def velocity(self, params: Any, path: Any) -> Velocity:
+        """The velocity of the arrays of a network and a path."""
+        network = eqx.combine(params, self.network.tree)
+        return Velocity(network, eqx.combine(path, self.path.tree), self.prediction, self.classes)
 
 
 def train_step(
+    plan: Plan,
     state: TrainState,
-    batch: Batch,
+    going: Bool[Array, ""],
+    path: Any,
+    batch: tuple[Array, Array | None],
     key: Key,
-    *,
-    velocity: NetworkVelocity,
-    optimiser: optax.GradientTransformation,
-    ema_decay: float = 0.999,
-    time_power: float = 2.0,
-    label_dropout: float = 0.0,
-    null_label: int | None = None,
-    accumulate: int = 1,
-    on_nonfinite: str = "stop",
-    mesh: Mesh | None = None,
-) -> tuple[TrainState, StepMetrics]:
-    r"""One step of gradient descent on the flow matching loss.
+) -> tuple[TrainState, Bool[Array, ""], StepMetrics]:
+    r"""One step of gradient descent on `flow_matching_loss`, of which `key` makes both keys.
 
     The average $\bar\theta_{k+1} = d_k \bar\theta_k + (1 - d_k) \theta_{k+1}$ starts fast,
-    $d_k = \min(d, (1 + k) / (10 + k))$, so that it forgets the initialisation.
-
-    With the `data` parameterisation the velocity's error is $|\gamma|$ times that of the data,
-    $\gamma$ being `ProbabilityPath.data_gain`, which grows like $1/t$. The weight
-    $1 / (|\gamma| (1 + |\gamma| / 300))$ lies half-way between counting errors of the velocity,
-    which near the data outweigh all others, and errors of the data, which leave its modes blurred.
+    $d_k = \min(d, (1 + k) / (10 + k))$, so that it forgets the initialization.
 
     Args:
+        plan: The choices of the run.
         state: The state.
-        batch: Data of shape `(batch, *event)`, or a pair of them and labels of shape `(batch,)`.
-        key: Random key of times, noise, label dropout and the network's dropout.
-        velocity: Structure of the velocity; its parameters are not read.
-        optimiser: Optax optimiser.
-        ema_decay: The decay $d$.
-        time_power: Exponent of the times' distribution; see `flow_matching_loss`.
-        label_dropout: Probability that a label is replaced by `null_label`, so that the network
-            learns the unconditional velocity too, for classifier-free guidance.
-        null_label: The label that stands for no class; needed by `label_dropout`.
-        accumulate: Number of micro-batches, one after the other, whose gradients are averaged: the
-            batch's own gradient, in less memory. Must divide the batch.
-        on_nonfinite: What follows a loss or gradient that is not finite. `stop`: the state returned
-            is the one that was given. `skip`: it moves on to the next step, with one more `skipped`.
-        mesh: Devices over which batch and state are spread, see `kacjax.sharding`.
+        going: Whether the run is still going on; if not, the state stays as it is.
+        path: The arrays of the path.
+        batch: Data and labels or None.
+        key: Random key of the step.
 
     Returns:
-        The next state, and the metrics.
-
-    Raises:
-        ValueError: If data are neither floats nor bytes, labels not an integer for each datum or
-            the network takes none, `accumulate` does not divide the batch, or `label_dropout`
-            comes without labels or without a `null_label`.
+        The next state, whether the run is still going on, and the metrics.
     """
-    check_choice("on_nonfinite", on_nonfinite, NONFINITE_POLICIES)
-    x0, labels = batch if isinstance(batch, tuple) else (batch, None)
-    x0 = jnp.asarray(x0)
-    if x0.dtype == jnp.uint8:
-        x0 = to_float(x0)
-    if not jnp.issubdtype(x0.dtype, jnp.floating):
-        raise ValueError(f"batch must hold floats, or bytes as uint8, got {x0.dtype}.")
-    if labels is not None:
-        labels = jnp.asarray(labels)
-        check_labels(labels, x0.shape[:1])
-    noise_key, label_key, dropout_key = jax.random.split(key, 3)
-    labels = _drop_labels(label_key, labels, label_dropout, null_label)
-    x0 = sharding.constrain_batch(x0, mesh)
+    mesh, accumulate = plan.mesh, plan.accumulate
+    draw_key, dropout_key = jax.random.split(key)
+    x0, labels = sharding.constrain(batch, mesh)
+    whole = plan.velocity(sharding.constrain(state.params, mesh, sharding.replicated), path)
     # One draw for the whole batch: the noise does not depend on micro-batches or devices.
-    point = draw_points(velocity.path, noise_key, x0, time_power)
-    point, labels = sharding.constrain_batch((point, labels), mesh)
-    weight = _weight(velocity, point.t)
+    options = (labels, plan.weight, plan.time_power, plan.label_dropout, plan.classes)
+    draw = losses.draw_points(whole.path, draw_key, x0, plan.prediction, *options)
+    draw = sharding.constrain(draw, mesh)
+    trained, frozen = eqx.partition(eqx.filter(whole.network, _is_array), plan.trained.tree)
 
-    def loss_of(parameters, micro: tuple[PathSample, Any, Any], key: Key):
-        point, labels, weight = micro
-        function = dataclasses.replace(velocity, parameters=parameters)
-        errors = velocity_errors(lambda t, x: function(t, x, labels, key=key), point)
-        weighted = errors if weight is None else weight * errors
-        return jnp.mean(weighted), weighted
+    def loss(trained: Any, draw: losses.Draw, key: Key) -> tuple[Array, Array]:
+        velocity = plan.velocity(eqx.combine(trained, frozen), path)
+        errors = losses.weighted_errors(velocity, draw, key)
+        return jnp.mean(errors), errors
 
-    parameters = sharding.gather(state.parameters, mesh)
-    whole = point, labels, weight
-    if accumulate == 1:
-        gradient, losses = jax.grad(loss_of, has_aux=True)(parameters, whole, dropout_key)
-        gradient = sharding.constrain_state(gradient, mesh)
+    def gradient(draw: losses.Draw, index: Array | None = None) -> tuple[Any, Array]:
+        own = dropout_key if index is None else jax.random.fold_in(dropout_key, index[0])
+        slope, errors = jax.grad(loss, has_aux=True)(trained, sharding.constrain(draw, mesh), own)
+        return _wide(sharding.constrain_state(slope, mesh)), errors
+
+    if accumulate > 1:
+        # Micro-batch i is every accumulate-th datum from i on, so that all devices share it.
+        kinds = optax.microbatching.AccumulationType
+        how = (kinds.MEAN, kinds.CONCAT)
+        micro = optax.microbatch(gradient, (0, 1), len(x0) // accumulate, how)
+        slope, errors = micro(draw, jnp.arange(len(x0)) % accumulate)
     else:
-        gradient, losses = _accumulate(loss_of, parameters, whole, dropout_key, accumulate, mesh)
-    loss, norm = jnp.mean(losses), optax.tree.norm(gradient)
-    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-    metrics = StepMetrics(loss, norm, *time_bins(point.t, losses, velocity.path.T), finite)
-    new = apply_gradient(state, gradient, finite, optimiser, ema_decay)
-    one = jnp.ones_like(state.step)
-    skipped = jnp.where(finite, 0 * one, one)
-    if on_nonfinite == "stop":
-        return new._replace(step=state.step + one - skipped), metrics
-    return new._replace(step=state.step + one, skipped=state.skipped + skipped), metrics
+        slope, errors = gradient(draw)
+    mean, norm = jnp.mean(errors), optax.tree.norm(slope)
+    finite = jnp.isfinite(mean) & jnp.isfinite(norm)
+    metrics = StepMetrics(mean, norm, *_time_bins(draw.t, errors, whole.path.T), finite)
+
+    applied, held = finite & going, eqx.filter(state.params, plan.trained.tree)
+    slope = jax.tree.map(lambda g, old: g.astype(old.dtype), slope, held)
+    updates, opt_state = plan.guarded.update(
+        slope, state.opt_state, held, value=mean, finite=applied
+    )
+    new = optax.apply_updates(held, updates)
+    count = state.step.astype(mean.dtype)
+    decay = jnp.minimum(plan.ema_decay, (1 + count) / (10 + count))
+    share = jnp.where(applied, 1 - decay, 0)
+    ema = jax.tree.map(lambda n, o: _average(n, o, share), new, state.ema)
+    skip = going & ~finite if plan.on_nonfinite == "skip" else jnp.zeros_like(going)
+    state = TrainState(
+        eqx.combine(new, state.params),
+        ema,
+        opt_state,
+        state.step + (applied | skip).astype(state.step.dtype),
+        state.key,
+        state.skipped + skip.astype(state.skipped.dtype),
+    )
+    return sharding.constrain_state(state, mesh), applied | skip, metrics
 
 
-def apply_gradient(
-    state: TrainState,
-    gradient: Any,
-    finite: Bool[Array, ""],
-    optimiser: optax.GradientTransformation,
-    ema_decay: float,
-) -> TrainState:
-    """Moves parameters, average and optimiser by a gradient, unless it is not finite."""
+@functools.lru_cache(maxsize=32)
+class Programs:
+    """The compiled programs of a plan, which every run of an equal plan shares.
 
-    def move(state: TrainState) -> TrainState:
-        updates, inner = optimiser.update(gradient, state.optimiser, state.parameters)
-        parameters = optax.apply_updates(state.parameters, updates)
-        count = state.step.astype(jnp.result_type(float))
-        decay = jnp.minimum(ema_decay, (1 + count) / (10 + count))
-        ema = jax.tree.map(lambda new, old: _average(new, old, 1 - decay), parameters, state.ema)
-        return state._replace(parameters=parameters, ema=ema, optimiser=inner)
+    Args:
+        plan: The plan.
+        capacity: Most steps in a call of `loop`.
+    """
 
-    def choose(state: TrainState) -> TrainState:
-        return jax.tree.map(lambda new, old: jnp.where(finite, new, old), move(state), state)
+    def __init__(self, plan: Plan, capacity: int):
+        self.built = 0
+        self._plan, self._capacity = plan, capacity
+        self.step = jax.jit(self._step, donate_argnums=(0, 1))
+        self.loop = jax.jit(self._loop, donate_argnums=(0, 1))
 
-    # To choose between old and new, XLA on the CPU copies most of the state, and the update takes
-    # half as long again as with a branch. Elsewhere a branch may wait for the host.
-    return jax.lax.platform_dependent(
-        state,
-        cpu=lambda state: jax.lax.cond(finite, move, lambda state: state, state),
-        default=choose,
+    def _one(self, state: TrainState, cursor: Cursor | None, going: Array, path: Any, source: Any):
+        plan = self._plan
+        data_key, noise_key = jax.random.split(state.key)
+        if cursor is None:
+            batch = tuple(source)
+        else:
+            batch, cursor = next_batch(source, data_key, cursor, plan.batch_size, plan.flip)
+        key = jax.random.fold_in(noise_key, state.step)
+        state, going, metrics = train_step(plan, state, going, path, batch, key)
+        return state, cursor, going, metrics
+
+    def _step(
+        self,
+        state: TrainState,
+        cursor: Cursor | None,
+        going: Bool[Array, ""],
+        path: Any,
+        source: DeviceData,
+    ):
+        """One step, of the batch at the cursor or of the source itself, which then is a batch."""
+        self.built += 1
+        state, cursor, going, metrics = self._one(state, cursor, going, path, source)
+        return state, cursor, going, jax.tree.map(lambda row: row[None], metrics)
+
+    def _loop(
+        self, state: TrainState, cursor: Cursor, path: Any, source: DeviceData, count: Int[Array, ""]
+    ):
+        """Up to `count` steps; fewer where one left the state as it was, being not finite.
+
+        One program serves any number of steps: a run that stops between two calls and goes on later
+        executes the same program, and gives the same numbers to the last bit.
+        """
+        self.built += 1
+        going = jnp.asarray(True)
+        shapes = jax.eval_shape(self._one, state, cursor, going, path, source)[3]
+        rows = jax.tree.map(lambda s: jnp.zeros((self._capacity, *s.shape), s.dtype), shapes)
+
+        def body(carry: Any) -> Any:
+            i, state, cursor, going, rows = carry
+            state, cursor, going, row = self._one(state, cursor, going, path, source)
+            rows = jax.tree.map(lambda many, one: many.at[i].set(one), rows, row)
+            return i + 1, state, cursor, going, rows
+
+        carry = jnp.zeros_like(count), state, cursor, going, rows
+        condition = lambda carry: (carry[0] < count) & carry[3]  # noqa: E731
+        done, state, cursor, _, rows = jax.lax.while_loop(condition, body, carry)
+        return state, cursor, rows, done
+
+
+def split_arrays(tree: Any) -> tuple[Any, Static]:
+    """The arrays of a pytree, arguments of a program, and the rest, a part of the program."""
+    arrays, rest = eqx.partition(tree, _is_array)
+    return jax.tree.map(jnp.asarray, arrays), Static(rest)
+
+
+def has_convolution(jaxpr: Any) -> bool:
+    """Whether a convolution is anywhere in a program."""
+    is_program = lambda value: hasattr(value, "eqns")  # noqa: E731
+    return any(
+        equation.primitive.name == "conv_general_dilated"
+        or any(
+            has_convolution(value)
+            for value in jax.tree.leaves(list(equation.params.values()), is_leaf=is_program)
+            if is_program(value)
+        )
+        for equation in jaxpr.eqns
     )
 
 
-def _average(new: Array, old: Array, share: Float[Array, ""]) -> Array:
-    """The average with `share` of `new`, of the type of `old`.
-
-    In between it has the type of `share`: in bfloat16, 1 - 0.001 is 1, and in float64 a sum with
-    float32 would not be float32 again.
-    """
-    wide = share.dtype
-    return (share * new.astype(wide) + (1 - share) * old.astype(wide)).astype(old.dtype)
+def _is_array(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array | np.ndarray | np.generic)
 
 
-def _accumulate(loss_of, parameters, whole, key: Key, count: int, mesh: Mesh | None):
-    """The mean gradient of `count` micro-batches, and the losses of all data in order."""
-    check_count("accumulate", count)
-    batch = whole[0].t.shape[0]
-    if batch % count:
-        raise ValueError(f"accumulate must divide the batch of {batch}, got {count}.")
-
-    # Micro-batch i takes every count-th datum, so that each is spread over all devices.
-    def split(leaf):
-        return jnp.moveaxis(leaf.reshape(batch // count, count, *leaf.shape[1:]), 1, 0)
-
-    def add(total, micro):
-        i, inputs = micro
-        inputs = sharding.constrain_batch(inputs, mesh)
-        gradient, losses = jax.grad(loss_of, has_aux=True)(
-            parameters, inputs, jax.random.fold_in(key, i)
-        )
-        total = jax.tree.map(jnp.add, total, sharding.constrain_state(gradient, mesh))
-        return total, losses
-
-    zero = sharding.constrain_state(jax.tree.map(jnp.zeros_like, parameters), mesh)
-    micro = jnp.arange(count), jax.tree.map(split, whole)
-    total, losses = jax.lax.scan(add, zero, micro)
-    return jax.tree.map(lambda g: g / count, total), jnp.moveaxis(losses, 0, 1).reshape(batch)
+def _wide(tree: Any) -> Any:
+    """A copy of the tree with floats of at least 32 bits."""
+    return jax.tree.map(lambda x: jnp.array(x, jnp.promote_types(x.dtype, jnp.float32)), tree)
 
 
-def _drop_labels(key: Key, labels: Array | None, probability: float, null: int | None):
-    if probability == 0:
-        return labels
-    if labels is None:
-        raise ValueError(f"label_dropout={probability} needs labels, got None.")
-    if null is None:
-        raise ValueError("label_dropout needs null_label, the label that stands for no class.")
-    dropped = jax.random.bernoulli(key, probability, labels.shape)
-    return jnp.where(dropped, jnp.asarray(null, labels.dtype), labels)
+def _average(new: Array, old: Array, share: Array) -> Array:
+    share = share.astype(old.dtype)
+    return share * new.astype(old.dtype) + (1 - share) * old
 
 
-def _weight(velocity: NetworkVelocity, t: Float[Array, " batch"]) -> Float[Array, " batch"] | None:
-    if velocity.parameterisation != "data":
-        return None
-    gain = jnp.abs(velocity.path.data_gain(t))
-    return 1 / (gain * (1 + gain / _LARGEST_GAIN))
+def _time_bins(t: Array, errors: Array, T: Any) -> tuple[Array, Array]:
+    """Sums of the errors, and counts of the data, with times in each of the equal intervals."""
+    number = jnp.clip(jnp.floor(t * (TIME_BINS / jnp.asarray(T, t.dtype))), 0, TIME_BINS - 1)
+    inside = number[None, :] == jnp.arange(TIME_BINS, dtype=t.dtype)[:, None]
+    sums = jnp.sum(jnp.where(inside, errors[None, :], 0), axis=1)
+    return sums, jnp.sum(inside, axis=1, dtype=t.dtype)

@@ -1,158 +1,167 @@
-"""The loop that serves every experiment, in pieces between which a run can stop and go on."""
+"""Training in one call, and in pieces between which a run can stop and go on."""
 
 import collections
 import dataclasses
+import functools
 import itertools
-from collections.abc import Callable, Iterable
-from functools import cached_property, partial
-from typing import Any
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import Mesh
+from tqdm.auto import tqdm
 
 from kacjax import sharding
-from kacjax._typing import ArrayLike, Key
+from kacjax._pytrees import as_arrays
+from kacjax._typing import Key
 from kacjax._validation import check_choice, check_count, check_positive, is_concrete
+from kacjax.losses import Weight
 from kacjax.paths import ProbabilityPath
-from kacjax.training.loop import Programs, resident_program, stream_program
-from kacjax.training.metrics import NonFiniteError, StepMetrics, join_metrics
-from kacjax.training.optimiser import make_optimiser
-from kacjax.training.source import (
+from kacjax.training.data import (
     AHEAD,
-    ResidentData,
+    Cursor,
+    DeviceData,
     check_batch,
-    check_resident,
+    check_data,
+    cursor_at,
     prefetch,
 )
-from kacjax.training.state import TrainState, init_state
-from kacjax.training.step import NONFINITE_POLICIES, train_step
-from kacjax.training.velocity import NetworkVelocity
+from kacjax.training.state import NonFiniteError, StepMetrics, TrainState, join_metrics
+from kacjax.training.step import (
+    Plan,
+    Programs,
+    Static,
+    default_optimizer,
+    has_convolution,
+    split_arrays,
+)
+from kacjax.velocity import Velocity, trainable, wrap_network
 
 Callback = Callable[[int, StepMetrics], Any]
 """Called as `callback(step, metrics)` after each call, with the metrics of its steps on the host."""
+
+_STEPS_PER_CALL = 200
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Trainer:
     """The choices of a training run, and the means to start it and to carry it on.
 
-    ```python
-    trainer = Trainer(model, path, steps=20_000, batch_size=256)
-    source = trainer.resident(data)
-    state = trainer.init(key)
-    while int(state.step) < trainer.steps:
-        state, metrics = trainer.run(state, source, int(state.step) + 1000)
-        ...  # save the state, log the metrics, generate from trainer.velocity(state)
-    ```
-
     What a step does depends on the state and the data alone: a run that is saved between two calls
     of `run` and goes on from there equals one that never stopped, to the last bit on one device.
 
-    Attributes:
-        model: Flax NNX module called as `model(t, x)`, with an output of the shape of `x`; where
-            there are labels as `model(t, x, label)`, and with the keyword `key` for dropout if it
-            takes one. It is read, not changed.
-        path: Path from data to noise.
-        steps: Optimiser steps of the whole run.
-        batch_size: Data in one step, over all devices.
-        learning_rate: Peak of the learning rate.
-        warmup: Steps of linear warm-up, at most half of all.
-        schedule: The learning rate after that: `cosine` or `linear` fall to zero, `constant` stays.
-        b2: Decay of Adam's mean of squares, in [0, 1).
-        clip: Largest global norm of a gradient.
-        ema_decay: Decay of the averaged parameters, in [0, 1).
-        time_power: Exponent of the times' distribution; see `flow_matching_loss`. 2 draws more
-            times near the data, where detail is decided, than the uniform 1.
-        parameterisation: What the network outputs, `data` or `velocity`: see `NetworkVelocity`.
-        label_dropout: Probability that a label is replaced by the null label, `classes`, for
-            classifier-free guidance.
-        classes: Number of classes; if missing, that of the model's `config`. If both are there,
-            they must agree.
-        flip: Whether resident images are mirrored left to right with probability one half.
-        accumulate: Micro-batches to a step, for less memory; see `train_step`.
-        on_nonfinite: A loss or gradient that is not finite raises `NonFiniteError` (`stop`), or
-            its update is not applied and counted in `state.skipped` (`skip`).
-        steps_per_call: Most steps in one call of the device. On the CPU 1 is best for networks
-            with convolutions, which XLA makes slow there within a loop.
-        mesh: Devices over which batch and state are spread, see `kacjax.sharding.make_mesh`; the
-            default device if missing.
+    Attributes and errors are the arguments and errors of `fit`.
 
-    Raises:
-        ValueError: If a number is out of its range, a name unknown, the batch does not divide
-            over devices and micro-batches, the model holds variables that are not floating, or
-            its `config` has other `classes` than given here or another `T` than the path.
+    Example:
+        >>> network = kacjax.models.MLP(2, rngs=nnx.Rngs(0), width=8, depth=1)
+        >>> trainer = kacjax.Trainer(network, kacjax.kac_path(), steps=4, batch_size=8)
+        >>> source = trainer.device_data(np.zeros((20, 2)))
+        >>> state, metrics = trainer.run(trainer.init(jax.random.key(0)), source, until=3)
+        >>> int(state.step), metrics.loss.shape
+        (3, (3,))
     """
 
-    model: nnx.Module
+    network: Any
     path: ProbabilityPath
     _: dataclasses.KW_ONLY
     steps: int = 20_000
     batch_size: int = 256
-    learning_rate: float = 1e-3
-    warmup: int = 500
-    schedule: str = "cosine"
-    b2: float = 0.99
-    clip: float = 1.0
-    ema_decay: float = 0.999
+    optimizer: optax.GradientTransformation | None = None
+    prediction: str = "x0"
+    weight: Weight = "balanced"
     time_power: float = 2.0
-    parameterisation: str = "data"
     label_dropout: float = 0.0
     classes: int | None = None
+    ema_decay: float = 0.999
     flip: bool = False
     accumulate: int = 1
     on_nonfinite: str = "stop"
-    steps_per_call: int = 200
+    steps_per_call: int | None = None
     mesh: Mesh | None = None
+    trainable: Any = None
 
     def __post_init__(self):
-        for name in ("steps", "batch_size", "accumulate", "steps_per_call"):
+        for name in ("steps", "batch_size", "accumulate"):
             check_count(name, getattr(self, name))
+        if self.steps_per_call is not None:
+            check_count("steps_per_call", self.steps_per_call)
         check_positive("time_power", self.time_power)
-        check_choice("on_nonfinite", self.on_nonfinite, NONFINITE_POLICIES)
-        if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"ema_decay must lie in [0, 1), got {self.ema_decay}.")
-        if not 0 <= self.label_dropout < 1:
-            raise ValueError(f"label_dropout must lie in [0, 1), got {self.label_dropout}.")
-        self._check_config()
-        if self.label_dropout and self._classes is None:
-            raise ValueError("label_dropout needs classes, the number of classes; got None.")
+        check_choice("on_nonfinite", self.on_nonfinite, ("skip", "stop"))
+        for name in ("ema_decay", "label_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}.")
+        if not (self.optimizer is None or callable(getattr(self.optimizer, "update", None))):
+            raise ValueError(
+                f"optimizer must be an optax.GradientTransformation, got {self.optimizer!r}."
+            )
         sharding.check_batch_size(self.batch_size, self.mesh, self.accumulate)
-        _check_floating(self.structure.parameters)
-        _ = self.optimiser
+        if self.label_dropout and self._parts[2].classes is None:
+            raise ValueError("label_dropout needs classes, the number of classes; got None.")
 
-    @cached_property
-    def optimiser(self) -> optax.GradientTransformation:
-        """The optimiser."""
-        return make_optimiser(
-            self.learning_rate, self.steps, self.warmup, self.clip, self.schedule, self.b2
+    @functools.cached_property
+    def _parts(self) -> tuple[Any, Any, Plan]:
+        """The arrays of network and path, and the plan of the program that takes them."""
+        network, spec = self.network, self.trainable
+        if isinstance(network, nnx.Module):
+            network, spec = wrap_network(network, nnx.Param if spec is None else spec), None
+        velocity = Velocity(network, as_arrays(self.path), self.prediction, self.classes)
+        floats = trainable(velocity.network)
+        if spec is not None:
+
+            def chosen(spec: Any, part: Any) -> Any:
+                ask = spec if callable(spec) else lambda _: spec
+                return jax.tree.map(lambda leaf: eqx.is_inexact_array(leaf) and bool(ask(leaf)), part)
+
+            floats = jax.tree.map(chosen, spec, velocity.network)
+        if not any(jax.tree.leaves(floats)):
+            raise ValueError("network must hold parameters to train, got none.")
+        params, network_rest = split_arrays(velocity.network)
+        path, path_rest = split_arrays(velocity.path)
+        same = {f.name: getattr(self, f.name) for f in dataclasses.fields(Plan) if hasattr(self, f.name)}
+        plan = Plan(
+            **same
+            | {
+                "network": network_rest,
+                "path": path_rest,
+                "trained": Static(floats),
+                "optimizer": self.optimizer or default_optimizer(self.steps),
+                "classes": velocity.classes,
+            }
         )
+        return params, path, plan
 
-    @cached_property
-    def structure(self) -> NetworkVelocity:
-        """The velocity of the untrained model."""
-        graphdef, parameters = nnx.split(self.model)
-        return NetworkVelocity(parameters, self.path, graphdef, self.parameterisation)
+    @functools.cached_property
+    def _memory(self) -> dict[Any, Any]:
+        """Seconds of compiling, steps to a call for each kind of data, and the last cursor."""
+        return {"seconds": 0.0}
 
     @property
     def compile_seconds(self) -> float:
         """Time spent compiling so far."""
-        return self._resident.seconds + self._stream.seconds
+        return self._memory["seconds"]
 
     def init(self, key: Key) -> TrainState:
-        """The state before the first step, with the model's parameters."""
-        state = init_state(self.structure.parameters, self.optimiser, key)
+        """The state before the first step, with the parameters of the network.
+
+        Raises:
+            ValueError: If `key` is no `jax.random.key`.
+        """
+        if not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):
+            raise ValueError(f"key must be a jax.random.key, got {key!r:.100}.")
+        params, _, plan = self._parts
+        state = plan.init(params, key)
         return state if self.mesh is None else sharding.shard_state(state, self.mesh)
 
     def abstract_state(self) -> TrainState:
-        """Shapes, types and places of a state, without its numbers: what a checkpoint restores."""
-        shapes = jax.eval_shape(
-            lambda parameters: init_state(parameters, self.optimiser, jax.random.key(0)),
-            self.structure.parameters,
-        )
+        """Shapes, types and shardings of a state, without its numbers: what a checkpoint restores."""
+        params, _, plan = self._parts
+        shapes = jax.eval_shape(lambda params: plan.init(params, jax.random.key(0)), params)
         if self.mesh is None:
             return shapes
         return jax.tree.map(
@@ -161,35 +170,35 @@ class Trainer:
             sharding.state_sharding(shapes, self.mesh),
         )
 
-    def velocity(self, state: TrainState) -> NetworkVelocity:
-        """The velocity function of the averaged parameters."""
-        return dataclasses.replace(self.structure, parameters=state.ema)
+    def velocity(self, state: TrainState) -> Velocity:
+        """The velocity of the averaged parameters, which get the types of the network's again."""
+        _, path, plan = self._parts
+        average = jax.tree.map(
+            lambda mean, own: mean.astype(own.dtype),
+            state.ema,
+            eqx.filter(state.params, plan.trained.tree),
+        )
+        return plan.velocity(eqx.combine(average, state.params), path)
 
-    def resident(self, data: ArrayLike, labels: ArrayLike | None = None) -> ResidentData:
-        """Checks data and moves them to the devices, where they stay.
-
-        Args:
-            data: Of shape `(num, *event)`: floats, or bytes that stand for numbers in `[-1, 1]`.
-            labels: Integers of shape `(num,)`.
-
-        Raises:
-            ValueError: If data are empty, not finite or not of the model's shape, or the labels
-                do not fit.
-        """
-        source = check_resident(data, labels, self._classes)
-        self._check_fit(source.data.shape[1:], labelled=labels is not None)
+    def device_data(self, data: Any, labels: Any = None) -> DeviceData:
+        """Checks data and labels, and moves them to the devices, where they stay; see `fit`."""
+        source = check_data(data, labels, self._parts[2].classes, self.flip)
+        self._capacity(source)
         if self.mesh is not None:
             return sharding.replicate(source, self.mesh)
         return jax.tree.map(jnp.asarray, source)
 
-    def compile(self, state: TrainState, source: ResidentData) -> None:
-        """Compiles ahead of the first call of `run`."""
-        self._resident.compile(state, source, np.asarray(0, np.int32))
+    def lower(self, state: TrainState, source: DeviceData) -> jax.stages.Lowered:
+        """The program of `run` on device data, before it is compiled: to look at, or to compile."""
+        _, path, plan = self._parts
+        programs, count = Programs(plan, self._capacity(source)), jnp.zeros((), jnp.int32)
+        cursor = self._cursor(state, source, 0)
+        return programs.loop.lower(state, cursor, path, source, count)
 
     def run(
         self,
         state: TrainState,
-        source: ResidentData | Iterable[Any],
+        source: DeviceData | Iterator[Any],
         until: int | None = None,
         callback: Callback | None = None,
     ) -> tuple[TrainState, StepMetrics]:
@@ -197,35 +206,33 @@ class Trainer:
 
         Args:
             state: The state, whose buffers are used up: it must not be read again.
-            source: Resident data, of which each epoch is a new permutation, drawn on the device,
-                many steps to a call. Or an iterator over batches of the host, each an array or a
-                pair of an array and labels, one step to a call; no more of them are taken than
-                there are steps, so that its position belongs to the state returned. On several
-                processes each passes its own part of every batch.
+            source: What `device_data` made, of which each epoch is a new permutation. Or an iterator
+                over batches of the host, see `fit`; no more of them are taken than there are steps,
+                so that its position belongs to the state returned. On several processes each
+                passes its own part of every batch.
             until: The step to stop at, at most and by default `steps`; an iterator that ends stops
                 the run before.
-            callback: Called as `callback(step, metrics)` after every call.
+            callback: Called as `callback(step, metrics)` after every call of the device.
 
         Returns:
-            The state, and the metrics of the steps taken as NumPy arrays with a first axis of
-            steps: as many as the iterator had batches, if it ended early.
+            The state, and the metrics of the steps taken, as NumPy arrays.
 
         Raises:
-            ValueError: If a batch does not fit the model or `batch_size`, its labels do not fit,
-                or an iterator has no batch though there are steps left.
+            ValueError: If `source` is no iterator, a batch does not fit the network, `batch_size`
+                or its labels, or there is none though there are steps left.
             NonFiniteError: If loss or gradient were not finite, unless that is skipped. It holds
                 the last good state.
         """
+        if not isinstance(source, DeviceData | Iterator):
+            raise ValueError(
+                "source must be what device_data returns, or an iterator, whose position belongs to "
+                f"the run: iter(batches); got a {type(source).__name__}."
+            )
         until = self.steps if until is None else min(until, self.steps)
         if self.mesh is not None:
             state = sharding.shard_state(state, self.mesh)
-        step = int(state.step)
-        if isinstance(source, ResidentData):
-            calls = self._run_resident(state, source, step, until)
-        else:
-            calls = self._run_stream(state, source, step, until)
-        parts: list[StepMetrics] = []
-        for current, metrics in calls:
+        step, parts = int(state.step), []
+        for current, metrics in self._calls(state, source, step, until):
             state = current
             parts.append(metrics)
             step += len(metrics.loss)
@@ -240,125 +247,238 @@ class Trainer:
             )
         return state, join_metrics(parts)
 
-    def _run_resident(self, state: TrainState, source: ResidentData, step: int, until: int):
-        while step < until:
-            count = np.asarray(min(self.steps_per_call, until - step), np.int32)
-            state, metrics, done = self._resident(state, source, count)
-            metrics, done = jax.device_get((metrics, done))
-            step += int(done)
-            yield state, jax.tree.map(lambda rows, n=int(done): rows[:n], metrics)
-
-    def _run_stream(self, state: TrainState, batches: Iterable[Any], step: int, until: int):
-        moving: Any = np.asarray(True)
-        pending: collections.deque[StepMetrics] = collections.deque()
-
-        def oldest():
-            return jax.tree.map(lambda row: row[None], jax.device_get(pending.popleft()))
-
-        for batch in prefetch(itertools.islice(batches, until - step), self._place):
-            state, moving, metrics = self._stream(state, moving, batch)
-            pending.append(metrics)
+    def _calls(
+        self, state: TrainState, source: Any, step: int, until: int
+    ) -> Iterator[tuple[TrainState, StepMetrics]]:
+        """The states and metrics after each call of the device."""
+        _, path, plan = self._parts
+        on_device = isinstance(source, DeviceData)
+        if on_device and step < until:
+            cursor, capacity = self._cursor(state, source, step), self._capacity(source)
+            programs = Programs(plan, capacity)
+            while capacity > 1 and step < until:
+                count = np.asarray(min(capacity, until - step), np.int32)
+                state, cursor, rows, done = self._timed(
+                    programs, programs.loop, state, cursor, path, source, count
+                )
+                rows, done = jax.device_get((rows, done))
+                step += int(done)
+                yield state, jax.tree.map(lambda many, n=int(done): many[:n], rows)
+            batches = itertools.repeat(source, until - step)  # None are left after the loop.
+        else:
+            cursor, programs = None, Programs(plan, 1)
+            batches = prefetch(itertools.islice(source, until - step), self._place)
+        going, pending = jnp.asarray(True), collections.deque()
+        for batch in batches:
+            state, cursor, going, rows = self._timed(
+                programs, programs.step, state, cursor, going, path, batch
+            )
+            pending.append(rows)
             if len(pending) > AHEAD:
-                yield state, oldest()
+                yield state, jax.device_get(pending.popleft())
         while pending:
-            yield state, oldest()
+            yield state, jax.device_get(pending.popleft())
+        if cursor is not None:
+            self._memory["cursor"] = self._position(state, source, until), cursor
 
-    def _place(self, batch: Any) -> Any:
+    def _timed(self, programs: Programs, program: Callable[..., Any], *arguments: Any) -> Any:
+        """Calls a program, and adds the time up if it was compiled for that."""
+        before, begin = programs.built, time.perf_counter()
+        result = program(*arguments)  # It returns before the device is done.
+        if programs.built > before:
+            self._memory["seconds"] += time.perf_counter() - begin
+        return result
+
+    def _cursor(self, state: TrainState, source: DeviceData, step: int) -> Cursor:
+        """The position in the data at a step, made anew unless the last run ended there."""
+        key, num = jax.random.split(state.key)[0], source.data.shape[0]
+        last, cursor = self._memory.pop("cursor", (None, None))
+        if last != self._position(state, source, step):
+            cursor = cursor_at(key, step, self.batch_size, num, self.flip)
+        return cursor if self.mesh is None else sharding.replicate(cursor, self.mesh)
+
+    @staticmethod
+    def _position(state: TrainState, source: DeviceData, step: int) -> tuple[Any, ...]:
+        key = np.asarray(jax.random.key_data(state.key))
+        return step, source.data.shape[0], key.tobytes()
+
+    def _place(self, batch: Any) -> DeviceData:
         """Checks a host batch and moves it to the devices."""
         size = self.batch_size // (1 if self.mesh is None else jax.process_count())
-        data, labels = check_batch(batch, size, self._classes)
-        self._check_fit(data.shape[1:], labelled=labels is not None)
+        checked = check_batch(batch, size, self._parts[2].classes)
+        self._capacity(checked)
         if self.mesh is not None:
-            return sharding.global_batch((data, labels), self.mesh)
-        return jax.tree.map(jnp.asarray, (data, labels))
+            return sharding.global_batch(checked, self.mesh)
+        return jax.tree.map(jnp.asarray, checked)
 
-    @cached_property
-    def _step(self):
-        return partial(
-            train_step,
-            velocity=dataclasses.replace(self.structure, parameters=None),
-            optimiser=self.optimiser,
-            ema_decay=self.ema_decay,
-            time_power=self.time_power,
-            label_dropout=self.label_dropout,
-            null_label=self._classes,
-            accumulate=self.accumulate,
-            on_nonfinite=self.on_nonfinite,
-            mesh=self.mesh,
-        )
+    def _capacity(self, source: DeviceData) -> int:
+        """Most steps in one call; the first time for a shape, the network is tried on a datum.
 
-    @cached_property
-    def _resident(self) -> Programs:
-        program = resident_program(
-            self._step, self.batch_size, self.steps_per_call, self.flip, self.mesh
-        )
-        return Programs(program, self._out_shardings)
-
-    @cached_property
-    def _stream(self) -> Programs:
-        return Programs(stream_program(self._step), self._out_shardings)
-
-    @property
-    def _out_shardings(self) -> Any:
-        if self.mesh is None:
-            return None
-        whole = sharding.replicated(self.mesh)
-        return sharding.state_sharding(self.abstract_state(), self.mesh), whole, whole
-
-    @property
-    def _classes(self) -> int | None:
-        return self._config.get("classes") if self.classes is None else self.classes
-
-    @property
-    def _config(self) -> dict[str, Any]:
-        """What the model knows of itself; a network of the user's may know nothing."""
-        return getattr(self.model, "config", {})
-
-    def _check_config(self) -> None:
-        config = self._config
-        if self.classes is not None:
-            check_count("classes", self.classes)
-            known = config.get("classes", self.classes)
-            if known != self.classes:
-                # Its null label would be a real class, or none at all.
-                raise ValueError(f"classes must be {known}, as of the model, got {self.classes}.")
-        T, expected = self.path.T, config.get("T")
-        # The path may hold its T in float32.
-        if expected is not None and is_concrete(T) and not np.allclose(T, expected, 1e-6, 0):
-            raise ValueError(f"path must have the T of the model, {expected}, got {T}.")
-
-    @cached_property
-    def _fitting(self) -> set[tuple[tuple[int, ...], bool]]:
-        return set()
-
-    def _check_fit(self, event: tuple[int, ...], labelled: bool) -> None:
-        """Checks data against labels and model, once for each shape."""
+        On CPUs, XLA compiles the gradient of a convolution within a loop to code ten times slower
+        than outside.
+        """
+        event, labelled = source.data.shape[1:], source.labels is not None
         if self.label_dropout and not labelled:
             raise ValueError(f"label_dropout={self.label_dropout} needs labels, got None.")
-        if (event, labelled) not in self._fitting:
-            self._check_output(event, labelled)
-            self._fitting.add((event, labelled))
-
-    def _check_output(self, event: tuple[int, ...], labelled: bool) -> None:
-        """Traces the network on one datum, so that a wrong shape is one clear error."""
+        if (event, labelled) in self._memory:
+            return self._memory[event, labelled]
+        params, path, plan = self._parts
         dtype = jnp.result_type(float)
         t, x = jax.ShapeDtypeStruct((1,), dtype), jax.ShapeDtypeStruct((1, *event), dtype)
-        label = jax.ShapeDtypeStruct((1,), jnp.int32) if labelled else None
-        network = dataclasses.replace(self.structure, parameterisation="velocity")
+        given = (jax.ShapeDtypeStruct((1,), jnp.int32),) if labelled else ()
         try:
-            shape: tuple[int, ...] = jax.eval_shape(network, t, x, label).shape[1:]
+            jaxpr, out = jax.make_jaxpr(plan.velocity(params, path), return_shape=True)(t, x, *given)
         except (TypeError, ValueError) as error:
             raise ValueError(
-                f"model does not accept data of shape (num, *{event}): {error}"
+                f"network does not accept data of shape (num, *{event}): {error}"
             ) from error
-        if shape != event:
-            raise ValueError(f"data have the shape (num, *{event}), but the model returns {shape}.")
+        if out.shape[1:] != event:
+            raise ValueError(f"data have the shape (num, *{event}), but the network returns {out}.")
+        devices = jax.devices() if self.mesh is None else list(self.mesh.devices.flat)
+        slow = devices[0].platform == "cpu" and has_convolution(jaxpr.jaxpr)
+        capacity = self.steps_per_call or (1 if slow else _STEPS_PER_CALL)
+        self._memory[event, labelled] = capacity
+        return capacity
 
 
-def _check_floating(parameters: Any) -> None:
-    for path, leaf in jax.tree.leaves_with_path(parameters):
-        if not jnp.issubdtype(leaf.dtype, jnp.floating):
-            raise ValueError(
-                f"model must hold floating variables only, but {jax.tree_util.keystr(path)} has "
-                f"the type {leaf.dtype}; dropout is to take its key with the call, `key=`."
-            )
+class FitResult(NamedTuple):
+    """What `fit` returns.
+
+    Attributes:
+        velocity: The velocity of the averaged parameters.
+        state: The final state.
+        losses: Loss of every step taken, of shape `(taken,)`. These are all `steps`, but for those
+            that a given `state` had behind it, and those for which there was no batch.
+        steps_per_second: Speed, compilation not included.
+        compile_seconds: Time spent compiling.
+        metrics: Of every step: losses, those by time, norms of gradients.
+    """
+
+    velocity: Velocity
+    state: TrainState
+    losses: np.ndarray
+    steps_per_second: float
+    compile_seconds: float
+    metrics: StepMetrics
+
+    def __repr__(self) -> str:
+        last = f"{self.losses[-1]:.4g}" if len(self.losses) else "none"
+        return (
+            f"FitResult(step={int(self.state.step)}, last loss={last}, "
+            f"steps_per_second={self.steps_per_second:.0f}, "
+            f"compile_seconds={self.compile_seconds:.1f})"
+        )
+
+
+def fit(
+    network: Any,
+    path: ProbabilityPath,
+    data: Any,
+    key: Key,
+    steps: int = 20_000,
+    batch_size: int = 256,
+    *,
+    optimizer: optax.GradientTransformation | None = None,
+    prediction: str = "x0",
+    weight: Weight = "balanced",
+    time_power: float = 2.0,
+    labels: Any = None,
+    label_dropout: float = 0.0,
+    classes: int | None = None,
+    ema_decay: float = 0.999,
+    flip: bool = False,
+    accumulate: int = 1,
+    on_nonfinite: str = "stop",
+    steps_per_call: int | None = None,
+    mesh: Mesh | None = None,
+    trainable: Any = None,
+    state: TrainState | None = None,
+    callback: Callback | None = None,
+    progress: bool = True,
+) -> FitResult:
+    """Trains a network on data by minimizing `flow_matching_loss`.
+
+    Args:
+        network: Called as `network(t, x)`, or `network(t, x, label=label)` where there are labels:
+            an Equinox module, any other callable pytree, a Flax NNX module or a bound Linen module;
+            see `kacjax.Velocity`. It is read, not changed.
+        path: Path from data to noise.
+        data: An array `(num, *event)` of floats or bytes (uint8, which stand for `[-1, 1]`), moved
+            to the device once; each epoch is a new permutation of it. Or an iterable of batches of
+            the host, gone through once; if it ends early, so does the training. A batch is an
+            array `(batch_size, *event)`, a pair of it and labels, or a mapping with `x` or `image`
+            and `y` or `label`.
+        key: Random key, `jax.random.key(seed)`.
+        steps: Optimizer steps.
+        batch_size: Data in one step, over all devices.
+        optimizer: Any Optax optimizer; `default_optimizer(steps)` if missing.
+        prediction: What the network outputs, the data `x0` or the `velocity`.
+        weight: Weight of the loss at each time, see `flow_matching_loss`.
+        time_power: Exponent of the times' distribution. 2 draws more times near the data, where
+            detail is decided, than the uniform 1.
+        labels: The class of each datum, integers `(num,)`; batches of the host have their own.
+        label_dropout: Probability that a label is replaced by the null label, `classes`, for
+            classifier-free guidance.
+        classes: Number of classes; if missing, that of the network's `config`.
+        ema_decay: Decay of the averaged parameters, in [0, 1).
+        flip: Whether images are mirrored left to right with probability one half.
+        accumulate: Micro-batches to a step: the batch's own gradient, in less memory.
+        on_nonfinite: A loss or gradient that is not finite raises `NonFiniteError` (`stop`), or its
+            update is not applied and counted in `state.skipped` (`skip`).
+        steps_per_call: Most steps in one call of the device; chosen for device and network if
+            missing.
+        mesh: Devices over which batch and state are spread, see `kacjax.sharding.make_mesh`.
+        trainable: What of the network is trained: a pytree of bools, or a function of a leaf, as
+            in `equinox.partition`; for an NNX module a filter such as `nnx.LoRAParam`. By default
+            `kacjax.velocity.trainable(network)`.
+        state: A state to go on from, with fewer than `steps` steps; it is read, not used up.
+        callback: Called as `callback(step, metrics)` after every call of the device.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        The averaged velocity, and a record of the training.
+
+    Raises:
+        ValueError: If data or labels do not fit each other or the network, or an argument is out
+            of its range.
+        NonFiniteError: A `FloatingPointError`, if loss or gradient stop being finite.
+
+    Example:
+        >>> network, path = kacjax.models.MLP(2, rngs=nnx.Rngs(0), width=8), kacjax.kac_path()
+        >>> data = np.random.default_rng(0).normal(size=(100, 2))
+        >>> run = kacjax.fit(network, path, data, jax.random.key(0), 5, 16, progress=False)
+        >>> run.losses.shape
+        (5,)
+    """
+    arguments = locals()
+    names = [field.name for field in dataclasses.fields(Trainer)]
+    trainer = Trainer(**{name: arguments[name] for name in names})
+    if hasattr(data, "__array__"):
+        source = trainer.device_data(data, labels)
+    elif labels is not None:
+        raise ValueError("labels must be None if data are batches, which have their own.")
+    elif isinstance(data, Iterable):
+        source = iter(data)
+    else:
+        raise ValueError(f"data must be an array or an iterable of batches, got {data!r:.100}.")
+    # A copy, because a run uses its state up.
+    current = trainer.init(key) if state is None else jax.tree.map(jnp.copy, state)
+    first = int(current.step)
+    if first >= steps:
+        raise ValueError(f"state must have fewer than steps={steps} steps, got {first}.")
+    begin = time.perf_counter()
+    show = progress and jax.process_index() == 0
+    with tqdm(total=steps, initial=first, disable=not show, unit="step", dynamic_ncols=True) as bar:
+
+        def report(step: int, metrics: StepMetrics) -> None:
+            good = metrics.loss[metrics.finite]
+            bar.set_postfix({"loss": f"{good.mean():.4g}"} if len(good) else {}, refresh=False)
+            bar.update(step - bar.n)
+            if callback is not None:
+                callback(step, metrics)
+
+        current, metrics = trainer.run(current, source, steps, report)
+    elapsed = time.perf_counter() - begin - trainer.compile_seconds
+    velocity, taken = trainer.velocity(current), np.asarray(metrics.loss)
+    speed = len(taken) / elapsed
+    return FitResult(velocity, current, taken, speed, trainer.compile_seconds, metrics)

@@ -1,0 +1,197 @@
+"""What feeds a run: data that lie on the device, or batches of the host, moved there ahead.
+
+Data on the device form one endless stream: epoch after epoch, each a permutation of them, so that
+a batch may straddle epochs. Which data a step sees is a function of the run's key and of the step.
+"""
+
+import collections
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int, Num, UInt32
+
+from kacjax._typing import Key
+from kacjax._validation import check_count
+
+AHEAD = 2
+"""Host batches, and steps, that are under way while the host prepares the next."""
+_LARGEST = 2**30 - 1
+_IMAGE_RANK = 4
+_NAMES = (("x", "image"), ("y", "label"))
+
+
+class DeviceData(NamedTuple):
+    """Data that lie on the devices for the whole run; made by `Trainer.device_data`.
+
+    Attributes:
+        data: Floats, or bytes that stand for numbers in `[-1, 1]`.
+        labels: The class of each datum, or None.
+    """
+
+    data: Num[Array | np.ndarray, "num *event"]
+    labels: Int[Array | np.ndarray, " num"] | None = None
+
+
+class Cursor(NamedTuple):
+    """A position in the stream of epochs.
+
+    Attributes:
+        orders: Permutations of this epoch and of those that a batch may reach into. Rows that are
+            to be mirrored are raised by `num`.
+        epoch: Number of the first of them, modulo 2^32.
+        row: Position in it, below `num`.
+    """
+
+    orders: Int[Array, "epochs num"]
+    epoch: UInt32[Array, ""]
+    row: Int[Array, ""]
+
+
+def cursor_at(key: Key, step: int, batch_size: int, num: int, flip: bool = False) -> Cursor:
+    """The position before batch `step`, with Python's integers, which do not overflow."""
+    check_count("batch_size", batch_size)
+    if max(num, batch_size) > _LARGEST:
+        raise ValueError(f"data and batch_size must lie below 2^30, got {num} and {batch_size}.")
+    epoch, row = divmod(step * batch_size, num)
+    # Batches begin at multiples of the common divisor, which bounds the epochs that one meets.
+    count = 1 + (num - math.gcd(num, batch_size) + batch_size - 1) // num
+    epoch = jnp.asarray(np.uint32(epoch % 2**32))
+    return Cursor(_orders(key, epoch, count, num, flip), epoch, jnp.asarray(row, jnp.int32))
+
+
+def next_batch(
+    source: DeviceData, key: Key, cursor: Cursor, batch_size: int, flip: bool = False
+) -> tuple[tuple[Array, Array | None], Cursor]:
+    """The batch at a position, as a pair of data and labels or None, and the position after it."""
+    count, num = cursor.orders.shape
+    picked = cursor.orders.reshape(-1)[cursor.row + jnp.arange(batch_size, dtype=jnp.int32)]
+    data, labels = jax.tree.map(lambda leaf: leaf[picked % num], source)
+    if flip:
+        data = jnp.where((picked >= num)[:, None, None, None], data[:, :, ::-1], data)
+    row = cursor.row + batch_size
+    epoch = cursor.epoch + (row // num).astype(jnp.uint32)
+
+    def advance() -> Array:
+        if batch_size > num:
+            return _orders(key, epoch, count, num, flip)
+        last = _orders(key, epoch + jnp.uint32(count - 1), 1, num, flip)
+        return jnp.concatenate([cursor.orders[1:], last])
+
+    orders = jax.lax.cond(row >= num, advance, lambda: cursor.orders)
+    return (data, labels), Cursor(orders, epoch, row % num)
+
+
+@partial(jax.jit, static_argnums=(2, 3, 4))
+def _orders(key: Key, epoch: Array, count: int, num: int, flip: bool) -> Array:
+    """The permutations of `count` epochs; whether a row is mirrored depends on epoch and row."""
+
+    def order(epoch: Array) -> Array:
+        own = jax.random.fold_in(key, epoch)
+        rows = jax.random.permutation(own, num)
+        if flip:
+            coins = jax.random.bernoulli(jax.random.fold_in(own, 0), shape=(num,))
+            rows = rows + num * coins[rows].astype(rows.dtype)
+        return rows
+
+    # One after the other: together, their sorts are slower.
+    return jnp.stack([order(epoch + jnp.uint32(i)) for i in range(count)])
+
+
+def check_data(
+    data: Any, labels: Any = None, classes: int | None = None, flip: bool = False
+) -> DeviceData:
+    """Checks data and labels, and gives them the types of training.
+
+    Raises:
+        ValueError: If data are empty, not numbers of a known scale or not finite, labels are not
+            one class for each datum, or `flip` is asked of what are no images.
+    """
+    array = data if isinstance(data, jax.Array) else np.asarray(data)
+    array = _as_trained("data", array)
+    if array.dtype != np.uint8 and not np.all(np.isfinite(array)):
+        bad = int(np.sum(~np.isfinite(array)))
+        raise ValueError(f"data must be finite, got {bad} NaN or infinite values.")
+    if flip and array.ndim != _IMAGE_RANK:
+        raise ValueError(f"flip needs images (num, height, width, channels), got {array.shape}.")
+    return DeviceData(array, _check_labels(labels, array.shape[:1], classes))
+
+
+def check_batch(batch: Any, size: int, classes: int | None = None) -> DeviceData:
+    """A host batch with the types of training.
+
+    Numbers that are not finite pass: what follows them is the choice of the run.
+
+    Raises:
+        ValueError: If it does not hold `size` data, or labels are not one class for each.
+    """
+    if isinstance(batch, Mapping):
+        parts = [next((batch[n] for n in names if n in batch), None) for names in _NAMES]
+        unknown = set(batch) - set(itertools.chain(*_NAMES))
+    else:
+        parts, unknown = (list(batch) if isinstance(batch, tuple | list) else [batch]), set()
+    data = np.asarray(parts[0]) if parts else np.zeros(0)
+    if unknown or len(parts) > 2 or data.shape[:1] != (size,):
+        found = f"a {type(batch).__name__} of {len(parts)} parts, the first of shape {data.shape}"
+        if isinstance(batch, Mapping):
+            found = f"a mapping with {', '.join(map(repr, batch))}"
+        raise ValueError(
+            f"a batch must be data of shape ({size}, *event), a pair of them and labels, or a "
+            f"mapping with 'x' or 'image', and 'y' or 'label'; got {found}. Data in memory are "
+            "one array, not a list."
+        )
+    labels = _check_labels(parts[1] if len(parts) > 1 else None, data.shape[:1], classes)
+    return DeviceData(_as_trained("a batch", data), labels)
+
+
+def prefetch(batches: Iterator[Any], place: Callable[[Any], Any]) -> Iterator[Any]:
+    """Moves host batches to the devices ahead of their use; takes no more than are used."""
+    queue = collections.deque(place(batch) for batch in itertools.islice(batches, AHEAD))
+    while queue:
+        yield queue.popleft()
+        queue.extend(place(batch) for batch in itertools.islice(batches, 1))
+
+
+def _as_trained(name: str, data: Array | np.ndarray) -> Array | np.ndarray:
+    if data.ndim < 2 or data.size == 0:
+        raise ValueError(
+            f"{name} must have shape (num, *event) and not be empty, got shape {data.shape}."
+        )
+    if data.dtype == np.uint8:
+        return data
+    if not jnp.issubdtype(data.dtype, jnp.floating):
+        raise ValueError(
+            f"{name} must hold floats, or bytes (uint8), which are scaled to [-1, 1]; got "
+            f"{data.dtype}: scale them to floats yourself, or use astype(np.uint8) for bytes."
+        )
+    widest = jnp.result_type(float)
+    if data.dtype.itemsize <= widest.itemsize:
+        return data
+    with np.errstate(over="ignore"):
+        cast = data.astype(widest)
+    if np.any(np.isinf(cast) & np.isfinite(data)):
+        raise ValueError(
+            f"{name} must lie in the range of {widest}, got values up to "
+            f"{np.max(np.abs(data), initial=0, where=np.isfinite(data)):.3g}: scale them."
+        )
+    return cast
+
+
+def _check_labels(labels: Any, shape: tuple[int, ...], classes: int | None) -> np.ndarray | None:
+    if labels is None:
+        return None
+    labels = np.asarray(labels)
+    if labels.shape != shape or labels.dtype.kind not in "iu":
+        raise ValueError(
+            f"labels must be integers of shape {shape}, got {labels.dtype} of shape {labels.shape}."
+        )
+    lowest, highest = int(labels.min()), int(labels.max())
+    if lowest < 0 or (classes is not None and highest >= classes):
+        bound = "" if classes is None else f" and below {classes}"
+        raise ValueError(f"labels must not be negative{bound}, got {lowest} to {highest}.")
+    return labels.astype(np.int32)

@@ -1,0 +1,298 @@
+"""Velocities: a network with the path that says what it predicts, and guidance of one."""
+
+import inspect
+import math
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen, nnx
+from jaxtyping import Array, Float, Int
+
+from kacjax._typing import ArrayLike, Key
+from kacjax._validation import check_choice, check_count, is_concrete
+from kacjax.paths import ProbabilityPath
+
+PREDICTIONS = ("velocity", "x0")
+
+
+class Velocity(eqx.Module):
+    """A velocity `velocity(t, x, label=None, *, key=None)` made of a network and a path: a pytree.
+
+    Attributes:
+        network: Called as `network(t, x)` with times `(batch,)` and points `(batch, *event)`, as
+            `network(t, x, label=label)` where there are labels, and with the keyword `key` for
+            dropout if it takes one: an Equinox module, any other callable pytree, a Flax NNX module
+            or a bound Linen module; the last two are wrapped, see `wrap_network`.
+        path: The path.
+        prediction: What the network outputs: the `velocity` itself, or a prediction of the data
+            `x0`, see `ProbabilityPath.velocity_from_x0`.
+        classes: Number of classes; if missing, that of the network's `config`, if it has one.
+
+    Raises:
+        ValueError: If `prediction` is unknown or `classes` not a positive integer.
+
+    Example:
+        >>> network = kacjax.models.MLP(2, rngs=nnx.Rngs(0), width=16)
+        >>> velocity = kacjax.Velocity(network, kacjax.kac_path())
+        >>> velocity(jnp.array([0.5]), jnp.ones((1, 2))).shape
+        (1, 2)
+    """
+
+    network: Any
+    path: ProbabilityPath
+    prediction: str = eqx.field(static=True)
+    classes: int | None = eqx.field(static=True)
+
+    def __init__(
+        self, network: Any, path: ProbabilityPath, prediction: str = "x0", classes: int | None = None
+    ):
+        check_choice("prediction", prediction, PREDICTIONS)
+        network = wrap_network(network)
+        config = getattr(network, "config", {})
+        known, T = config.get("classes", classes), config.get("T")
+        if classes is not None:
+            check_count("classes", classes)
+            if known != classes:  # Its null label would be a real class, or none at all.
+                raise ValueError(f"classes must be {known}, as of the network, got {classes}.")
+        if T is not None and is_concrete(path.T) and not np.allclose(path.T, T, 1e-6, 0):
+            raise ValueError(f"path must have the T of the network, {T}, got {path.T}.")
+        self.network, self.path, self.prediction, self.classes = network, path, prediction, known
+
+    def __call__(
+        self,
+        t: Float[Array, " batch"],
+        x: Float[Array, "batch *event"],
+        label: Int[Array, " batch"] | None = None,
+        *,
+        key: Key | None = None,
+    ) -> Float[Array, "batch *event"]:
+        """The velocity at points `x`, times `t` and classes `label`, of the type of `x`.
+
+        A `key` switches the network's dropout on; a network that takes none has no dropout.
+        """
+        output = _call(self.network, t, x, label, key)
+        output = output.astype(jnp.promote_types(x.dtype, jnp.float32))
+        if self.prediction == "x0":
+            output = self.path.velocity_from_x0(t, x.astype(output.dtype), output)
+        return output.astype(x.dtype)
+
+
+class NNXNetwork(eqx.Module):
+    """A Flax NNX module as a callable pytree; made by `wrap_network`.
+
+    Attributes:
+        params: The variables that are trained.
+        rest: All others: they are read, and stay what they are.
+        graphdef: The structure, from `nnx.split`.
+    """
+
+    params: Any
+    rest: Any
+    graphdef: Any = eqx.field(static=True)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The `config` of the module, empty where it has none."""
+        return getattr(nnx.merge(self.graphdef, self.params, self.rest), "config", {})
+
+    def __call__(self, t: Array, x: Array, label: Array | None = None, *, key: Key | None = None):
+        """Calls the module.
+
+        Raises:
+            ValueError: If the call changes a variable: there is nobody to keep it.
+        """
+        # A copy: a call that changes a variable must not change this one.
+        module = nnx.merge(self.graphdef, self.params, self.rest, copy=True)
+        output = _call(module, t, x, label, key)
+        after = dict(jax.tree.leaves_with_path(nnx.state(module)))
+        for name, before in jax.tree.leaves_with_path(self.rest):
+            if after[name] is not before:
+                raise ValueError(
+                    f"a call of the network changes its variable {jax.tree_util.keystr(name)}, and "
+                    "nothing keeps that: call model.eval() first, so that BatchNorm uses its "
+                    "averages, and let dropout take its key with the call, key=."
+                )
+        return output
+
+
+class LinenNetwork(eqx.Module):
+    """A Flax Linen module with its variables as a callable pytree; made by `wrap_network`.
+
+    Attributes:
+        variables: The collections; `params` is trained, all others stay what they are.
+        module: The module, unbound.
+    """
+
+    variables: Any
+    module: linen.Module = eqx.field(static=True)
+
+    def __call__(self, t: Array, x: Array, label: Array | None = None, *, key: Key | None = None):
+        """Applies the module; a key also serves the random stream `dropout`."""
+        rngs = None if key is None else {"dropout": key}
+        return _call(self.module.bind(self.variables, rngs=rngs), t, x, label, key)
+
+
+def wrap_network(network: Any, params: Any = nnx.Param) -> Any:
+    """A network as a callable pytree.
+
+    Args:
+        network: A Flax NNX module, which becomes an `NNXNetwork`; a Linen module that is bound to
+            its variables, `module.bind(variables)`, a `LinenNetwork`; any other callable stays.
+        params: The variables of an NNX module that are trained, an NNX filter such as
+            `nnx.LoRAParam`.
+
+    Raises:
+        ValueError: If `network` cannot be called, or is a Linen module without variables.
+
+    Example:
+        >>> type(kacjax.velocity.wrap_network(nnx.Linear(2, 2, rngs=nnx.Rngs(0)))).__name__
+        'NNXNetwork'
+    """
+    if isinstance(network, nnx.Module):
+        graphdef, trained, rest = nnx.split(network, params, ...)
+        return NNXNetwork(trained, rest, graphdef)
+    if isinstance(network, linen.Module):
+        if network.scope is None:
+            raise ValueError("network is a Linen module without variables: module.bind(variables).")
+        module, variables = network.unbind()
+        return LinenNetwork(variables, module)
+    if not callable(network):
+        raise ValueError(f"network must be callable as network(t, x), got {network!r:.100}.")
+    return network
+
+
+def trainable(network: Any) -> Any:
+    """What of a network is trained by default: a pytree of its structure with a bool for each leaf.
+
+    The variables `nnx.Param` of an NNX module, the collection `params` of a Linen module, and all
+    arrays of floats of any other network.
+
+    Example:
+        >>> network = kacjax.velocity.wrap_network(nnx.BatchNorm(2, rngs=nnx.Rngs(0)))
+        >>> sum(jax.tree.leaves(kacjax.velocity.trainable(network)))  # scale and bias
+        2
+    """
+    floats = jax.tree.map(eqx.is_inexact_array, network)
+    frozen = lambda tree: jax.tree.map(lambda _: False, tree)  # noqa: E731
+    if isinstance(network, NNXNetwork):
+        return NNXNetwork(floats.params, frozen(floats.rest), network.graphdef)
+    if isinstance(network, LinenNetwork):
+        names = floats.variables
+        kept = {name: tree if name == "params" else frozen(tree) for name, tree in names.items()}
+        return LinenNetwork(kept, network.module)
+    return floats
+
+
+class Guided(eqx.Module):
+    r"""A velocity with classifier-free guidance; made by `guided`.
+
+    Attributes:
+        velocity: The class-conditional velocity.
+        scale: Strength of guidance.
+        interval: First and last time at which there is guidance.
+        null_label: The label that stands for no class.
+    """
+
+    velocity: Callable[..., Array]
+    scale: ArrayLike
+    interval: tuple[ArrayLike, ArrayLike]
+    null_label: int = eqx.field(static=True)
+
+    @property
+    def classes(self) -> int | None:
+        """The number of classes of the velocity that is guided, if that is known."""
+        return getattr(self.velocity, "classes", None)
+
+    @property
+    def path(self) -> ProbabilityPath | None:
+        """The path of the velocity that is guided, if that is known."""
+        return getattr(self.velocity, "path", None)
+
+    def __call__(
+        self,
+        t: Float[Array, " batch"],
+        x: Float[Array, "batch *event"],
+        label: Int[Array, " batch"],
+    ) -> Float[Array, "batch *event"]:
+        """The guided velocity, of the shape and type of `x`."""
+        inside = (self.interval[0] <= t) & (t <= self.interval[1])
+
+        def both() -> Array:
+            null = jnp.full_like(label, self.null_label)
+            pairs = ((t, t), (x, x), (null, label))
+            twice = self.velocity(*map(jnp.concatenate, pairs)).astype(x.dtype)
+            without, with_label = jnp.split(twice, 2)
+            mixed = without + jnp.asarray(self.scale, x.dtype) * (with_label - without)
+            return jnp.where(inside.reshape(inside.shape + (1,) * (x.ndim - 1)), mixed, with_label)
+
+        plain = lambda: self.velocity(t, x, label).astype(x.dtype)  # noqa: E731
+        return jax.lax.cond(jnp.any(inside), both, plain)
+
+
+def guided(
+    velocity: Callable[..., Array],
+    scale: ArrayLike,
+    null_label: int,
+    interval: tuple[ArrayLike, ArrayLike] = (0.0, math.inf),
+) -> Guided:
+    r"""A velocity `(t, x, label)` with classifier-free guidance, for `generate(..., labels=...)`.
+
+    $$ v_{\text{null}} + \gamma \, (v_{\text{label}} - v_{\text{null}}) $$
+
+    at the times of an interval, and $v_{\text{label}}$ at all others. For Gaussian paths the
+    difference of velocities is a multiple of that of scores, so that this is guidance as it is known
+    from diffusion. Both velocities come from one evaluation of a doubled batch, which `generate`
+    counts as one.
+
+    Args:
+        velocity: A class-conditional velocity `velocity(t, x, label)`.
+        scale: Strength $\gamma$; 1 is none.
+        null_label: The label that stands for no class.
+        interval: First and last time, in `[0, T]`, at which there is guidance; by default all.
+
+    Raises:
+        ValueError: If the interval is empty, `scale` is no number, or `null_label` is none of a
+            velocity whose classes are known.
+
+    Source: J. Ho, T. Salimans, *Classifier-Free Diffusion Guidance*, arXiv 2207.12598; the interval:
+    T. Kynkäänniemi et al., arXiv 2404.07724.
+
+    Example:
+        >>> field = lambda t, x, label: jnp.where(label == 1, 2.0, 1.0)[:, None] * jnp.ones_like(x)
+        >>> strong = kacjax.guided(field, 3.0, null_label=0)
+        >>> strong(jnp.array([0.5]), jnp.zeros((1, 1)), jnp.array([1]))  # 1 + 3 (2 - 1)
+        Array([[4.]], dtype=float32)
+    """
+    if jnp.shape(scale) != ():
+        raise ValueError(f"scale must be a number, got shape {jnp.shape(scale)}.")
+    low, high = interval
+    if is_concrete(low) and is_concrete(high) and not low <= high:
+        raise ValueError(f"interval must run from a lower to a higher time, got {interval}.")
+    classes = getattr(velocity, "classes", None)
+    if classes is not None and not 0 <= null_label <= classes:
+        raise ValueError(f"null_label must lie in 0..{classes}, got {null_label}.")
+    # As arrays, so that another number is no other program.
+    return Guided(velocity, jnp.asarray(scale), (jnp.asarray(low), jnp.asarray(high)), null_label)
+
+
+def _call(network: Callable[..., Array], t: Array, x: Array, label: Any, key: Any) -> Array:
+    """Calls a network with what it takes of label and key.
+
+    Raises:
+        ValueError: If there are labels, and the network takes none.
+    """
+    takes = inspect.signature(network).parameters
+    everything = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in takes.values())
+    given: dict[str, Any] = {}
+    if label is not None:
+        if not (everything or "label" in takes):
+            name = getattr(network, "__name__", type(network).__name__)
+            raise ValueError(f"there are labels, but {name} takes no argument 'label'.")
+        given["label"] = label
+    if key is not None and (everything or "key" in takes):
+        given["key"] = key
+    return network(t, x, **given)
