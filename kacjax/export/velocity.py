@@ -5,6 +5,7 @@ the network, the path, what the network predicts, and notes.
 """
 
 import dataclasses
+import hashlib
 import json
 import pathlib
 from collections.abc import Callable
@@ -12,14 +13,20 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
 from flax import linen, nnx, traverse_util
+from safetensors.numpy import save
 
-from kacjax.export.file import Arrays, fill, named_arrays, read_file, write_file
+from kacjax._files import write_atomically
+from kacjax.checkpoints.leaves import check_same, from_bits, named_leaves, to_bits
 from kacjax.export.registry import class_name, find_class, path_from_dict, path_to_dict
 from kacjax.velocity import LinenNetwork, NNXNetwork, Velocity, wrap_network
 
 _FORMAT = "kacjax-velocity-2"
 _NAME = "velocity.safetensors"
+_Arrays = dict[str, np.ndarray]
 
 
 def save_velocity(
@@ -34,18 +41,21 @@ def save_velocity(
         notes: Anything else that JSON can hold, for readers: what it was trained on.
 
     Raises:
-        ValueError: If it is no such velocity, or what would be written does not make it again.
+        ValueError: If it is no such velocity, what would be written does not make it again, or
+            `file` is a folder or in none.
         OSError: If the file cannot be written.
 
     Example:
         >>> import tempfile
         >>> file = tempfile.mkdtemp() + "/velocity.safetensors"
         >>> network = kacjax.models.MLP(2, rngs=nnx.Rngs(0), width=16)
-        >>> velocity = kacjax.Velocity(network, kacjax.kac_path())
-        >>> kacjax.save_velocity(file, velocity, {"data": "moons"})
+        >>> kacjax.save_velocity(file, kacjax.Velocity(network, kacjax.kac_path()))
         >>> kacjax.load_velocity(file).path.process
         KacProcess(a=9.0, c=3.0)
     """
+    file = pathlib.Path(file)
+    if file.is_dir() or not file.parent.is_dir():
+        raise ValueError(f"file must be the name of a file in a folder that exists, got {file}.")
     if not isinstance(velocity, Velocity):
         raise ValueError(f"velocity must be a kacjax.Velocity, as of fit, got {velocity!r:.100}.")
     network = module = velocity.network
@@ -55,6 +65,7 @@ def save_velocity(
         module = network.module
     name, config = class_name("velocity.network", module), getattr(module, "config", None)
     header = {
+        "format": _FORMAT,
         "network": {"class": name, "config": config},
         "path": path_to_dict(velocity.path),
         "prediction": velocity.prediction,
@@ -65,16 +76,22 @@ def save_velocity(
         header = json.loads(json.dumps(header))
     except (TypeError, ValueError) as error:
         raise ValueError(f"config and notes must be what JSON can hold: {error}") from error
-    arrays = named_arrays(network)
+    leaves = named_leaves(eqx.filter(network, _is_array))
+    arrays = {name: np.array(to_bits(leaf), order="C") for name, leaf in leaves.items()}
     # What could not be read again must not be written.
     for mode in ("train", "eval"):
         header["network"]["mode"] = mode
         if _alike(_make("what would be written", header, arrays), velocity):
-            return write_file(file, _FORMAT, header, arrays)
-    raise ValueError(
-        f"{name}.config must be all that it takes to make the network again, but {config!r:.300} "
-        "makes another."
-    )
+            break
+    else:
+        raise ValueError(
+            f"{name}.config must be all that it takes to make the network again, but "
+            f"{config!r:.300} makes another."
+        )
+    text = json.dumps(header)
+    # One entry: the library writes several in random order, and equal runs must give equal files.
+    content = save(arrays, {"kacjax": f"{_digest(text, arrays)} {text}"})
+    write_atomically(file, lambda stream: stream.write(content))
 
 
 def load_velocity(file: str | pathlib.Path) -> Velocity:
@@ -91,10 +108,9 @@ def load_velocity(file: str | pathlib.Path) -> Velocity:
         >>> kacjax.load_velocity("/")
         Traceback (most recent call last):
             ...
-        ValueError: file must be a file or a folder that holds velocity.safetensors, got /.
+        ValueError: file must be a file, or a folder that holds velocity.safetensors, got /.
     """
-    file = _find(file)
-    return _make(str(file), *read_file(file, _FORMAT))
+    return _make(str(file), *_read(file))
 
 
 def load_notes(file: str | pathlib.Path) -> dict[str, Any]:
@@ -108,18 +124,36 @@ def load_notes(file: str | pathlib.Path) -> dict[str, Any]:
         >>> kacjax.export.load_notes(file)
         {'data': 'moons'}
     """
-    file = _find(file)
-    notes = read_file(file, _FORMAT)[0].get("notes")
+    notes = _read(file)[0].get("notes")
     if not isinstance(notes, dict):
         raise ValueError(f"{file} must have notes that are a dictionary, got {notes!r:.100}.")
     return notes
 
 
-def _find(file: str | pathlib.Path) -> pathlib.Path:
+def _read(file: str | pathlib.Path) -> tuple[dict[str, Any], _Arrays]:
+    """The header and the arrays of a file that is whole."""
     file = pathlib.Path(file)
-    if file.is_dir() and not (file / _NAME).exists():
-        raise ValueError(f"file must be a file or a folder that holds {_NAME}, got {file}.")
-    return file / _NAME if file.is_dir() else file
+    file = file / _NAME if (file / _NAME).is_file() else file
+    if file.exists() and not file.is_file():
+        raise ValueError(f"file must be a file, or a folder that holds {_NAME}, got {file}.")
+    try:
+        with safetensors.safe_open(file, framework="np") as stream:
+            entry = (stream.metadata() or {}).get("kacjax", "")
+            arrays = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{file} is damaged or no safetensors file: {error}") from error
+    digest, _, text = entry.partition(" ")
+    if not entry:
+        raise ValueError(f"{file} is a safetensors file, but none of kacjax.")
+    if digest != _digest(text, arrays):
+        raise ValueError(f"{file} is damaged: its content is not what was written.")
+    try:
+        header = json.loads(text)
+        if header["format"] == _FORMAT:
+            return header, arrays
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise ValueError(f"{file} has no header that can be read: {error}") from error
+    raise ValueError(f"{file} has the format {header['format']}, wanted is {_FORMAT}.")
 
 
 class _FewKeys(nnx.Rngs):
@@ -136,8 +170,13 @@ class _FewKeys(nnx.Rngs):
         return super().__getattr__(name)
 
 
-def _make(where: str, header: dict[str, Any], arrays: Arrays) -> Velocity:
-    """The velocity that a header describes; shapes are compared before arrays are made."""
+def _make(where: str, header: dict[str, Any], arrays: _Arrays) -> Velocity:
+    """The velocity that a header describes, with the arrays; shapes are compared before any is made.
+
+    Raises:
+        ValueError: If it describes none, the arrays are not those of its network, or they are of 64
+            bits and JAX is not.
+    """
     try:
         values, path = header["network"], path_from_dict(header["path"])
         cls, config, frozen = (
@@ -162,7 +201,16 @@ def _make(where: str, header: dict[str, Any], arrays: Arrays) -> Velocity:
         velocity = Velocity(network, path, header["prediction"], header["classes"])
     except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
         raise ValueError(f"{where} describes no velocity: {error!s:.1000}") from error
-    return dataclasses.replace(velocity, network=fill(where, network, arrays))
+    abstract, rest = eqx.partition(network, _is_array)
+    named, leaves = named_leaves(abstract), []
+    check_same(where, _shapes(arrays), _shapes({n: to_bits(leaf) for n, leaf in named.items()}))
+    for name, leaf in named.items():
+        array = jnp.asarray(arrays[name])
+        if array.dtype != arrays[name].dtype:
+            raise ValueError(f"{where} holds {arrays[name].dtype}: set jax_enable_x64 to read it.")
+        leaves.append(from_bits(array, leaf))
+    filled = jax.tree.unflatten(jax.tree.structure(abstract), leaves)
+    return dataclasses.replace(velocity, network=eqx.combine(filled, rest))
 
 
 def _alike(one: Any, two: Any) -> bool:
@@ -171,3 +219,18 @@ def _alike(one: Any, two: Any) -> bool:
     return jax.tree.structure(one) == jax.tree.structure(two) and all(
         x == y for x, y in pairs if isinstance(x, bool | int | float | str)
     )
+
+
+def _is_array(leaf: Any) -> bool:
+    return hasattr(leaf, "shape") and hasattr(leaf, "dtype")
+
+
+def _shapes(named: dict[str, Any]) -> dict[str, str]:
+    return {name: f"an array of shape {tuple(leaf.shape)}" for name, leaf in named.items()}
+
+
+def _digest(text: str, arrays: _Arrays) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name}:{array.dtype}{list(array.shape)}".encode() + array.tobytes())
+    return digest.hexdigest()
