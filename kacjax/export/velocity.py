@@ -48,7 +48,7 @@ def save_velocity(
     Example:
         >>> import tempfile
         >>> file = tempfile.mkdtemp() + "/velocity.safetensors"
-        >>> network = kacjax.models.MLP(2, rngs=nnx.Rngs(0), width=16)
+        >>> network = kacjax.models.MLP(2, rngs=nnx.Rngs(0), width=8, depth=1)
         >>> kacjax.save_velocity(file, kacjax.Velocity(network, kacjax.kac_path()))
         >>> kacjax.load_velocity(file).path.process
         KacProcess(a=9.0, c=3.0)
@@ -119,7 +119,8 @@ def load_notes(file: str | pathlib.Path) -> dict[str, Any]:
     Example:
         >>> import tempfile
         >>> file = tempfile.mkdtemp() + "/velocity.safetensors"
-        >>> velocity = kacjax.Velocity(kacjax.models.MLP(2, rngs=nnx.Rngs(0)), kacjax.kac_path())
+        >>> network = kacjax.models.MLP(2, rngs=nnx.Rngs(0), width=8, depth=1)
+        >>> velocity = kacjax.Velocity(network, kacjax.kac_path())
         >>> kacjax.save_velocity(file, velocity, {"data": "moons"})
         >>> kacjax.export.load_notes(file)
         {'data': 'moons'}
