@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from kacjax import sharding
 from kacjax._pytrees import as_arrays
 from kacjax._typing import Key
-from kacjax._validation import check_choice, check_count, check_positive, is_concrete
+from kacjax._validation import check_choice, check_count, check_positive
 from kacjax.losses import Weight
 from kacjax.paths import ProbabilityPath
 from kacjax.training.data import (
