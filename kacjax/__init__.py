@@ -27,17 +27,15 @@ from kacjax.training import FitResult, Trainer, TrainState, fit
 from kacjax.velocity import Velocity, guided
 
 if TYPE_CHECKING:
-    from kacjax import (
-        checkpoints,
-        data,
-        diagnostics,
-        metrics,
-        models,
-        plots,
-        schedules,
-        sharding,
-        training,
-    )
+    from kacjax import checkpoints as checkpoints
+    from kacjax import data as data
+    from kacjax import diagnostics as diagnostics
+    from kacjax import metrics as metrics
+    from kacjax import models as models
+    from kacjax import plots as plots
+    from kacjax import schedules as schedules
+    from kacjax import sharding as sharding
+    from kacjax import training as training
 
 __version__ = "0.1.0"
 
@@ -81,7 +79,6 @@ __all__ = [
     "register",
     "save_velocity",
     "trajectory",
-    *_MODULES,
 ]
 
 
