@@ -24,19 +24,17 @@ def encode(
 ) -> Any:
     r"""The noise that generation turns into these data: `solve` from `t_min` to `T`.
 
-    A velocity with the prediction `x0` has an error that grows like $1/t$ towards the data. On the way
-    down it does no harm, on the way up it is amplified by $T / t$: by default such a velocity starts
-    at the time where the noise is 3 % ($\rho = 0.03$), as if `x` were a point of the path there. For
-    data near to a surface of lower dimension that is not enough, and there is a warning where the
-    noise that was found is far too large: train with the prediction `velocity` for encoding and
-    log-densities.
+    A velocity with the prediction `x0` has an error that grows like $1/t$ towards the data, and would
+    be amplified by $T / t$ on the way up. By default such a velocity starts where the noise is 3 %,
+    $\rho = 0.03$, from $f x$. For data near a surface of lower dimension that is not enough; there is a
+    warning where the noise found is far too large: train with the prediction `velocity` to encode.
 
     Args:
         velocity: As in `solve`.
         path: The path.
-        x: Points at time `t_min`, floats.
+        x: Points at time `t_min`, or by default data, floats.
         steps: Number of fixed steps, or their times from `t_min` to `T`.
-        t_min: Where to start, in `[0, T)`; by default 0, but see above.
+        t_min: Where to start, in `[0, T)`; see above.
         **options: `labels`, `return_nfe` and the solver, as in `solve`.
 
     Returns:
@@ -52,18 +50,24 @@ def encode(
         >>> bool(jnp.allclose(noise, 1.0, atol=1e-3))
         True
     """
-    t_min = earliest_time(velocity, path) if t_min is None else t_min
-    result = solve(velocity, path, as_floats("x", x), t_min, path.T, steps, **options)
+    x = as_floats("x", x)
+    if t_min is None:
+        t_min, f = earliest(velocity, path)
+        x = f.astype(x.dtype) * x
+    result = solve(velocity, path, x, t_min, path.T, steps, **options)
     check_encoded(path, result[0] if options.get("return_nfe") else result)
     return result
 
 
-def earliest_time(velocity: Velocity, path: ProbabilityPath) -> Scalar:
-    """Where to start on the way up: 0, or where rho is 0.03 for the prediction `x0`."""
+def earliest(velocity: Velocity, path: ProbabilityPath) -> tuple[Scalar, Array]:
+    """Where the way up starts by default, and the factor of the data there; see `encode`."""
     if getattr(velocity, "prediction", None) != "x0":
-        return 0.0
+        return 0.0, jnp.ones(())
     coordinates = make_coordinates(path, None)
-    return coordinates.time(coordinates.at_rho(0.03 * coordinates.rho(1.0)))
+    t = coordinates.time(coordinates.at_rho(0.03 * coordinates.rho(1.0)))
+    # Below a thousandth of T networks see no time.
+    t = jnp.maximum(t, 1e-3 * jnp.asarray(path.T, t.dtype))
+    return t, path.coefficients(t).f
 
 
 def check_encoded(path: ProbabilityPath, noise: Array) -> None:

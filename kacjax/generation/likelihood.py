@@ -31,7 +31,7 @@ from jaxtyping import Array, Float
 from kacjax._typing import ArrayLike, Key, Scalar
 from kacjax._validation import as_floats, check_choice, check_count, check_labels, check_path
 from kacjax.generation.coordinates import Coordinates, make_coordinates
-from kacjax.generation.encode import check_encoded, earliest_time
+from kacjax.generation.encode import check_encoded, earliest
 from kacjax.generation.solve import Options, Velocity, integrate
 from kacjax.paths import ProbabilityPath
 
@@ -127,15 +127,18 @@ def log_density(
             raise ValueError("key must be a random key where divergence is 'hutchinson', got None.")
         signs = jax.random.rademacher(key, (x.shape[0], probes, *x.shape[1:]), x.dtype)
     options = {"solver": "heun", **options}
-    t_min = earliest_time(velocity, path) if t_min is None else t_min
+    f = jnp.ones(())
+    if t_min is None:
+        t_min, f = earliest(velocity, path)
     args = (check_labels(labels, x.shape[0], getattr(velocity, "classes", None)), signs)
-    state, field = (x, jnp.zeros(x.shape[0], x.dtype)), _DensityField(velocity)
+    start = f.astype(x.dtype) * x
+    state, field = (start, jnp.zeros(x.shape[0], x.dtype)), _DensityField(velocity)
     (noise, change), nfe = integrate(
         field, path, state, args, t_min, path.T, steps, None, return_nfe, **options
     )
     coordinates = make_coordinates(path, options.get("coordinates"))
     first, last = (coordinates.scale(coordinates.solver_time(t)) for t in (t_min, path.T))
-    growth = math.prod(x.shape[1:]) * jnp.log(last / first).astype(x.dtype)
+    growth = math.prod(x.shape[1:]) * jnp.log(f * last / first).astype(x.dtype)
     check_encoded(path, noise)
     prior = path.process.log_density(path.coefficients(path.T).g, noise)
     result = jnp.sum(prior.reshape(x.shape[0], -1), axis=-1) + growth + change
