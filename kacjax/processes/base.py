@@ -97,17 +97,17 @@ def normal(key: Key, shape: Shape, dtype: jnp.dtype) -> Values:
 
 
 @jax.custom_jvp
-def reciprocal(s: Array) -> Values:
-    """`1 / s`, with a derivative that stays finite where `1 / s**2` overflows."""
-    return 1 / s
+def quotient(x: Array, y: Array) -> Array:
+    """`x / y`, with derivatives that stay finite where `y**2` underflows or `x / y**2` overflows."""
+    return x / y
 
 
-@reciprocal.defjvp
-def _reciprocal_jvp(primals, tangents):
-    (s,), (s_dot,) = primals, tangents
-    inverse = reciprocal(s)
-    bounded = jnp.minimum(inverse, 0.5 * jnp.sqrt(jnp.finfo(s.dtype).max))
-    return inverse, -jnp.square(bounded) * s_dot
+@quotient.defjvp
+def _quotient_jvp(primals, tangents):
+    (x, y), (x_dot, y_dot) = primals, tangents
+    ratio, inverse = quotient(x, y), 1 / y
+    largest = 0.25 * jnp.finfo(inverse.dtype).max
+    return ratio, inverse * x_dot - jnp.clip(ratio * inverse, -largest, largest) * y_dot
 
 
 class Process(eqx.Module):
@@ -301,7 +301,7 @@ class Process(eqx.Module):
         r"""The best linear predictor of the velocity, $\beta(s)$ in $v \approx \beta(s) y$.
 
         It is half the logarithmic derivative of the variance. Where that underflows, $s \beta(s)$ is
-        taken at the smallest time where it does not. A concrete `s` must be positive, since $\beta$
+        a constant, taken at a later time. A concrete `s` must be positive, since $\beta$
         grows like $1/s$.
 
         Example:
@@ -309,9 +309,14 @@ class Process(eqx.Module):
             1.0
         """
         (s,) = align_positive(s=s)
-        scaled = s * lax.stop_gradient(_variance_scale(self, s))
-        variance, change = jax.jvp(self.variance, (scaled,), (scaled,))
-        return change / (2 * variance) * reciprocal(s)
+        s = jnp.broadcast_to(s, self.variance(s).shape)
+        later = lax.stop_gradient(_time_without_underflow(self, s))
+        variance, change = jax.jvp(self.variance, (later,), (later,))
+        limit = lax.stop_gradient(change / variance)
+        safe = jnp.where(later > s, jnp.ones_like(s), s)
+        variance, change = jax.jvp(self.variance, (safe,), (safe,))
+        elasticity = jnp.where(later > s, limit, quotient(change, variance))
+        return quotient(elasticity, 2 * s)
 
 
 def align_positive(**values: ArrayLike) -> tuple[Array, ...]:
@@ -346,20 +351,11 @@ def _bisect(process: Process, s: Array, y: Array) -> Array:
 
 
 @eqx.filter_jit
-def _variance_scale(process: Process, s: Array) -> Array:
-    """1, or where the variance underflows the factor of `s` from which on it does not."""
-    info = jnp.finfo(s.dtype)
-    least = float(info.tiny) / float(info.eps)
-    low, high = jnp.log(s), jnp.maximum(jnp.log(s), 0) + 14
-
-    def halve(_, interval):
-        low, high = interval
-        middle = (low + high) / 2
-        small = process.variance(jnp.exp(middle)) < least
-        return jnp.where(small, middle, low), jnp.where(small, high, middle)
-
-    _, found = lax.fori_loop(0, 12, halve, (low, high))
-    return jnp.where(process.variance(s) < least, jnp.exp(found - low), 1)
+def _time_without_underflow(process: Process, s: Array) -> Array:
+    """`s`, or where the variance or its slope underflows a larger time where they do not."""
+    least = float(jnp.finfo(s.dtype).tiny / jnp.finfo(s.dtype).eps)
+    grow = lambda _, s: jnp.where(process.variance(s) * s < least, 16 * s, s)  # noqa: E731
+    return lax.fori_loop(0, 256 if s.dtype == jnp.float64 else 32, grow, s)
 
 
 @eqx.filter_custom_jvp
@@ -375,6 +371,7 @@ def _quantile_jvp(primals, tangents):
     n = ndtri(u)
     y = _quantile(process, s, u)
     _, y_dot = eqx.filter_jvp(lambda p, s: p.from_normal(s, n), (process, s), tuple(others))
+    y_dot = jnp.zeros_like(y) if y_dot is None else y_dot
     if u_dot is not None:
         log_density = process.log_density(s, y)
         finite = jnp.isfinite(log_density)

@@ -78,7 +78,7 @@ class WienerProcess(Process):
 
     def linear_velocity(self, s: ArrayLike) -> Values:  # noqa: D102
         s, sigma = align_positive(s=s, sigma=self.sigma)
-        return base.reciprocal(s) / 2 + jnp.zeros_like(sigma)
+        return base.quotient(jnp.ones_like(s), 2 * s) + jnp.zeros_like(sigma)
 
     def variance(self, s: ArrayLike) -> Values:  # noqa: D102
         s, sigma = align(s=s, sigma=self.sigma)

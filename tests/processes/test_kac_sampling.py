@@ -385,3 +385,58 @@ def test_to_normal_inverts_from_normal(x64):
 def test_bad_arguments(call, message):
     with pytest.raises(ValueError, match=message):
         call(KacProcess())
+
+
+@pytest.mark.parametrize("method", ["squash", slow("poisson-beta"), slow("path")])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+def test_own_atoms_are_known(dtype, method):
+    """All of what the sampler calls an atom is one wherever it is given back, and only that.
+
+    `s` is uniform in (1e-3, 0.3), 4,000 times of 8 components: about 11,000 atoms.
+    """
+    with jax.enable_x64(dtype == "float64"):
+        process = KacProcess()
+        num = 4000 if method == "squash" else 1
+        s = jax.random.uniform(jax.random.key(0), (num, 1), minval=1e-3, maxval=0.3)
+        s = s.astype(dtype)
+        shape = (num, 32_000 // num)
+        y, v = process.sample_with_velocity(jax.random.key(1), s, shape, method)
+        atom = np.abs(v) == 3
+        assert 0.1 < np.mean(atom) < 0.999
+        for run in (lambda f: f, jax.jit):
+            velocity, log_density, cdf, n = (
+                run(getattr(process, name))(s, y)
+                for name in ("velocity", "log_density", "cdf", "to_normal")
+            )
+            np.testing.assert_array_equal(velocity[atom], v[atom])
+            np.testing.assert_array_equal(np.isneginf(log_density), atom)
+            mass = np.broadcast_to(process.atom_mass(s), y.shape)
+            middle = np.where(y < 0, mass / 4, 1 - mass / 4)
+            np.testing.assert_allclose(cdf[atom], middle[atom], rtol=1e-6)
+            # The way back leads to the same atoms.
+            back = np.asarray(run(process.from_normal)(s, n))
+            np.testing.assert_array_equal(back[atom], y[atom])
+            np.testing.assert_array_equal(np.abs(run(process.velocity)(s, back)) == 3, atom)
+
+
+def test_points_near_the_cone_are_inside():
+    """From two units in the last place on: the rule for atoms takes no more than it must."""
+    process, s = KacProcess(), np.float32(0.1)
+    cone = np.float32(3) * s
+    steps = np.spacing(cone) * np.arange(-3, 4)
+    velocity = process.velocity(s, jnp.asarray(cone + steps))
+    np.testing.assert_array_equal(np.asarray(velocity) == 3, np.arange(-3, 4) >= -1)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_slope_of_the_map_in_the_far_tails(dtype):
+    """Both densities underflow at n = 20 in float32; the slope tends to that of a Gaussian's."""
+    with jax.enable_x64(dtype == "float64"):
+        n = jnp.asarray([10.0, 20.0, -20.0, 30.0], dtype)
+        for lam in (1e3, 1e4):
+            process = KacProcess(jnp.asarray(lam, dtype), jnp.asarray(1.0, dtype))
+            slope = jax.vmap(jax.grad(lambda n, p=process: p.from_normal(1.0, n)))(n)
+            h = 0.05
+            difference = process.from_normal(1.0, n + h) - process.from_normal(1.0, n - h)
+            np.testing.assert_allclose(slope, difference / (2 * h), rtol=3e-3)
+            assert np.all(slope > 0)

@@ -22,7 +22,7 @@ import numpy as np
 from jax.scipy.special import i0e, i1e
 
 from kacjax._typing import Array
-from kacjax.processes.base import EDGE
+from kacjax.processes.base import EDGE, quotient
 
 # Made by `python -m tools.make_squash_table`.
 TABLES = dict(np.load(pathlib.Path(__file__).with_name("tables.npz")))
@@ -92,21 +92,8 @@ def cone_coordinates(c: Array, s: Array, y: Array) -> tuple[Array, Array, Array]
     error = jax.lax.stop_gradient(_rounding_error(c, s, cs))
     left, right = (cs - y) + error, (cs + y) + error
     safe = jnp.where(inside, cs, 1)
-    z = jnp.where(inside, jnp.clip(_quotient(y, safe), -1, 1), jnp.sign(y))
-    return z, jnp.where(inside, _quotient(left, safe) * _quotient(right, safe), 0), side
-
-
-@jax.custom_jvp
-def _quotient(x: Array, y: Array) -> Array:
-    """`x / y`, of which the derivative does not square `y`: a small cone's size would underflow."""
-    return x / y
-
-
-@_quotient.defjvp
-def _quotient_jvp(primals, tangents):
-    (x, y), (x_dot, y_dot) = primals, tangents
-    quotient = x / y
-    return quotient, (x_dot - quotient * y_dot) / y
+    z = jnp.where(inside, jnp.clip(quotient(y, safe), -1, 1), jnp.sign(y))
+    return z, jnp.where(inside, quotient(left, safe) * quotient(right, safe), 0), side
 
 
 def _rounding_error(c: Array, s: Array, product: Array) -> Array:

@@ -75,8 +75,8 @@ class KacProcess(Process):
         r"""Draws displacements with their velocities, which are exact on the atoms.
 
         Derivatives of samples are exact along each path, at a fixed normal variable:
-        $dy = v \, ds + (y / c) \, dc + (s v - y) / a \, da$. Gradients of *expectations* in `a` (and
-        `s`) miss the change of the atoms' mass $e^{-as}$ where the integrand jumps from the atoms.
+        $dy = v \, ds + (y / c) \, dc + (s v - y) / a \, da$. Gradients in `a` of *expectations*
+        that contain the velocity, as a loss does, miss the change of the atoms' mass $e^{-as}$.
 
         Args:
             key: Random key. The same key gives a `WienerProcess` the same normal variables.
@@ -161,7 +161,7 @@ class KacProcess(Process):
         lam = a * s
         # Of the variance (c s)^2 kappa(lam) only kappa is differentiated: c s may underflow.
         kappa, change = jax.jvp(law.scaled_variance, (lam,), (lam,))
-        return (1 + change / (2 * kappa)) * base.reciprocal(s) + jnp.zeros_like(c)
+        return base.quotient(1 + change / (2 * kappa), s) + jnp.zeros_like(c)
 
     def sample_path(
         self, key: Key, times: ArrayLike, shape: Shape, max_jumps: int | None = None
