@@ -104,7 +104,7 @@ def solve(
     Example:
         >>> path = kacjax.flow_matching_path()
         >>> velocity = kacjax.exact_velocity(path, jnp.zeros((1, 2)))
-        >>> kacjax.generation.solve(velocity, path, jnp.ones((1, 2)), 1.0, 0.5)
+        >>> kacjax.generation.solve(velocity, path, jnp.ones((1, 2)), 1.0, 0.5).round(3)
         Array([[0.5, 0.5]], dtype=float32)
     """
     check_path(velocity, path)
