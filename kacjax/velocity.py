@@ -48,7 +48,11 @@ class Velocity(eqx.Module):
     classes: int | None = eqx.field(static=True)
 
     def __init__(
-        self, network: Any, path: ProbabilityPath, prediction: str = "x0", classes: int | None = None
+        self,
+        network: Any,
+        path: ProbabilityPath,
+        prediction: str = "x0",
+        classes: int | None = None,
     ):
         check_choice("prediction", prediction, PREDICTIONS)
         network = wrap_network(network)

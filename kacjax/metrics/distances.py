@@ -1,163 +1,103 @@
-"""Distances between two sets of points, a block at a time: memory stays linear in their number."""
+"""Points as rows, and the distances between them, a block of rows at a time.
 
-from typing import TypeAlias
+A distance comes from the differences of the components, in any dimension: from inner products it
+would cost less, but nearby points far from the origin would lose all digits.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Num
 
 from kacjax._validation import check_count, is_concrete
 
-Points: TypeAlias = Float[Array, "..."] | Float[np.ndarray, "..."]
-"""Points as rows `(num, dim)`, in JAX or NumPy; see `check_points`."""
+Points: TypeAlias = Num[Array, "..."] | Num[np.ndarray, "..."] | Sequence[Any]
+"""Points along the first axis, in JAX, NumPy or as lists; events of any shape are flattened."""
 
 # Rows of a matrix over all pairs that are held at once.
-BLOCK = 256
-
-# Up to this dimension squares of distances are sums over the components; above it they come from
-# inner products, some ten times as fast.
-_NARROW = 32
-
-# Inner products round: the nearest are chosen among so many more, by their true distances.
-_SPARE = 4
+_BLOCK = 256
 
 
-def check_points(name: str, x: Points) -> None:
-    """Raises a `ValueError` unless `x` has points as rows."""
-    if x.ndim != 2:
-        raise ValueError(f"{name} must hold points as rows, (num, dim); got shape {x.shape}.")
-
-
-def as_points(name: str, x: Points) -> Float[Array, "num dim"]:
-    """Converts to the working precision.
+def as_points(name: str, x: Points, minimum: int = 1) -> Float[Array, "num dim"]:
+    """The points as rows, in the working precision.
 
     Raises:
-        ValueError: If `x` is no matrix, is empty, or concrete and not finite.
+        ValueError: If there are fewer than `minimum`, `x` is a vector or a number, or its values
+            are concrete and not finite.
     """
-    check_points(name, x)
+    x = x if isinstance(x, jax.Array) else np.asarray(x)
+    if x.ndim < 2:
+        raise ValueError(
+            f"{name} must hold points along its first axis, (num, *event); got shape {x.shape}."
+        )
     if not x.size:
         raise ValueError(f"{name} must hold at least one point, got shape {x.shape}.")
+    if len(x) < minimum:
+        raise ValueError(f"{name} must hold at least {minimum} points, got {len(x)}.")
+    x = jnp.asarray(x, jnp.result_type(float)).reshape(len(x), -1)
     if is_concrete(x) and not np.all(np.isfinite(x)):
         raise ValueError(f"{name} must be finite, got NaN or infinite values.")
-    return jnp.asarray(x, jnp.result_type(float))
+    return x
 
 
 def as_same_space(
     x: Points, y: Points, names: tuple[str, str] = ("x", "y"), minimum: int = 1
 ) -> tuple[Float[Array, "num dim"], Float[Array, "others dim"]]:
-    """Converts both sets.
-
-    Raises:
-        ValueError: If a set is no matrix, the dimensions differ, a set has fewer points than
-            `minimum`, or is concrete and not finite.
-    """
-    for name, points in zip(names, (x, y), strict=True):
-        check_points(name, points)
-    if x.shape[1] != y.shape[1]:
+    """Both sets by `as_points`; raises a `ValueError` if their dimensions differ."""
+    first, second = as_points(names[0], x, minimum), as_points(names[1], y, minimum)
+    if first.shape[1] != second.shape[1]:
         raise ValueError(
-            f"{names[0]} and {names[1]} must be of one dimension, got the shapes {x.shape} and "
-            f"{y.shape}."
+            f"{names[0]} and {names[1]} must be of one dimension, got {first.shape[1]} and "
+            f"{second.shape[1]}."
         )
-    for name, points in zip(names, (x, y), strict=True):
-        if points.size and len(points) < minimum:
-            raise ValueError(f"{name} must hold at least {minimum} points, got {len(points)}.")
-    return as_points(names[0], x), as_points(names[1], y)
+    return first, second
 
 
-def mean_distance(x: Points, y: Points) -> Float[Array, ""]:
-    r"""The mean of $|x_i - y_j|$ over all pairs."""
-    return _mean(*as_same_space(x, y))
-
-
-def nearest(
-    x: Points, y: Points, names: tuple[str, str] = ("x", "y")
-) -> tuple[Float[Array, " num"], Int[Array, " num"]]:
-    """For each point of `x`, the distance to the nearest point of `y`, and the index of that."""
-    distance, index = k_nearest(x, y, 1, names)
-    return distance[:, 0], index[:, 0]
-
-
-def nearest_other(x: Points) -> tuple[Float[Array, " num"], Int[Array, " num"]]:
-    """For each point of `x`, the distance to the nearest other point of `x`, and its index."""
-    distance, index = k_nearest_other(x, 1)
-    return distance[:, 0], index[:, 0]
-
-
-def k_nearest(
-    x: Points, y: Points, neighbours: int, names: tuple[str, str] = ("x", "y")
-) -> tuple[Float[Array, "num k"], Int[Array, "num k"]]:
-    """For each point of `x`, distances to the nearest points of `y`, rising, and their indices."""
-    x, y = as_same_space(x, y, names)
-    _check_neighbours(neighbours, len(y))
-    return _nearest(x, y, neighbours=neighbours, skip_own=False)
-
-
-def k_nearest_other(
-    x: Points, neighbours: int
-) -> tuple[Float[Array, "num k"], Int[Array, "num k"]]:
-    """For each point of `x`, distances to the nearest other points of `x`, and their indices."""
-    x = as_points("x", x)
-    _check_neighbours(neighbours, len(x) - 1)
-    return _nearest(x, x, neighbours=neighbours, skip_own=True)
+def over_rows(function: Callable[..., Any], *rows: Array) -> Any:
+    """`jax.vmap(function)(*rows)`, a block of rows at a time: memory stays linear."""
+    return jax.lax.map(lambda row: function(*row), rows, batch_size=_BLOCK)
 
 
 def squares(point: Float[Array, " dim"], y: Float[Array, "num dim"]) -> Float[Array, " num"]:
-    """Squared distances of one point to many, inside a map over blocks.
+    """Squared distances of one point to many."""
+    return jnp.sum((point[None, :] - y) ** 2, axis=-1)
 
-    In more than 32 dimensions they come from inner products, so that their error is relative to
-    the squared norms: `centred` keeps these small.
+
+def root(square: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """The square root, with derivative 0 at 0."""
+    apart = square > 0
+    return jnp.where(apart, jnp.sqrt(jnp.where(apart, square, 1)), 0)
+
+
+def rounded_up(square: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """A bound that equal squares keep, however their sums were rounded; 0 stays 0."""
+    return square * (1 + 8 * jnp.finfo(square.dtype).eps)
+
+
+@jax.jit(static_argnames=("k", "skip_own"))
+def nearest_squares(
+    x: Float[Array, "num dim"], y: Float[Array, "others dim"], *, k: int, skip_own: bool = False
+) -> tuple[Float[Array, "num k"], Int[Array, "num k"]]:
+    """Squared distances to the `k` nearest points of `y`, rising, and their rows.
+
+    With `skip_own`, where `y` is `x`, a point is not its own neighbor.
     """
-    if y.shape[1] <= _NARROW:
-        return _sum_of_squares(point[None, :] - y)
-    product = jnp.matmul(y, point, precision=jax.lax.Precision.HIGHEST)
-    return jnp.maximum(_sum_of_squares(point) + _sum_of_squares(y) - 2 * product, 0)
+
+    def one(row, point):
+        square = squares(point, y)
+        if skip_own:
+            square = jnp.where(jnp.arange(len(y)) == row, jnp.inf, square)
+        least, index = jax.lax.top_k(-square, k)
+        return -least, index
+
+    return over_rows(one, jnp.arange(len(x)), x)
 
 
-def centred(x: Array, y: Array) -> tuple[Array, Array]:
-    """Moves both sets so that the mean of `y` is the origin; distances stay."""
-    centre = jnp.mean(y, axis=0, keepdims=True)
-    return x - centre, y - centre
-
-
-@jax.jit
-def _mean(x: Array, y: Array) -> Array:
-    def one(point):
-        # From differences in any dimension, and without the root's derivative at 0: equal points
-        # have gradient 0 and not NaN.
-        square = _sum_of_squares(point[None, :] - y)
-        apart = square > 0
-        return jnp.mean(jnp.where(apart, jnp.sqrt(jnp.where(apart, square, 1)), 0))
-
-    return jnp.mean(jax.lax.map(one, x, batch_size=BLOCK))
-
-
-@jax.jit(static_argnames=("neighbours", "skip_own"))
-def _nearest(x: Array, y: Array, *, neighbours: int, skip_own: bool) -> tuple[Array, Array]:
-    spare = _SPARE if y.shape[1] > _NARROW else 0
-    x, y = centred(x, y) if spare else (x, y)
-
-    def one(index_and_point):
-        index, point = index_and_point
-        hidden = index if skip_own else -1
-        square = jnp.where(jnp.arange(len(y)) == hidden, jnp.inf, squares(point, y))
-        _, chosen = jax.lax.top_k(-square, min(neighbours + spare, len(y)))
-        square = _sum_of_squares(point[None, :] - y[chosen])
-        # Kept out of the derivative of the root, as above.
-        apart = square > 0
-        distance = jnp.where(apart, jnp.sqrt(jnp.where(apart, square, 1)), 0)
-        distance = jnp.where(chosen == hidden, jnp.inf, distance)
-        order = jnp.argsort(distance)[:neighbours]
-        return distance[order], chosen[order]
-
-    return jax.lax.map(one, (jnp.arange(len(x)), x), batch_size=BLOCK)
-
-
-def _sum_of_squares(x: Array) -> Array:
-    return jnp.sum(x**2, axis=-1)
-
-
-def _check_neighbours(neighbours: int, available: int) -> None:
-    check_count("neighbours", neighbours)
-    if neighbours > available:
-        raise ValueError(f"neighbours must be at most {available} here, got {neighbours}.")
+def check_neighbors(k: int, available: int) -> None:
+    """Raises a `ValueError` unless `k` is a count of at most `available`."""
+    check_count("k", k)
+    if k > available:
+        raise ValueError(f"k must be at most {available} here, got {k}.")

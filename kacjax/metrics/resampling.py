@@ -1,13 +1,16 @@
 """Confidence intervals of any metric by resampling: with replacement, or halves without."""
 
+import warnings
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
+import jax
 import numpy as np
 
+from kacjax._typing import Key
 from kacjax._validation import check_count
 
-Metric = Callable[..., Any]
+Metric: TypeAlias = Callable[..., Any]
 
 
 class Interval(NamedTuple):
@@ -17,6 +20,9 @@ class Interval(NamedTuple):
         value: The metric of all points.
         low: Lower end.
         high: Upper end.
+
+    Example:
+        >>> value, low, high = kacjax.metrics.Interval(0.5, 0.4, 0.6)
     """
 
     value: float
@@ -25,71 +31,75 @@ class Interval(NamedTuple):
 
 
 def bootstrap(
-    metric: Metric,
-    *samples: np.ndarray | Any,
-    resamples: int = 200,
-    level: float = 0.95,
-    seed: int = 0,
+    metric: Metric, *samples: Any, key: Key, resamples: int = 200, level: float = 0.95
 ) -> Interval:
     """The percentile interval of the bootstrap, which draws points with replacement.
 
-    For metrics that are means, shares or quantiles over points: the share of hits, the mean
-    confidence, the median distance. Not for metrics between the points of two sets: a resample
-    holds points twice, at distance 0 of each other, and all its distances to other points are
-    those of a smaller sample, so that energy, Fréchet and Wasserstein distances and nearest
-    neighbours come out wrong: use `subsampling`.
+    For metrics that are means, shares or quantiles over points. Not for metrics between points,
+    such as energy, Fréchet and Wasserstein distances and nearest neighbors: a resample holds
+    points twice, at distance 0 of each other. Use `subsampling` for these. There is a warning if
+    the interval does not hold the value.
 
     Source: B. Efron, R. J. Tibshirani, *An introduction to the bootstrap*, Chapman & Hall 1993,
     chapter 13.
 
     Args:
-        metric: A function of as many arrays to a number.
+        metric: A function of as many NumPy arrays to a number.
         samples: Arrays whose first axis counts points; each is resampled on its own.
+        key: Random key of the draws.
         resamples: How many times.
         level: Of confidence.
-        seed: Of the draws.
 
     Raises:
         ValueError: If a sample has fewer than two points, or a number is out of its range.
+
+    Example:
+        >>> hits = np.arange(100) < 90
+        >>> interval = kacjax.metrics.bootstrap(np.mean, hits, key=jax.random.key(0))
+        >>> interval.value, interval.low < 0.9 < interval.high
+        (0.9, True)
     """
-    value, replicates = _replicate(metric, samples, resamples, level, seed, replace=True)
-    low, high = np.quantile(replicates, _tails(level))
-    return Interval(value, float(low), float(high))
+    value, replicates = _replicate(metric, samples, key, resamples, level, replace=True)
+    low, high = map(float, np.quantile(replicates, _tails(level)))
+    if not low <= value <= high:
+        warnings.warn(
+            f"The bootstrap's interval, {low} to {high}, does not hold the value {value} itself: "
+            "the metric seems to compare points with each other; use subsampling.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return Interval(value, low, high)
 
 
 def subsampling(
-    metric: Metric,
-    *samples: np.ndarray | Any,
-    resamples: int = 200,
-    level: float = 0.95,
-    seed: int = 0,
+    metric: Metric, *samples: Any, key: Key, resamples: int = 200, level: float = 0.95
 ) -> Interval:
-    r"""The interval from random halves without replacement, in which no point occurs twice.
+    """The interval from random halves without replacement, in which no point occurs twice.
 
-    The difference between a mean over half of the points and that over all of them has the law that
-    the error of the latter has, to first order (the jackknife that deletes half): no rescaling. The
-    spread of the metric over halves, mirrored at the value, is the interval. The error of a metric
-    that depends on the number of points (a Fréchet or an energy distance) has a mean too, larger
-    for halves; it is taken out: the interval is for the metric's mean at this number of points, not
-    for that of infinitely many. Compare intervals of equal numbers.
-
-    At equal laws these distances are not of first order, and the interval is too wide there: it
-    errs on the safe side.
+    The spread of the metric over halves about their mean, mirrored at the value: to first order
+    the error of the metric of all points has that law (the jackknife that deletes half). The
+    interval is for the metric's mean at this number of points: compare equal numbers. Where two
+    laws are equal, distances between them are not of first order, and the interval is too wide.
 
     Source: J. Shao, C. F. J. Wu, *A general theory for jackknife variance estimation*, Annals of
     Statistics 17 (1989); D. N. Politis, J. P. Romano, M. Wolf, *Subsampling*, Springer 1999.
 
     Args:
-        metric: A function of as many arrays to a number.
+        metric: As the other arguments, those of `bootstrap`.
         samples: Arrays whose first axis counts points; each is halved on its own.
+        key: Random key of the draws.
         resamples: How many times.
         level: Of confidence.
-        seed: Of the draws.
 
     Raises:
-        ValueError: If a sample has fewer than two points, or a number is out of its range.
+        ValueError: As `bootstrap`.
+
+    Example:
+        >>> energy, x = kacjax.metrics.energy_distance, np.zeros((20, 1))
+        >>> kacjax.metrics.subsampling(energy, x, x + 1, key=jax.random.key(0), resamples=9)
+        Interval(value=2.0, low=2.0, high=2.0)
     """
-    value, replicates = _replicate(metric, samples, resamples, level, seed, replace=False)
+    value, replicates = _replicate(metric, samples, key, resamples, level, replace=False)
     # An odd number has no halves: what the deletion of n - b points asks for.
     kept = np.mean([(len(sample) // 2) / len(sample) for sample in samples])
     spread = (replicates - replicates.mean()) * np.sqrt(kept / (1 - kept))
@@ -97,14 +107,13 @@ def subsampling(
     return Interval(value, value - float(high), value - float(low))
 
 
+def numpy_generator(key: Key) -> np.random.Generator:
+    """NumPy's generator of a key, for what runs outside of JAX."""
+    return np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
+
+
 def _replicate(
-    metric: Metric,
-    samples: tuple[Any, ...],
-    resamples: int,
-    level: float,
-    seed: int,
-    *,
-    replace: bool,
+    metric: Metric, samples: tuple, key: Key, resamples: int, level: float, *, replace: bool
 ) -> tuple[float, np.ndarray]:
     """The metric of all points, and of every resample."""
     check_count("resamples", resamples, 2)
@@ -114,14 +123,15 @@ def _replicate(
         raise ValueError(
             f"samples must have at least two points each, got {[len(s) for s in samples]}."
         )
-    rng = np.random.default_rng(seed)
+    arrays = [np.asarray(sample) for sample in samples]
+    rng = numpy_generator(key)
 
-    def draw(sample: Any) -> Any:
+    def draw(sample: np.ndarray) -> np.ndarray:
         num = len(sample)
         return sample[rng.choice(num, num if replace else num // 2, replace=replace)]
 
-    replicates = [float(metric(*map(draw, samples))) for _ in range(resamples)]
-    return float(metric(*samples)), np.asarray(replicates)
+    replicates = [float(metric(*map(draw, arrays))) for _ in range(resamples)]
+    return float(metric(*arrays)), np.asarray(replicates)
 
 
 def _tails(level: float) -> list[float]:

@@ -243,7 +243,12 @@ class Programs:
         return state, cursor, going, jax.tree.map(lambda row: row[None], metrics)
 
     def _loop(
-        self, state: TrainState, cursor: Cursor, path: Any, source: DeviceData, count: Int[Array, ""]
+        self,
+        state: TrainState,
+        cursor: Cursor,
+        path: Any,
+        source: DeviceData,
+        count: Int[Array, ""],
     ):
         """Up to `count` steps; fewer where one left the state as it was, being not finite.
 

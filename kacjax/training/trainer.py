@@ -116,14 +116,18 @@ class Trainer:
 
             def chosen(spec: Any, part: Any) -> Any:
                 ask = spec if callable(spec) else lambda _: spec
-                return jax.tree.map(lambda leaf: eqx.is_inexact_array(leaf) and bool(ask(leaf)), part)
+                return jax.tree.map(
+                    lambda leaf: eqx.is_inexact_array(leaf) and bool(ask(leaf)), part
+                )
 
             floats = jax.tree.map(chosen, spec, velocity.network)
         if not any(jax.tree.leaves(floats)):
             raise ValueError("network must hold parameters to train, got none.")
         params, network_rest = split_arrays(velocity.network)
         path, path_rest = split_arrays(velocity.path)
-        same = {f.name: getattr(self, f.name) for f in dataclasses.fields(Plan) if hasattr(self, f.name)}
+        same = {
+            f.name: getattr(self, f.name) for f in dataclasses.fields(Plan) if hasattr(self, f.name)
+        }
         plan = Plan(
             **same
             | {
@@ -327,7 +331,9 @@ class Trainer:
         t, x = jax.ShapeDtypeStruct((1,), dtype), jax.ShapeDtypeStruct((1, *event), dtype)
         given = (jax.ShapeDtypeStruct((1,), jnp.int32),) if labelled else ()
         try:
-            jaxpr, out = jax.make_jaxpr(plan.velocity(params, path), return_shape=True)(t, x, *given)
+            jaxpr, out = jax.make_jaxpr(plan.velocity(params, path), return_shape=True)(
+                t, x, *given
+            )
         except (TypeError, ValueError) as error:
             raise ValueError(
                 f"network does not accept data of shape (num, *{event}): {error}"

@@ -3,12 +3,13 @@
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import ot
 import pytest
 
 from kacjax import metrics
-from kacjax.metrics.sinkhorn import mean_cost
+from kacjax.metrics.discrepancies import mean_cost
 from tests.metrics.points import X, Y
 
 A, B = X[:80, :3], 1.5 * Y[:60, :3]
@@ -38,8 +39,9 @@ def test_a_large_epsilon_leaves_the_distance_of_the_means():
 
 
 def test_epsilon_is_a_twentieth_of_the_mean_cost_by_default():
-    assert mean_cost(A, B) == pytest.approx(ot.dist(A, B).mean(), rel=1e-5)
-    expected = metrics.sinkhorn_divergence(A, B, float(mean_cost(A, B)) / 20)
+    mean = float(mean_cost(jnp.asarray(A), jnp.asarray(B)))
+    assert mean == pytest.approx(ot.dist(A, B).mean(), rel=1e-5)
+    expected = metrics.sinkhorn_divergence(A, B, mean / 20)
     assert metrics.sinkhorn_divergence(A, B) == pytest.approx(float(expected), rel=1e-4)
 
 
