@@ -39,10 +39,8 @@ class Uniform(kacjax.Process):
     parts: list
     note: str | None = eqx.field(static=True, default=None)
 
-    def transport(self, s, n):
+    def from_normal(self, s, n):
         return self.speed * s * (2 * jax.scipy.special.ndtr(n) - 1)
-
-    from_normal = transport
 
     def variance(self, s):
         return (self.speed * s) ** 2 / 3
