@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from kacjax._typing import ArrayLike, Key, Scalar
+from kacjax._typing import Key, Scalar, Vector
 from kacjax._validation import as_floats, check_count, check_labels, check_path
 from kacjax.generation.coordinates import Coordinates, make_coordinates
 from kacjax.generation.encode import check_encoded, earliest
@@ -59,12 +59,12 @@ def log_density(
     velocity: Velocity,
     path: ProbabilityPath,
     x: Float[Array, "batch *event"],
-    steps: int | ArrayLike = 20,
+    steps: int | Vector = 20,
     *,
     key: Key | None = None,
     probes: int = 1,
     t_min: Scalar | None = None,
-    labels: ArrayLike | None = None,
+    labels: Vector | None = None,
     return_nfe: bool = False,
     **options: Unpack[Options],
 ) -> Any:
