@@ -203,7 +203,6 @@ def train_step(
     return sharding.constrain_state(state, mesh), applied | skip, metrics
 
 
-@functools.lru_cache(maxsize=32)
 class Programs:
     """The compiled programs of a plan, which every run of an equal plan shares.
 
@@ -270,6 +269,9 @@ class Programs:
         condition = lambda carry: (carry[0] < count) & carry[3]  # noqa: E731
         done, state, cursor, _, rows = jax.lax.while_loop(condition, body, carry)
         return state, cursor, rows, done
+
+
+make_programs = functools.lru_cache(maxsize=32)(Programs)
 
 
 def split_arrays(tree: Any) -> tuple[Any, Static]:
