@@ -203,8 +203,14 @@ def train_step(
     return sharding.constrain_state(state, mesh), applied | skip, metrics
 
 
+@functools.lru_cache(maxsize=32)
+def programs_of(plan: Plan, capacity: int) -> "Programs":
+    """The programs of a plan; runs of equal plans share what was compiled."""
+    return Programs(plan, capacity)
+
+
 class Programs:
-    """The compiled programs of a plan, which every run of an equal plan shares.
+    """The compiled programs of a plan.
 
     Args:
         plan: The plan.
@@ -269,9 +275,6 @@ class Programs:
         condition = lambda carry: (carry[0] < count) & carry[3]  # noqa: E731
         done, state, cursor, _, rows = jax.lax.while_loop(condition, body, carry)
         return state, cursor, rows, done
-
-
-make_programs = functools.lru_cache(maxsize=32)(Programs)
 
 
 def split_arrays(tree: Any) -> tuple[Any, Static]:
