@@ -96,7 +96,13 @@ def as_floats(name: str, x: Any) -> Float[Array, "batch *event"]:
             f"{name} must hold floats of shape (batch, *event), got {array.dtype} of shape "
             f"{array.shape}."
         )
-    return array.astype(jnp.promote_types(array.dtype, jnp.float32))
+    return widen(array)
+
+
+def widen(array: Array) -> Array:
+    """An array of floats of 32 bits at least, also under strict dtype promotion."""
+    wide = jnp.issubdtype(array.dtype, jnp.floating) and array.dtype.itemsize >= 4
+    return array if wide else array.astype(jnp.float32)
 
 
 def check_path(velocity: Any, path: Any) -> None:
