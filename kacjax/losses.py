@@ -172,6 +172,11 @@ def sample_times(
     return jnp.asarray(path.T, dtype) * jnp.power(u, power)
 
 
+def wide_type(dtype: Any) -> Any:
+    """A type of floats, or float32 if it has fewer bits; also under strict promotion."""
+    return jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype
+
+
 def _as_floats(x0: Any) -> Float[Array, "batch *event"]:
     x0 = jnp.asarray(x0)
     if x0.ndim < 1 or x0.size == 0:
@@ -181,4 +186,4 @@ def _as_floats(x0: Any) -> Float[Array, "batch *event"]:
         return (2 * x0.astype(jnp.float32) - 255) * jnp.float32(1 / 255)
     if not jnp.issubdtype(x0.dtype, jnp.floating):
         raise ValueError(f"x0 must be floats, or bytes as uint8, got {x0.dtype}.")
-    return x0.astype(jnp.promote_types(x0.dtype, jnp.float32))
+    return x0.astype(wide_type(x0.dtype))

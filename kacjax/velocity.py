@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from kacjax._typing import ArrayLike, Key
 from kacjax._validation import check_choice, check_count, is_concrete
+from kacjax.losses import wide_type
 from kacjax.paths import ProbabilityPath
 
 PREDICTIONS = ("velocity", "x0")
@@ -48,7 +49,11 @@ class Velocity(eqx.Module):
     classes: int | None = eqx.field(static=True)
 
     def __init__(
-        self, network: Any, path: ProbabilityPath, prediction: str = "x0", classes: int | None = None
+        self,
+        network: Any,
+        path: ProbabilityPath,
+        prediction: str = "x0",
+        classes: int | None = None,
     ):
         check_choice("prediction", prediction, PREDICTIONS)
         network = wrap_network(network)
@@ -75,7 +80,7 @@ class Velocity(eqx.Module):
         A `key` switches the network's dropout on; a network that takes none has no dropout.
         """
         output = _call(self.network, t, x, label, key)
-        output = output.astype(jnp.promote_types(x.dtype, jnp.float32))
+        output = output.astype(wide_type(x.dtype))
         if self.prediction == "x0":
             output = self.path.velocity_from_x0(t, x.astype(output.dtype), output)
         return output.astype(x.dtype)

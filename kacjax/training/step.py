@@ -303,7 +303,7 @@ def _is_array(leaf: Any) -> bool:
 
 def _wide(tree: Any) -> Any:
     """A copy of the tree with floats of at least 32 bits."""
-    return jax.tree.map(lambda x: jnp.array(x, jnp.promote_types(x.dtype, jnp.float32)), tree)
+    return jax.tree.map(lambda x: jnp.array(x, losses.wide_type(x.dtype)), tree)
 
 
 def _average(new: Array, old: Array, share: Array) -> Array:
