@@ -1,11 +1,10 @@
 """What noise costs: `python -m benchmarks.process_speed`.
 
 Times, in one run on one device, two arrays being written (the least that a sample with its velocity
-can cost), random bits and a Gaussian (by `jax.random` and by ours, which draws the same),
-Brownian motion with its velocity, the Kac process with its velocity by every method, and the
-published table method, in JAX and, with the extra `torch-baseline`, in PyTorch; counts
-transcendental operations and gathers in the compiled programs; writes
-`benchmarks/results/process_speed-DEVICE.json`.
+can cost), random bits and a Gaussian, Brownian motion with its velocity, the Kac process with its
+velocity by every method, and the published table method, in JAX and, with the extra
+`torch-baseline`, in PyTorch; counts transcendental operations and gathers in the compiled programs;
+writes `benchmarks/results/process_speed-DEVICE.json`.
 """
 
 import argparse
@@ -17,7 +16,7 @@ import numpy as np
 
 from benchmarks import table_method
 from benchmarks.common import surroundings, time_calls, write_result
-from kacjax import KacProcess, WienerProcess, _random
+from kacjax import KacProcess, WienerProcess
 
 try:
     import torch
@@ -63,10 +62,8 @@ def measure_shape(shape: tuple[int, int], table, seconds: float) -> dict:
 
     programs = {
         "two arrays": compiled(lambda s: (s + jnp.zeros(shape), s + jnp.ones(shape)), s),
-        "random bits, jax.random": compiled(lambda key: jax.random.bits(key, shape), key),
-        "random bits": compiled(lambda key: _random.bits(key, shape), key),
-        "normal, jax.random": compiled(lambda key: jax.random.normal(key, shape), key),
-        "normal": compiled(lambda key: _random.normal(key, shape, s.dtype), key),
+        "random bits": compiled(lambda key: jax.random.bits(key, shape), key),
+        "normal": compiled(lambda key: jax.random.normal(key, shape), key),
         "wiener": compiled(
             lambda key, s: WienerProcess().sample_with_velocity(key, s, shape), key, s
         ),

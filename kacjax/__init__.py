@@ -1,14 +1,14 @@
 """kacjax: generative models whose noise is the Kac process, in JAX."""
 
-from kacjax import models
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from kacjax.exact import ExactVelocity, exact_velocity
-from kacjax.export import load_velocity, save_velocity
+from kacjax.export import load_velocity, register, save_velocity
 from kacjax.generation import (
     decode,
     encode,
     generate,
-    generate_chunks,
-    guided,
     initial_noise,
     interpolate,
     log_density,
@@ -23,10 +23,33 @@ from kacjax.paths import (
     kac_path,
 )
 from kacjax.processes import KacProcess, Process, WienerProcess
-from kacjax.schedules import time_grid
-from kacjax.training import FitResult, Trainer, TrainState, fit, train_step
+from kacjax.training import FitResult, Trainer, TrainState, fit
+from kacjax.velocity import Velocity, guided
+
+if TYPE_CHECKING:
+    from kacjax import checkpoints as checkpoints
+    from kacjax import data as data
+    from kacjax import diagnostics as diagnostics
+    from kacjax import metrics as metrics
+    from kacjax import models as models
+    from kacjax import plots as plots
+    from kacjax import schedules as schedules
+    from kacjax import sharding as sharding
+    from kacjax import training as training
 
 __version__ = "0.1.0"
+
+_MODULES = (
+    "checkpoints",
+    "data",
+    "diagnostics",
+    "metrics",
+    "models",
+    "plots",
+    "schedules",
+    "sharding",
+    "training",
+)
 
 __all__ = [
     "ExactVelocity",
@@ -37,6 +60,7 @@ __all__ = [
     "Process",
     "TrainState",
     "Trainer",
+    "Velocity",
     "WienerProcess",
     "decode",
     "diffusion_path",
@@ -46,16 +70,24 @@ __all__ = [
     "flow_matching_loss",
     "flow_matching_path",
     "generate",
-    "generate_chunks",
     "guided",
     "initial_noise",
     "interpolate",
     "kac_path",
     "load_velocity",
     "log_density",
-    "models",
+    "register",
     "save_velocity",
-    "time_grid",
-    "train_step",
     "trajectory",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Submodules, which are imported when they are first used."""
+    if name in _MODULES:
+        return importlib.import_module(f"kacjax.{name}")
+    raise AttributeError(f"module 'kacjax' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_MODULES]

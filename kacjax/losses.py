@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from kacjax._typing import Key
-from kacjax._validation import check_positive, choose
+from kacjax._validation import check_positive, choose, widen
 from kacjax.paths import ProbabilityPath
 
 Weight: TypeAlias = str | Callable[[Float[Array, " batch"]], Array]
@@ -172,11 +172,6 @@ def sample_times(
     return jnp.asarray(path.T, dtype) * jnp.power(u, power)
 
 
-def wide_type(dtype: Any) -> Any:
-    """A type of floats, or float32 if it has fewer bits; also under strict promotion."""
-    return jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype
-
-
 def _as_floats(x0: Any) -> Float[Array, "batch *event"]:
     x0 = jnp.asarray(x0)
     if x0.ndim < 1 or x0.size == 0:
@@ -186,4 +181,4 @@ def _as_floats(x0: Any) -> Float[Array, "batch *event"]:
         return (2 * x0.astype(jnp.float32) - 255) * jnp.float32(1 / 255)
     if not jnp.issubdtype(x0.dtype, jnp.floating):
         raise ValueError(f"x0 must be floats, or bytes as uint8, got {x0.dtype}.")
-    return x0.astype(wide_type(x0.dtype))
+    return widen(x0)

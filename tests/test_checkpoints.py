@@ -3,6 +3,7 @@
 import errno
 import os
 import pathlib
+import shutil
 import stat
 import subprocess
 import sys
@@ -108,6 +109,11 @@ def flip(path):
     path.write_bytes(content)
 
 
+def folder_for(path):
+    path.unlink()
+    path.mkdir()
+
+
 DAMAGES = {
     "truncated": lambda step: os.truncate(largest(step), largest(step).stat().st_size // 2),
     "deleted": lambda step: largest(step).unlink(),
@@ -115,6 +121,8 @@ DAMAGES = {
     "description": lambda step: flip(step / "contents" / "metadata"),
     "digests": lambda step: flip(step / "digests.json"),
     "no digests": lambda step: (step / "digests.json").unlink(),
+    "deep digests": lambda step: (step / "digests.json").write_text("[" * 100_000),
+    "a folder for a file": lambda step: folder_for(largest(step)),
     "no digests left": lambda step: (step / "digests.json").write_text("[]"),
     "emptied": lambda step: [path.unlink() for path in step.rglob("*") if path.is_file()],
 }
@@ -146,6 +154,53 @@ def test_steps_are_those_on_the_disk_when_reading_fails(folder):
         ):
             checkpoints.restore({"x": jnp.ones(2)})
         assert checkpoints.steps() == [1, 2]
+
+
+CONTENTS = {
+    "no arrays": lambda step: shutil.rmtree(step / "state"),
+    "no description": lambda step: shutil.rmtree(step / "contents"),
+    "no file of the description": lambda step: (step / "contents" / "metadata").unlink(),
+    "empty description": lambda step: (step / "contents" / "metadata").write_text("{}"),
+    "deep description": lambda step: (step / "contents" / "metadata").write_text("[" * 100_000),
+}
+
+
+@pytest.mark.parametrize("change", CONTENTS)
+def test_forged_contents_whose_digests_fit_are_damage(change, folder):
+    CONTENTS[change](folder / "3")
+    (folder / "3" / "digests.json").unlink()
+    manager.write_digests(folder / "3")
+    with Checkpoints(folder) as checkpoints:
+        with pytest.warns(UserWarning, match="checkpoints/3 is damaged: ."):
+            assert checkpoints.restore(state_of(0)).step == 2
+        assert checkpoints.steps() == [1, 2]
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EIO])
+def test_what_cannot_be_read_is_an_error_and_stays(code, folder, monkeypatch):
+    original, unreadable = pathlib.Path.open, largest(folder / "3")
+
+    def fail(path, *args, **options):
+        if path == unreadable:
+            raise OSError(code, os.strerror(code), str(path))
+        return original(path, *args, **options)
+
+    with Checkpoints(folder) as checkpoints:
+        with monkeypatch.context() as patch:
+            patch.setattr(pathlib.Path, "open", fail)
+            with pytest.raises(OSError, match=str(unreadable)) as raised:
+                checkpoints.restore(state_of(0))
+        assert raised.value.errno == code
+        assert checkpoints.steps() == [1, 2, 3]
+        same(checkpoints.restore(state_of(0)).state, state_of(3))
+
+
+def test_importing_the_library_loads_no_orbax():
+    program = "import sys, kacjax, kacjax.checkpoints; print('orbax.checkpoint' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "False"
 
 
 def test_nothing_whole(folder):

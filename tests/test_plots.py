@@ -30,7 +30,7 @@ DRAWINGS = {
         jnp.linspace(2, 1, 5)[:, None, None] * POINTS[:30][None], POINTS
     ),
     "images": lambda: plots.images_figure({"data": -jnp.ones((3, 64))}, side=8),
-    "neighbours": lambda: plots.neighbours_figure(
+    "neighbors": lambda: plots.neighbors_figure(
         np.zeros((9, 8, 8, 3), np.uint8), np.ones((5, 8, 8, 3), np.float32), np.ones((9, 4), int)
     ),
     "paths": _paths,
@@ -69,20 +69,24 @@ def test_images_may_be_bytes():
     assert np.ptp(shown[0]) > 1.5
 
 
-def test_neighbours_stand_right_of_their_image():
+def test_neighbors_stand_right_of_their_image():
     images = np.array([0, 51], np.uint8)[:, None, None, None]
     train = np.linspace(-1, 1, 5, dtype=np.float32)[:, None, None, None]
-    figure = plots.neighbours_figure(images, train, np.array([[2, 0], [4, 3]]))
+    figure = plots.neighbors_figure(images, train, np.array([[2, 0], [4, 3]]))
     canvas = figure.axes[0].images[0].get_array()
     assert canvas is not None
-    rows = np.asarray(canvas)[::2, :, 0]
-    np.testing.assert_allclose(rows[0], [0, 1, 1, 1, 1, 1, 0.5, 1, 0], atol=1e-6)
-    np.testing.assert_allclose(rows[1], [0.2, 1, 1, 1, 1, 1, 1, 1, 0.75], atol=1e-6)
+    # Each in a black frame, and a gap of four white pixels.
+    rows = np.asarray(canvas)[1::3]
+    expected = [
+        [-1, first, -1, 1, 1, 1, 1, -1, second, -1, -1, third, -1]
+        for first, second, third in ((-1, 0, -1), (-0.6, 1, 0.5))
+    ]
+    np.testing.assert_allclose(rows, expected, atol=1e-6)
     index = np.zeros((2, 1), int)
     with pytest.raises(ValueError, match="1 or 3 channels"):
-        plots.neighbours_figure(images[..., :0], train, index)
+        plots.neighbors_figure(images[..., :0], train, index)
     with pytest.raises(ValueError, match="of one size"):
-        plots.neighbours_figure(images, np.repeat(train, 2, axis=1), index)
+        plots.neighbors_figure(images, np.repeat(train, 2, axis=1), index)
 
 
 def test_density_figure_states_the_atoms():
@@ -95,36 +99,44 @@ def test_density_figure_states_the_atoms():
 
 def test_velocity_figure_shows_a_bound_and_an_explosion():
     axes = plots.velocity_figure(KAC, WienerProcess(1.0), earliest=1e-5).axes[0]
+    # Before a path's first turn the speed is exactly c, without flicker.
+    np.testing.assert_allclose(axes.lines[-1].get_ydata()[:100], 3.0, rtol=1e-5)
     curves = {line.get_color(): np.asarray(line.get_ydata(), float) for line in axes.lines[1:]}
-    assert curves[plots.COLOURS["kac"]].max() <= 3.0 * (1 + 1e-6)
+    assert curves[plots.COLORS["kac"]].max() <= 3.0 * (1 + 1e-6)
     # At n = 2 and s = 1e-5: 2 / (2 sqrt(s)) = 316.
-    np.testing.assert_allclose(curves[plots.COLOURS["diffusion"]].max(), 316.2, rtol=1e-3)
+    np.testing.assert_allclose(curves[plots.COLORS["diffusion"]].max(), 316.2, rtol=1e-3)
 
 
 @pytest.mark.slow
 def test_plots_do_not_load_pyplot():
-    code = "import sys, kacjax.plots; sys.exit('matplotlib.pyplot' in sys.modules)"
+    code = "import sys, kacjax.plots as p; p.panels(1, 2, 2); sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_animations_of_points_and_of_images(tmp_path):
-    """One frame for each time, the last one held; what is shown changes."""
+    """One frame for each time, the last one held for a second; what is shown changes."""
     shrinking = jnp.linspace(2, 0.1, 4)[:, None, None] * POINTS[:20][None]
-    colours = np.linspace(-1, 1, 3)[:, None, None, None, None] * np.ones((3, 2, 4, 5, 3))
+    colors = np.linspace(-1, 1, 3)[:, None, None, None, None] * np.ones((3, 2, 4, 5, 3))
     cases = {
-        "points": (shrinking, {"times": jnp.linspace(1, 0, 4), "data": POINTS}),
+        "points": (shrinking, {}),
         "vectors": (jnp.zeros((3, 2, 16)) + jnp.linspace(-1, 1, 3)[:, None, None], {"side": 4}),
-        "colours": (colours, {"rows": 2}),
+        "colors": (colors, {}),
     }
     for name, (trajectory, options) in cases.items():
         file = tmp_path / f"{name}.gif"
-        plots.trajectory_gif(file, trajectory, fps=5, hold=0.4, **options)
+        plots.trajectory_gif(file, trajectory, np.linspace(1, 0, len(trajectory)), **options)
         with Image.open(file) as image:
             frames = [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(image)]
             duration = sum(frame.info["duration"] for frame in ImageSequence.Iterator(image))
         # Equal frames are stored as one that lasts longer.
         assert len(frames) == len(trajectory)
-        assert duration == (len(trajectory) + 2) * 200
+        assert duration == (len(trajectory) + 20) * 50
         assert np.any(frames[0] != frames[-1])
     with pytest.raises(ValueError, match="points in the plane, images"):
-        plots.trajectory_gif(tmp_path / "no.gif", jnp.zeros((3, 2, 7)))
+        plots.trajectory_gif(tmp_path / "no.gif", jnp.zeros((3, 2, 7)), np.ones(3))
+
+
+def test_a_missing_package_is_named_with_its_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(ImportError, match=r"kacjax\[plots\]"):
+        plots.points_figure({"data": POINTS})

@@ -1,14 +1,12 @@
 """Checkpoints of a training run, by Orbax: written aside, made whole at once, checked when read.
 
-A folder holds one checkpoint per saved step. Each has the arrays of the state, a description in
-JSON, and the digest of every file, written before Orbax moves it into place: a checkpoint is whole
-if its files still are what the digests say. What is not whole is named in a warning, and passed
-over for the one before.
-
-The folder is one that all processes see; every process calls every method.
+A folder holds one checkpoint per saved step: the arrays of the state, a description in JSON, and
+the digest of every file, written before Orbax moves the checkpoint to its name. It is whole if its
+files still are what the digests say. All processes see the folder, and call every method.
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import pathlib
@@ -20,32 +18,22 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
-from orbax.checkpoint import checkpoint_managers
 
 from kacjax._validation import check_count
-from kacjax.checkpoints.digests import find_damage, write_digests
-from kacjax.checkpoints.leaves import (
-    abstract_leaf,
-    check_kinds,
-    kinds,
-    named_leaves,
-    stored,
-    unstored,
-)
+from kacjax.checkpoints.leaves import check_same, describe, from_bits, named_leaves, to_bits
 
+_DIGESTS = "digests.json"
 # Orbax writes these after the digests; it does without them.
-_WRITTEN_LATER = frozenset({"_CHECKPOINT_METADATA", "commit_success.txt"})
+_WRITTEN_LATER = {"_CHECKPOINT_METADATA", "commit_success.txt"}
 
 
 class Checkpoint(NamedTuple):
-    """What `Checkpoints.restore` returns.
+    """A saved `step`, its `state` and the `description` saved beside it, from `Checkpoints.restore`.
 
-    Attributes:
-        step: The step at which it was saved.
-        state: The state, with the structure and on the devices that were asked for.
-        description: What was saved beside it.
+    Example:
+        >>> kacjax.checkpoints.Checkpoint(step=3, state=jnp.zeros(2), description={}).step
+        3
     """
 
     step: int
@@ -53,10 +41,8 @@ class Checkpoint(NamedTuple):
     description: dict[str, Any]
 
 
-class Checkpoints:
-    """The checkpoints of one run.
-
-    Saving copies the state to the host and returns; files are written in the background.
+class Checkpoints(contextlib.AbstractContextManager):
+    """The checkpoints of one run; saving copies the state to the host and writes in the background.
 
     Args:
         folder: Where they lie; made if missing. One run at a time writes there.
@@ -66,34 +52,41 @@ class Checkpoints:
     Raises:
         ValueError: If `keep` or `keep_every` is not a positive integer.
         OSError: If the folder cannot be made.
+
+    Example:
+        >>> import tempfile
+        >>> with kacjax.checkpoints.Checkpoints(tempfile.mkdtemp()) as checkpoints:
+        ...     checkpoints.save(5, {"w": jnp.ones(2)}, {"data": "moons"})
+        ...     checkpoints.wait()
+        ...     step, state, description = checkpoints.restore({"w": jnp.zeros(2)})
+        >>> step, state["w"].tolist(), description
+        (5, [1.0, 1.0], {'data': 'moons'})
     """
 
     def __init__(self, folder: str | pathlib.Path, *, keep: int = 3, keep_every: int | None = None):
+        # Here, so that `import kacjax` does not load it.
+        import orbax.checkpoint as ocp
+        from orbax.checkpoint import checkpoint_managers
+
         check_count("keep", keep)
         policies: list[Any] = [checkpoint_managers.LatestN(keep)]
         if keep_every is not None:
             check_count("keep_every", keep_every)
             policies.append(checkpoint_managers.EveryNSteps(keep_every))
         self.folder = pathlib.Path(folder).absolute()
-        self._saving: int | None = None
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._manager = ocp.CheckpointManager(
-            self.folder,
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
-                cleanup_tmp_directories=True,
-                save_root_metadata=False,
-                async_options=ocp.options.AsyncOptions(
-                    post_finalization_callback=self._before_commit
-                ),
-            ),
+        self._args = ocp.args
+        self._saving: int | None = None
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
+            cleanup_tmp_directories=True,
+            save_root_metadata=False,
+            async_options=ocp.options.AsyncOptions(post_finalization_callback=self._before_commit),
         )
-
-    def __enter__(self) -> "Checkpoints":
-        return self
+        self._manager = ocp.CheckpointManager(self.folder, options=options)
 
     def __exit__(self, kind: type[BaseException] | None, *details: object) -> None:
-        # An error on its way out is more to the point than another of closing.
+        # An error on its way out says more than another of closing.
         with contextlib.suppress(*([Exception] if kind else [])):
             self.close()
 
@@ -102,9 +95,7 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def save(self, step: int, state: Any, description: dict[str, Any]) -> None:
-        """Begins to save; what was saved at this step before stays.
-
-        Waits for the checkpoint before this one, and reports what went wrong with it.
+        """Begins to save, once the checkpoint before is written; one of this step stays as it is.
 
         Args:
             step: Number of the checkpoint, above those of all others.
@@ -115,54 +106,43 @@ class Checkpoints:
             TypeError: If JSON cannot hold the description.
             ValueError: If there is a checkpoint of a later step, which Orbax would go on from, or
                 two arrays of the state have one name.
-            OSError: If a checkpoint cannot be written; those before are whole.
+            OSError: If this or the checkpoint before cannot be written; all others are whole.
         """
         named = named_leaves(state)
-        contents = {"description": description, "arrays": kinds(named)}
+        contents = {"description": description, "arrays": describe(named)}
         json.dumps(contents)
         self.wait()
         steps = self.steps()
         if step in steps:
             return
+        where, args = self.folder / str(step), self._args
         if steps and step < steps[-1]:
             raise ValueError(
                 f"step must be above {steps[-1]}, the latest saved in {self.folder}, got {step}."
             )
+        both = {"state": args.StandardSave(_stored(named)), "contents": args.JsonSave(contents)}
         with self._system_errors(step):
             self._saving = step
-            begun = self._manager.save(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(stored(named)), contents=ocp.args.JsonSave(contents)
-                ),
-            )
+            begun = self._manager.save(step, args=args.Composite(**both))
         if not begun:
             # Orbax says in this way only that it has its reasons.
             self._saving = None
-            raise RuntimeError(f"Orbax did not save the checkpoint {self.folder / str(step)}.")
+            raise RuntimeError(f"Orbax did not save the checkpoint {where}.")
 
     def wait(self) -> None:
-        """Waits until everything is written.
-
-        Raises:
-            OSError: If a checkpoint could not be written; those before are whole.
-        """
+        """Waits until everything is written; raises an `OSError` as `save` does."""
         if self._saving is not None:
             with self._system_errors(self._saving):
                 self._manager.wait_until_finished()
             self._saving = None
 
     def close(self) -> None:
-        """Waits, and ends Orbax's threads.
-
-        Raises:
-            OSError: As `wait`.
-        """
+        """Waits, and ends Orbax's threads; raises an `OSError` as `save` does."""
         self.wait()
         self._manager.close()
 
     def restore(self, like: Any) -> Checkpoint | None:
-        """Reads the newest whole checkpoint.
+        """Reads the newest whole checkpoint, or nothing if there is none.
 
         Newer ones that are not whole are named in a warning and renamed to `damaged-STEP`, so that
         the run can save at their steps again.
@@ -172,39 +152,42 @@ class Checkpoints:
                 result lies on devices as these do, whatever the devices of the run that saved it;
                 what says nothing about devices goes to the first one.
 
-        Returns:
-            The checkpoint, or nothing if there is no whole one.
-
         Raises:
             ValueError: If the newest whole checkpoint has another structure.
+            OSError: If the system cannot read a file that is there: that is no damage.
         """
         try:
             for step in reversed(self.steps()):
-                reason = self._damage(step)
-                if not reason:
+                where = self.folder / str(step)
+                try:
+                    self._check_files(where)
                     return self._read(step, like)
-                warnings.warn(
-                    f"checkpoint {self.folder / str(step)} is damaged: {reason}", stacklevel=2
-                )
-                self._set_aside(step)
+                except (LookupError, RecursionError, FileNotFoundError) as error:
+                    warnings.warn(f"checkpoint {where} is damaged: {error}", stacklevel=2)
+                    self._set_aside(where)
             return None
         finally:
             # Also when reading fails: what was set aside is no checkpoint any more.
             self._manager.reload()
 
     def _read(self, step: int, like: Any) -> Checkpoint:
-        """Reads one checkpoint whose files are as they were written."""
-        named = {name: abstract_leaf(leaf) for name, leaf in named_leaves(like).items()}
-        contents = self._manager.restore(
-            step, args=ocp.args.Composite(contents=ocp.args.JsonRestore())
-        )["contents"]
+        """Reads a checkpoint whose files are as they were written."""
+        args, wanted = self._args, {}
+        first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        for name, leaf in named_leaves(like).items():
+            sharding = getattr(leaf, "sharding", None) or first
+            wanted[name] = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+        contents = self._manager.restore(step, args=args.Composite(contents=args.JsonRestore()))
+        description, saved = (contents["contents"][name] for name in ("description", "arrays"))
         # Compared first: Orbax reports another shape from many threads at once, and casts types.
-        check_kinds(self.folder / str(step), contents["arrays"], kinds(named))
-        arrays = self._manager.restore(
-            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(stored(named)))
-        )["state"]
-        state = jax.tree.unflatten(jax.tree.structure(like), unstored(arrays, named))
-        return Checkpoint(step, state, contents["description"])
+        check_same(self.folder / str(step), saved, describe(wanted))
+        state = args.StandardRestore(_stored(wanted))
+        arrays = self._manager.restore(step, args=args.Composite(state=state))["state"]
+        for name in wanted.keys() - arrays.keys():
+            empty = to_bits(wanted[name])
+            arrays[name] = jax.device_put(np.zeros(empty.shape, empty.dtype), empty.sharding)
+        leaves = [from_bits(arrays[name], leaf) for name, leaf in wanted.items()]
+        return Checkpoint(step, jax.tree.unflatten(jax.tree.structure(like), leaves), description)
 
     def _before_commit(self) -> None:
         """Called by Orbax in the background when all files are there, before it moves them."""
@@ -214,28 +197,31 @@ class Checkpoints:
     def _temporary(self, step: int | None) -> list[pathlib.Path]:
         return list(self.folder.glob(f"{step}.orbax-checkpoint-tmp*"))
 
-    def _damage(self, step: int) -> str:
-        """What is wrong with the files of a checkpoint; all processes get the first one's answer."""
-        first = jax.process_index() == 0
-        return self._agree(find_damage(self.folder / str(step), _WRITTEN_LATER) if first else "")
-
-    def _agree(self, reason: str) -> str:
-        """The first process's finding, on all of them."""
-        if jax.process_count() == 1:
-            return reason
-        text = np.zeros(200, np.uint8)
-        encoded = np.frombuffer(reason.encode()[:200], np.uint8)
-        text[: encoded.size] = encoded
-        sent = np.asarray(multihost_utils.broadcast_one_to_all(text))
-        return bytes(sent).rstrip(b"\0").decode(errors="replace")
-
-    def _set_aside(self, step: int) -> None:
+    def _check_files(self, where: pathlib.Path) -> None:
+        """Raises on all processes what is wrong with the files, as the first one sees it."""
+        found = ""
         if jax.process_index() == 0:
-            aside = self.folder / f"damaged-{step}"
-            shutil.rmtree(aside, ignore_errors=True)
-            (self.folder / str(step)).rename(aside)
+            try:
+                found = f"0 {find_damage(where)}"
+            except OSError as error:
+                found = f"{error.errno} {error.filename}"
         if jax.process_count() > 1:
-            multihost_utils.sync_global_devices(f"damaged-{step}")
+            text = np.frombuffer(found.encode()[:300].ljust(300, b"\0"), np.uint8)
+            sent = np.asarray(multihost_utils.broadcast_one_to_all(text))
+            found = bytes(sent).rstrip(b"\0").decode(errors="replace")
+        code, _, reason = found.partition(" ")
+        if code != "0":
+            raise OSError(int(code), os.strerror(int(code)), reason)
+        if reason:
+            raise LookupError(reason)
+
+    def _set_aside(self, where: pathlib.Path) -> None:
+        aside = where.with_name(f"damaged-{where.name}")
+        if jax.process_index() == 0:
+            shutil.rmtree(aside, ignore_errors=True)
+            where.rename(aside)
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices(aside.name)
 
     @contextlib.contextmanager
     def _system_errors(self, step: int) -> Iterator[None]:
@@ -249,16 +235,44 @@ class Checkpoints:
             # Orbax has struck off the old ones already that this one would have replaced.
             with contextlib.suppress(OSError):
                 self._manager.reload()
-            code = _error_number(error)
+            # TensorStore has the system's number of an error in its text only.
+            number = re.search(r"os_error_code='(\d+)'", str(error))
+            code = error.errno if isinstance(error, OSError) else number and int(number[1])
             if code is None:
                 raise
-            where = str(self.folder / str(step))
-            raise OSError(code, os.strerror(code), where) from error
+            raise OSError(code, os.strerror(code), str(self.folder / str(step))) from error
 
 
-def _error_number(error: BaseException) -> int | None:
-    """The system's number of an error, which TensorStore has in its text only."""
-    if isinstance(error, OSError):
-        return error.errno
-    number = re.search(r"os_error_code='(\d+)'", str(error))
-    return int(number[1]) if number else None
+def write_digests(folder: pathlib.Path) -> None:
+    """Writes the digest of every file in the folder into one more file."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    digests = {path.relative_to(folder).as_posix(): _digest(path) for path in files}
+    (folder / _DIGESTS).write_text(json.dumps(digests))
+
+
+def find_damage(folder: pathlib.Path) -> str:
+    """What is wrong with the files that were there at `write_digests`; empty if nothing is.
+
+    Raises:
+        OSError: If a file is there and cannot be read.
+    """
+    try:
+        digests = json.loads((folder / _DIGESTS).read_text())
+        for name in digests.keys() - _WRITTEN_LATER:
+            if _digest(folder / name) != digests[name]:
+                return f"{name} is not what was written"
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        return f"{pathlib.Path(error.filename).relative_to(folder)} is missing"
+    except (ValueError, AttributeError, RecursionError):
+        return f"{_DIGESTS} is not what was written"
+    return ""
+
+
+def _stored(named: dict[str, Any]) -> dict[str, Any]:
+    """What Orbax is given of named leaves, concrete or abstract: it refuses empty arrays."""
+    return {name: to_bits(leaf) for name, leaf in named.items() if leaf.size}
+
+
+def _digest(file: pathlib.Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,16 +1,23 @@
-"""Trained velocities, classifiers and paths as files and as JSON."""
+"""Trained velocities and paths as files and as JSON, of registered classes."""
 
-from kacjax.export.classifier import load_classifier, mnist_classifier, save_classifier
-from kacjax.export.paths import path_from_dict, path_to_dict
+from kacjax import models, processes, schedules
+from kacjax.export.registry import path_from_dict, path_to_dict, register
 from kacjax.export.velocity import load_notes, load_velocity, save_velocity
+from kacjax.paths import ProbabilityPath
 
 __all__ = [
-    "load_classifier",
     "load_notes",
     "load_velocity",
-    "mnist_classifier",
     "path_from_dict",
     "path_to_dict",
-    "save_classifier",
+    "register",
     "save_velocity",
 ]
+
+for _class in (
+    *(ProbabilityPath, processes.KacProcess, processes.WienerProcess),
+    *(schedules.LinearSignal, schedules.ExponentialSignal, schedules.CosineSignal),
+    *(schedules.ConstantSignal, schedules.LinearClock, schedules.QuadraticClock),
+    *(models.MLP, models.UNet),
+):
+    register(_class)

@@ -1,81 +1,237 @@
-"""A trained velocity in one small file: parameters in safetensors, all else in its header.
+"""A trained velocity in one small file: arrays in safetensors, all else in its header.
 
-```python
-velocity = kacjax.load_velocity("velocity.safetensors")
-x = kacjax.generate(velocity, velocity.path, jax.random.key(0), shape=(64, 32, 32, 3))
-```
-
-The header's entry `kacjax` is a digest, a blank, and JSON: the format, the network's class and
-keywords, the path, what the network predicts, and notes. The digest tells whether any of it, or a
-number, has changed.
+The header's entry `kacjax` is a digest, a blank, and JSON: the format, the class and the config of
+the network, the path, what the network predicts, and notes.
 """
 
+import dataclasses
+import hashlib
+import json
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
-from flax import nnx
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+from flax import linen, nnx, traverse_util
+from safetensors.numpy import save
 
-from kacjax import models
-from kacjax.export.file import fill, read_file, write_file
-from kacjax.export.paths import path_from_dict, path_to_dict
-from kacjax.training import NetworkVelocity
+from kacjax._files import write_atomically
+from kacjax.checkpoints.leaves import check_same, from_bits, named_leaves, to_bits
+from kacjax.export.registry import class_name, find_class, path_from_dict, path_to_dict
+from kacjax.velocity import LinenNetwork, NNXNetwork, Velocity, wrap_network
 
-_FORMAT = "kacjax-velocity-1"
+_FORMAT = "kacjax-velocity-2"
+_NAME = "velocity.safetensors"
+_Arrays = dict[str, np.ndarray]
 
 
 def save_velocity(
-    file: str | pathlib.Path, velocity: NetworkVelocity, notes: dict[str, Any] | None = None
+    file: str | pathlib.Path, velocity: Callable[..., Any], notes: dict[str, Any] | None = None
 ) -> None:
     """Writes a velocity, as `fit` returns it; the file appears whole or not at all.
 
     Args:
         file: Target; replaced if it exists.
-        velocity: Its network is one of `kacjax.models`.
+        velocity: A `kacjax.Velocity`, whose network and parts of the path are this library's or of
+            classes that are registered, see `register`.
         notes: Anything else that JSON can hold, for readers: what it was trained on.
 
     Raises:
-        ValueError: If network or path are not this library's own.
+        ValueError: If it is no such velocity, what would be written does not make it again, or
+            `file` is a folder or in none.
         OSError: If the file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> file = tempfile.mkdtemp() + "/velocity.safetensors"
+        >>> network = kacjax.models.MLP(2, rngs=nnx.Rngs(0), width=8, depth=1)
+        >>> kacjax.save_velocity(file, kacjax.Velocity(network, kacjax.kac_path()))
+        >>> kacjax.load_velocity(file).path.process
+        KacProcess(a=9.0, c=3.0)
     """
-    network = nnx.merge(velocity.graphdef, velocity.parameters)
-    name = type(network).__name__
-    if models.MODELS.get(name) is not type(network):
-        known = ", ".join(sorted(models.MODELS))
-        raise ValueError(f"velocity must be of a network among {known} to be written, got {name}.")
+    file = pathlib.Path(file)
+    if file.is_dir() or not file.parent.is_dir():
+        raise ValueError(f"file must be the name of a file in a folder that exists, got {file}.")
+    if not isinstance(velocity, Velocity):
+        raise ValueError(f"velocity must be a kacjax.Velocity, as of fit, got {velocity!r:.100}.")
+    network = module = velocity.network
+    if isinstance(network, NNXNetwork):
+        module = nnx.merge(network.graphdef, network.params, network.rest)
+    elif isinstance(network, LinenNetwork):
+        module = network.module
+    name, config = class_name("velocity.network", module), getattr(module, "config", None)
     header = {
-        "network": {"class": name, "config": network.config},
+        "format": _FORMAT,
+        "network": {"class": name, "config": config},
         "path": path_to_dict(velocity.path),
-        "parameterisation": velocity.parameterisation,
+        "prediction": velocity.prediction,
+        "classes": velocity.classes,
         "notes": notes or {},
     }
-    write_file(file, _FORMAT, header, velocity.parameters)
+    try:
+        header = json.loads(json.dumps(header))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"config and notes must be what JSON can hold: {error}") from error
+    leaves = named_leaves(eqx.filter(network, _is_array))
+    arrays = {name: np.array(to_bits(leaf), order="C") for name, leaf in leaves.items()}
+    # What could not be read again must not be written.
+    for mode in ("train", "eval"):
+        header["network"]["mode"] = mode
+        if _alike(_make("what would be written", header, arrays), velocity):
+            break
+    else:
+        raise ValueError(
+            f"{name}.config must be all that it takes to make the network again, but "
+            f"{config!r:.300} makes another."
+        )
+    text = json.dumps(header)
+    # One entry: the library writes several in random order, and equal runs must give equal files.
+    content = save(arrays, {"kacjax": f"{_digest(text, arrays)} {text}"})
+    write_atomically(file, lambda stream: stream.write(content))
 
 
-def load_velocity(file: str | pathlib.Path) -> NetworkVelocity:
-    """Reads a velocity: a function `velocity(t, x)` with its `velocity.path`.
+def load_velocity(file: str | pathlib.Path) -> Velocity:
+    """Reads a velocity: a function `velocity(t, x)` with its `velocity.path`; see `save_velocity`.
+
+    Args:
+        file: What `save_velocity` wrote, or a folder that holds it as `velocity.safetensors`.
 
     Raises:
-        ValueError: If the file is damaged or not of this kind.
+        ValueError: If the file is damaged, of another kind, or of a class that is not registered.
         OSError: If there is no such file, or it cannot be read.
+
+    Example:
+        >>> kacjax.load_velocity("/")
+        Traceback (most recent call last):
+            ...
+        ValueError: file must be a file, or a folder that holds velocity.safetensors, got /.
     """
-    header, arrays = read_file(file, _FORMAT)
-    try:
-        path = path_from_dict(header["path"])
-        network = header["network"]
-        model = models.blank(
-            lambda: models.rebuild(network["class"], network["config"], nnx.Rngs(0))
-        )
-        parameterisation = header["parameterisation"]
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{file} holds no velocity that this version knows: {error}") from error
-    graphdef, parameters = fill(file, model, arrays)
-    return NetworkVelocity(parameters, path, graphdef, parameterisation)
+    return _make(str(file), *_read(file))
 
 
 def load_notes(file: str | pathlib.Path) -> dict[str, Any]:
-    """What was noted in the file.
+    """The notes that were saved with a velocity; `file` and errors are those of `load_velocity`.
+
+    Example:
+        >>> import tempfile
+        >>> file = tempfile.mkdtemp() + "/velocity.safetensors"
+        >>> network = kacjax.models.MLP(2, rngs=nnx.Rngs(0), width=8, depth=1)
+        >>> velocity = kacjax.Velocity(network, kacjax.kac_path())
+        >>> kacjax.save_velocity(file, velocity, {"data": "moons"})
+        >>> kacjax.export.load_notes(file)
+        {'data': 'moons'}
+    """
+    notes = _read(file)[0].get("notes")
+    if not isinstance(notes, dict):
+        raise ValueError(f"{file} must have notes that are a dictionary, got {notes!r:.100}.")
+    return notes
+
+
+def _read(file: str | pathlib.Path) -> tuple[dict[str, Any], _Arrays]:
+    """The header and the arrays of a file that is whole."""
+    file = pathlib.Path(file)
+    file = file / _NAME if (file / _NAME).is_file() else file
+    if file.exists() and not file.is_file():
+        raise ValueError(f"file must be a file, or a folder that holds {_NAME}, got {file}.")
+    try:
+        with safetensors.safe_open(file, framework="np") as stream:
+            entry = (stream.metadata() or {}).get("kacjax", "")
+            arrays = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{file} is damaged or no safetensors file: {error}") from error
+    digest, _, text = entry.partition(" ")
+    if not entry:
+        raise ValueError(f"{file} is a safetensors file, but none of kacjax.")
+    if digest != _digest(text, arrays):
+        raise ValueError(f"{file} is damaged: its content is not what was written.")
+    try:
+        header = json.loads(text)
+        if header["format"] == _FORMAT:
+            return header, arrays
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise ValueError(f"{file} has no header that can be read: {error}") from error
+    raise ValueError(f"{file} has the format {header['format']}, wanted is {_FORMAT}.")
+
+
+class _FewKeys(nnx.Rngs):
+    """Random streams that end, so that a forged depth does not take for ever."""
+
+    def __init__(self, limit: int):
+        self.left = limit
+        super().__init__(0)
+
+    def __getattr__(self, name: str) -> Any:
+        self.left -= 1
+        if self.left < 0:
+            raise ValueError("config is that of a larger network")
+        return super().__getattr__(name)
+
+
+def _make(where: str, header: dict[str, Any], arrays: _Arrays) -> Velocity:
+    """The velocity that a header describes, with the arrays; shapes are compared before any is made.
 
     Raises:
-        ValueError, OSError, ImportError: As `load_velocity`.
+        ValueError: If it describes none, the arrays are not those of its network, or they are of 64
+            bits and JAX is not.
     """
-    return read_file(file, _FORMAT)[0]["notes"]
+    try:
+        values, path = header["network"], path_from_dict(header["path"])
+        cls, config, frozen = (
+            find_class(values["class"]),
+            values["config"],
+            values["mode"] == "eval",
+        )
+        if issubclass(cls, linen.Module):
+            variables = {tuple(name.split(".")[1:]): array for name, array in arrays.items()}
+            network = LinenNetwork(traverse_util.unflatten_dict(variables), cls(**config))
+        elif issubclass(cls, nnx.Module):
+            nnx.eval_shape(lambda: cls(**config, rngs=_FewKeys(100 + 3 * len(arrays))))
+            module = nnx.eval_shape(lambda: cls(**config, rngs=nnx.Rngs(0)))
+            if frozen:
+                module.eval()
+            # What was trained is what the file calls so.
+            is_param = lambda path, _: ".".join(["params", *map(str, path)]) in arrays  # noqa: E731
+            network = wrap_network(module, is_param)
+        else:
+            network = eqx.filter_eval_shape(lambda key: cls(**config, key=key), jax.random.key(0))
+            network = eqx.nn.inference_mode(network) if frozen else network
+        velocity = Velocity(network, path, header["prediction"], header["classes"])
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
+        raise ValueError(f"{where} describes no velocity: {error!s:.1000}") from error
+    abstract, rest = eqx.partition(network, _is_array)
+    named, leaves = named_leaves(abstract), []
+    check_same(where, _shapes(arrays), _shapes({n: to_bits(leaf) for n, leaf in named.items()}))
+    for name, leaf in named.items():
+        array = jnp.asarray(arrays[name])
+        if array.dtype != arrays[name].dtype:
+            raise ValueError(f"{where} holds {arrays[name].dtype}: set jax_enable_x64 to read it.")
+        leaves.append(from_bits(array, leaf))
+    filled = jax.tree.unflatten(jax.tree.structure(abstract), leaves)
+    return dataclasses.replace(velocity, network=eqx.combine(filled, rest))
+
+
+def _alike(one: Any, two: Any) -> bool:
+    """Whether two pytrees differ in nothing but the numbers in arrays, and functions."""
+    pairs = zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=False)
+    return jax.tree.structure(one) == jax.tree.structure(two) and all(
+        x == y for x, y in pairs if isinstance(x, bool | int | float | str)
+    )
+
+
+def _is_array(leaf: Any) -> bool:
+    return hasattr(leaf, "shape") and hasattr(leaf, "dtype")
+
+
+def _shapes(named: dict[str, Any]) -> dict[str, str]:
+    return {name: f"an array of shape {tuple(leaf.shape)}" for name, leaf in named.items()}
+
+
+def _digest(text: str, arrays: _Arrays) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name}:{array.dtype}{list(array.shape)}".encode() + array.tobytes())
+    return digest.hexdigest()

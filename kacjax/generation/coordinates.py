@@ -7,10 +7,9 @@ $u = (1 - \rho) x_0 + \rho \varepsilon$, and the equation $\dot x = v(t, x)$ bec
 $$ \frac{du}{d\rho} = \frac{(f + \sigma) v - (f' + \sigma') x}{f \sigma' - f' \sigma}
    = \hat\varepsilon - \hat x_0, $$
 
-where $\hat x_0, \hat\varepsilon$ are the data and the noise for which the best linear predictor of the
-velocity is `v`. As long as they stay the same the solution is a straight line, along which one Euler
-step is exact; Euler's method is DDIM for Brownian motion, and its analogue for the Kac process. In
-time the solution is curved: a diffusion's like $\sqrt t$ near the data.
+with the data and the noise for which the best linear predictor of the velocity is `v`. As long as they
+stay the same the solution is a straight line, along which one Euler step is exact; Euler's method is
+DDIM for Brownian motion, and its analogue for the Kac process.
 
 Source: J. Song, C. Meng, S. Ermon, *Denoising diffusion implicit models*, ICLR 2021; T. Karras et
 al., *Elucidating the design space of diffusion-based generative models*, NeurIPS 2022.
@@ -41,13 +40,12 @@ class Coordinates(diffrax.AbstractPath):
     smooth in it, Brownian motion's too. The equation is $du = \text{slope} \, d\rho(\tau)$, so that
     this is a control in the sense of Diffrax.
 
-    Attributes:
-        path: The path.
-        straight: Whether they are straight; else $u = x$, $\rho = t$ and $m = 1$.
+    With `straight` false they are time's: $u = x$, $\rho = t$ and $m = 1$.
     """
 
     path: ProbabilityPath
     straight: bool = eqx.field(static=True)
+    parts: int = eqx.field(static=True)
     t0: ArrayLike = 0.0
     t1: ArrayLike = 1.0
 
@@ -70,6 +68,11 @@ class Coordinates(diffrax.AbstractPath):
         r"""The factor $x / u = f + \sigma$."""
         f, sigma, t = self._level(tau)
         return f + sigma if self.straight else jnp.ones_like(t)
+
+    def scaled(self, tau: Array, x: Array, power: int) -> Array:
+        """Points times a power of the scale at a time, or at times along the first axis."""
+        factor = self.scale(tau).astype(x.dtype) ** power
+        return factor.reshape(factor.shape + (1,) * (x.ndim - factor.ndim)) * x
 
     def slope(
         self, tau: Array, u: Array, labels: Array | None, velocity: Callable[..., Array]
@@ -109,14 +112,13 @@ class Coordinates(diffrax.AbstractPath):
         return jnp.square(jnp.interp(jnp.sqrt(rho), jnp.sqrt(levels), root))
 
     def evaluate(self, t0, t1=None, left=True):
-        """Diffrax's form of the control: its change over a step."""
-        del left
-        return self.rho(t0) if t1 is None else self.rho(t1) - self.rho(t0)
+        """Diffrax's form of the control, its change over a step, for every part of a state."""
+        change = self.rho(t0) if t1 is None else self.rho(t1) - self.rho(t0)
+        return (change,) * self.parts
 
     def derivative(self, t, left=True):
         """Diffrax's form of its derivative, for solvers that evaluate inside of steps."""
-        del left
-        return jax.jvp(self.rho, (t,), (jnp.ones_like(t),))[1]
+        return (jax.jvp(self.rho, (t,), (jnp.ones_like(t),))[1],) * self.parts
 
     def _level(self, tau: ArrayLike) -> tuple[Array, Array, Array]:
         t = self.time(tau)
@@ -125,15 +127,11 @@ class Coordinates(diffrax.AbstractPath):
         return c.f, jnp.where(t > 0, c.sigma, 0), t
 
 
-def make_coordinates(path: ProbabilityPath, name: str | None) -> Coordinates:
-    """Coordinates by name; by default straight ones, but where components differ in process.
-
-    Raises:
-        ValueError: If the path's components have no straight coordinates in common.
-    """
+def make_coordinates(path: ProbabilityPath, name: str | None, parts: int = 1) -> Coordinates:
+    """Coordinates by name; by default straight ones, but where components differ in process."""
     shape = jax.eval_shape(lambda: path.coefficients(path.T).sigma).shape
     if name == "straight" and shape:
         raise ValueError(
             "coordinates must be 'time' where components have processes of their own, got 'straight'."
         )
-    return Coordinates(path, name != "time" and not shape)
+    return Coordinates(path, name != "time" and not shape, parts)

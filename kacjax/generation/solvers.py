@@ -27,16 +27,7 @@ from kacjax._validation import check_choice
 
 
 class RungeKutta4(diffrax.AbstractERK):
-    """The classical Runge-Kutta method of fourth order, for fixed steps, which Diffrax lacks.
-
-    Example:
-        >>> path, data = kacjax.flow_matching_path(), jnp.zeros((1, 2))
-        >>> velocity = kacjax.exact_velocity(path, data)
-        >>> solver = kacjax.generation.RungeKutta4()
-        >>> x = kacjax.generate(velocity, path, jax.random.key(0), (3, 2), 4, solver=solver)
-        >>> bool(jnp.all(jnp.abs(x) < 1e-5))
-        True
-    """
+    """The classical Runge-Kutta method of fourth order, for fixed steps; Diffrax has none."""
 
     tableau: ClassVar[diffrax.ButcherTableau] = diffrax.ButcherTableau(
         a_lower=(np.array([0.5]), np.array([0.0, 0.5]), np.array([0.0, 0.0, 1.0])),
@@ -54,16 +45,10 @@ class RungeKutta4(diffrax.AbstractERK):
 
 
 class AdamsBashforth2(diffrax.AbstractSolver):
-    r"""The Adams-Bashforth method of two steps, for steps of any length.
+    r"""The Adams-Bashforth method of two steps, for steps $h_k$ of any length and slopes $s_k$.
 
-    $$ y_{k+1} = y_k + h_k \left(s_k + \frac{h_k}{2 h_{k-1}} (s_k - s_{k-1})\right) $$
-
-    with the slopes $s_k$; Euler's method for the first step, and for one that ends at 0, where
-    velocities may be infinite and an extrapolation may lead anywhere.
-
-    Example:
-        >>> kacjax.generation.AdamsBashforth2().order(None)
-        2
+    $y_{k+1} = y_k + h_k s_k + (s_k - s_{k-1}) h_k^2 / 2 h_{k-1}$; the first step is Euler's, and so is
+    one that ends at 0, where velocities may be infinite.
     """
 
     term_structure: ClassVar = diffrax.AbstractTerm
@@ -76,17 +61,20 @@ class AdamsBashforth2(diffrax.AbstractSolver):
 
     def init(self, terms, t0, t1, y0, args):
         """No step and no slope."""
-        return jnp.zeros_like(terms.contr(t0, t1)), jax.tree.map(jnp.zeros_like, y0)
+        return jax.tree.map(jnp.zeros_like, (terms.contr(t0, t1), y0))
 
     def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
-        """One step: the new state, and this step's length and slope for the next."""
-        before, last = solver_state
-        h, slope = terms.contr(t0, t1), terms.vf(t0, y0, args)
-        extrapolates = (before != 0) & (t1 != 0)
-        weight = jnp.where(extrapolates, h / (2 * jnp.where(before != 0, before, 1)), 0)
-        change = jax.tree.map(lambda s, p: s + weight.astype(s.dtype) * (s - p), slope, last)
-        y1 = jax.tree.map(lambda y, s: y + h.astype(y.dtype) * s, y0, change)
-        return y1, None, {"y0": y0, "y1": y1}, (h, slope), diffrax.RESULTS.successful
+        """One step: the new state, and this step's lengths and slopes for the next."""
+
+        def move(y, slope, h, before, last):
+            some = (before != 0) & (t1 != 0)
+            weight = jnp.where(some, h / (2 * jnp.where(some, before, 1)), 0)
+            return y + h * (slope + weight * (slope - last))
+
+        lengths, slopes = terms.contr(t0, t1), terms.vf(t0, y0, args)
+        y1 = jax.tree.map(move, y0, slopes, lengths, *solver_state)
+        result = diffrax.RESULTS.successful
+        return y1, None, {"y0": y0, "y1": y1}, (lengths, slopes), result
 
     def func(self, terms, t0, y0, args):
         """The slope."""
@@ -111,42 +99,30 @@ ADAPTIVE: dict[str, diffrax.AbstractSolver] = {
 
 
 def make_solver(solver: str | diffrax.AbstractSolver) -> diffrax.AbstractSolver:
-    """The solver of this name, or itself.
-
-    Raises:
-        ValueError: If the name is unknown, or it is no Diffrax solver.
-    """
+    """The solver of this name, or itself; raises a `ValueError` if it is no solver."""
     if isinstance(solver, diffrax.AbstractSolver):
         return solver
-    known = FIXED | ADAPTIVE
-    if not isinstance(solver, str):
-        raise ValueError(
-            f"solver must be a Diffrax solver or one of {', '.join(sorted(known))}; got {solver!r}."
-        )
-    check_choice("solver", solver, known)
-    return known[solver]
+    check_choice("solver, if it is none of Diffrax,", solver, FIXED | ADAPTIVE)
+    return (FIXED | ADAPTIVE)[solver]
 
 
 def stage_times(solver: diffrax.AbstractSolver) -> tuple[float, ...]:
-    """Where in a step a solver evaluates, from 0 to 1; of one that does not tell, everywhere.
+    """Where in a step, from 0 to 1, a solver evaluates; everywhere, if it does not tell.
 
     It tells by a Butcher tableau, or by an attribute `stage_times`.
     """
-    if isinstance(solver, diffrax.Euler):
-        return (0.0,)
     tableau = getattr(solver, "tableau", None)
-    known = getattr(solver, "stage_times", None)
-    if known is None and isinstance(tableau, diffrax.ButcherTableau):
-        known = (0.0, *tableau.c)
-    return (0.0, 0.5, 1.0) if known is None else tuple(float(time) for time in known)
+    if isinstance(tableau, diffrax.ButcherTableau):
+        return (0.0, *map(float, tableau.c))
+    known = (0.0,) if isinstance(solver, diffrax.Euler) else (0.0, 0.5, 1.0)
+    return getattr(solver, "stage_times", known)
 
 
 def evaluations(solver: diffrax.AbstractSolver) -> tuple[int, int] | None:
-    """Evaluations a step, and those before the first; None of a solver that solves for its stages."""
+    """Evaluations a step, and before the first; None if stages are solved for, or not told."""
     if isinstance(solver, diffrax.AbstractERK):
-        tableau = solver.tableau
-        reused = int(tableau.fsal)
-        return tableau.num_stages - reused, reused
+        reused = int(solver.tableau.fsal)
+        return solver.tableau.num_stages - reused, reused
     if isinstance(solver, diffrax.Euler) or hasattr(solver, "stage_times"):
         return len(stage_times(solver)), 0
     return None

@@ -1,110 +1,15 @@
-"""The Fréchet distance of features, known with Inception's features as FID."""
+"""The Fréchet distance of features, and the Inception network's features, which make it the FID."""
 
-import dataclasses
-from collections.abc import Callable
-from typing import Any, TypeAlias
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import scipy.linalg
-from jaxtyping import Array, Float
+from jaxtyping import Float, UInt8
 
+from kacjax._optional import require
 from kacjax._validation import check_count
-from kacjax.metrics.distances import Points, check_points
-
-Vector: TypeAlias = Float[np.ndarray, " dim"]
-Matrix: TypeAlias = Float[np.ndarray, "dim dim"]
-
-
-@dataclasses.dataclass(frozen=True)
-class FeatureStatistics:
-    """Mean and covariance of features, gathered chunk by chunk in float64.
-
-    Start with `FeatureStatistics.of(first_chunk)` and go on with `add`: the result does not depend
-    on the chunks but for rounding, nothing cancels, and memory is that of one covariance.
-
-    Source: T. F. Chan, G. H. Golub, R. J. LeVeque, *Updating formulae and a pairwise algorithm for
-    computing sample variances*, COMPSTAT 1982.
-
-    Attributes:
-        count: Number of feature vectors.
-        mean: Their mean.
-        scatter: Sum of the outer products of their deviations from it.
-    """
-
-    count: int
-    mean: Vector
-    scatter: Matrix
-
-    @classmethod
-    def of(cls, features: Points) -> "FeatureStatistics":
-        """The statistics of some features.
-
-        Raises:
-            ValueError: If they are no matrix, there are none, or they are not finite.
-        """
-        check_points("features", features)
-        if not features.size:
-            raise ValueError(f"features must not be empty, got shape {features.shape}.")
-        array = np.asarray(features, np.float64)
-        if not np.all(np.isfinite(array)):
-            raise ValueError("features must be finite, got NaN or infinite values.")
-        mean = array.mean(axis=0)
-        deviation = array - mean
-        return cls(len(array), mean, deviation.T @ deviation)
-
-    def add(self, features: "Points | FeatureStatistics") -> "FeatureStatistics":
-        """The statistics with further features.
-
-        Raises:
-            ValueError: If the dimensions differ, or the features are empty or not finite.
-        """
-        other = features if isinstance(features, FeatureStatistics) else self.of(features)
-        if other.mean.shape != self.mean.shape:
-            raise ValueError(
-                f"features must have dimension {self.mean.size}, got {other.mean.size}."
-            )
-        count = self.count + other.count
-        step = other.mean - self.mean
-        between = np.outer(step, step) * (self.count * other.count / count)
-        return FeatureStatistics(
-            count, self.mean + step * (other.count / count), self.scatter + other.scatter + between
-        )
-
-    @property
-    def covariance(self) -> Matrix:
-        """The unbiased covariance.
-
-        Raises:
-            ValueError: If there is one feature vector only.
-        """
-        if self.count < 2:
-            raise ValueError("a covariance takes at least two feature vectors, got 1.")
-        return self.scatter / (self.count - 1)
-
-
-def feature_statistics(
-    function: Callable[[Any], Points],
-    images: Float[Array, "num *event"] | np.ndarray,
-    chunk_size: int = 500,
-) -> FeatureStatistics:
-    """The statistics of the features of images, which are computed a chunk at a time.
-
-    Args:
-        function: Any function of images, of shape `(chunk, *event)`, to features `(chunk, dim)`.
-        images: The images, in whatever form the function takes.
-        chunk_size: Images in one call; the last chunk may be smaller.
-
-    Raises:
-        ValueError: If there are no images, or features are not finite.
-    """
-    check_count("chunk_size", chunk_size)
-    total = None
-    for start in range(0, len(images), chunk_size):
-        features = function(images[start : start + chunk_size])
-        total = FeatureStatistics.of(features) if total is None else total.add(features)
-    if total is None:
-        raise ValueError(f"images must not be empty, got shape {images.shape}.")
-    return total
+from kacjax.metrics.neighbors import Points, as_same_space
 
 
 def frechet_distance(x_features: Points, y_features: Points) -> float:
@@ -116,73 +21,110 @@ def frechet_distance(x_features: Points, y_features: Points) -> float:
     on both sides, $2 d / n + d (d + 1) / 2n$. Compare equal numbers of samples.
 
     Source: M. Heusel et al., *GANs trained by a two time-scale update rule converge to a local Nash
-    equilibrium*, NeurIPS 2017; D. C. Dowson, B. V. Landau, *The Fréchet distance between
-    multivariate normal distributions*, Journal of Multivariate Analysis 12 (1982).
+    equilibrium*, NeurIPS 2017; D. C. Dowson, B. V. Landau, J. Multivariate Anal. 12 (1982).
 
     Args:
-        x_features: Features of samples, by any function.
+        x_features: Features of samples, by any function, of shape `(num, dim)`.
         y_features: Features of data, by the same function.
 
     Raises:
         ValueError: If the dimensions differ, or a set has fewer than two points or is not finite.
+
+    Example:
+        >>> x = np.eye(3)
+        >>> round(kacjax.metrics.frechet_distance(x, x + 1), 6)
+        3.0
     """
-    for name, features in (("x_features", x_features), ("y_features", y_features)):
-        check_points(name, features)
-    if x_features.shape[1] != y_features.shape[1]:
-        raise ValueError(
-            "x_features and y_features must be of one dimension, got the shapes "
-            f"{x_features.shape} and {y_features.shape}."
-        )
-    x, y = (FeatureStatistics.of(features) for features in (x_features, y_features))
-    return frechet_distance_from_statistics(x.mean, x.covariance, y.mean, y.covariance)
+    as_same_space(x_features, y_features, ("x_features", "y_features"), minimum=2)
+    moments = []
+    for features in (x_features, y_features):
+        rows = np.asarray(features, np.float64).reshape(len(features), -1)
+        moments += [rows.mean(axis=0), np.atleast_2d(np.cov(rows, rowvar=False))]
+    return between_gaussians(*moments)
 
 
-def frechet_distance_from_statistics(
-    mean_x: Float[np.ndarray, "..."],
-    covariance_x: Float[np.ndarray, "..."],
-    mean_y: Float[np.ndarray, "..."],
-    covariance_y: Float[np.ndarray, "..."],
+def between_gaussians(
+    mean_x: np.ndarray, cov_x: np.ndarray, mean_y: np.ndarray, cov_y: np.ndarray
 ) -> float:
-    r"""The squared Fréchet distance from means and covariances; see `frechet_distance`.
+    r"""The squared distance from means and covariances.
 
     The trace of $(\Sigma_x \Sigma_y)^{1/2}$ is the sum of the singular values of
     $\Sigma_x^{1/2} \Sigma_y^{1/2}$, with symmetric roots: no root of a matrix that is not
     symmetric, nothing complex, and covariances of low rank lose no digits.
-
-    Args:
-        mean_x: Mean of the samples, of shape `(dim,)`.
-        covariance_x: Their covariance, of shape `(dim, dim)`.
-        mean_y: Mean of the data.
-        covariance_y: Their covariance.
-
-    Raises:
-        ValueError: If the shapes do not fit, a value is not finite, or a covariance has a negative
-            eigenvalue beyond rounding.
     """
-    dim = mean_x.size
-    for name, array, shape in (
-        ("mean_x", mean_x, (dim,)),
-        ("mean_y", mean_y, (dim,)),
-        ("covariance_x", covariance_x, (dim, dim)),
-        ("covariance_y", covariance_y, (dim, dim)),
-    ):
-        if array.shape != shape:
-            raise ValueError(f"{name} must have shape {shape}, got {array.shape}.")
-        if not np.all(np.isfinite(array)):
-            raise ValueError(f"{name} must be finite, got NaN or infinite values.")
-    roots = [
-        _root(name, matrix)
-        for name, matrix in (("covariance_x", covariance_x), ("covariance_y", covariance_y))
-    ]
-    step = np.asarray(mean_x, np.float64) - np.asarray(mean_y, np.float64)
-    cross = np.sum(scipy.linalg.svdvals(roots[0] @ roots[1]))
-    distance = step @ step + np.trace(covariance_x) + np.trace(covariance_y) - 2 * cross
+    cross = np.sum(scipy.linalg.svdvals(_root(cov_x) @ _root(cov_y)))
+    distance = np.sum((mean_x - mean_y) ** 2) + np.trace(cov_x) + np.trace(cov_y) - 2 * cross
     return max(float(distance), 0.0)
 
 
-def _root(name: str, covariance: Matrix) -> Matrix:
-    """The symmetric root of a covariance; eigenvalues below 0 by rounding count as 0."""
-    values, vectors = scipy.linalg.eigh(np.asarray(covariance, np.float64))
-    if values[0] < -1e-6 * max(abs(values[-1]), 1e-300):
-        raise ValueError(f"{name} must not have negative eigenvalues, got {values[0]}.")
+def _root(covariance: np.ndarray) -> np.ndarray:
+    """The symmetric root; eigenvalues below 0 are rounding."""
+    values, vectors = scipy.linalg.eigh(covariance)
     return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
+
+
+class InceptionFeatures:
+    """The features `images -> (num, dim)` that published FID and KID values are made with.
+
+    Inception v3 with the weights of TensorFlow's release of 2015-12-05. It resizes images of any
+    size to 299 pixels, once, by TensorFlow 1's bilinear rule, and scales them. It takes bytes:
+    bring samples to bytes first (`kacjax.data.to_uint8`), as data are.
+
+    Source: C. Szegedy et al., *Rethinking the Inception architecture for computer vision*, CVPR
+    2016; A. Obukhov et al., *High-fidelity performance metrics in PyTorch* (torch-fidelity), 2020.
+
+    Args:
+        weights: A file of weights in torch-fidelity's format, by default downloaded. It is read
+            with Python's pickle: take none from people you do not trust.
+        device: Where PyTorch runs, such as `cpu` or `cuda`; by default the GPU if there is one.
+        batch_size: Images in one call of the network.
+        extractor: A network in place of torch-fidelity's, from bytes `(num, 3, height, width)` to
+            a tuple whose first entry are the features.
+
+    Raises:
+        ImportError: If torch-fidelity is missing: `pip install "kacjax[inception]"`.
+        ValueError: If an argument is out of its range, or the file missing.
+
+    Example:
+        >>> def fid(samples, images):  # bytes
+        ...     features = kacjax.metrics.InceptionFeatures()
+        ...     return kacjax.metrics.frechet_distance(features(samples), features(images))
+    """
+
+    def __init__(
+        self,
+        weights: Any = None,
+        *,
+        device: Any = None,
+        batch_size: int = 64,
+        extractor: Any = None,
+    ):
+        check_count("batch_size", batch_size)
+        if weights is not None and not Path(weights).is_file():
+            raise ValueError(f"weights must be a file, got {str(weights)!r}, which is none.")
+        self._torch = require("torch", "inception")
+        self._device = device or ("cuda" if self._torch.cuda.is_available() else "cpu")
+        self._batch_size = batch_size
+        if extractor is None:
+            module = require("torch_fidelity.feature_extractor_inceptionv3", "inception")
+            extractor = module.FeatureExtractorInceptionV3(
+                "inception-v3-compat",
+                ["2048"],
+                feature_extractor_weights_path=None if weights is None else str(weights),
+            ).to(self._device)
+        self._extractor: Any = extractor
+
+    def __call__(self, images: UInt8[np.ndarray, "..."]) -> Float[np.ndarray, "num dim"]:
+        """The features of images in bytes; one gray channel is shown as red, green and blue."""
+        if images.ndim != 4 or not images.size or images.shape[-1] not in (1, 3):
+            raise ValueError(
+                f"images must have shape (num, height, width, 1 or 3 channels), got {images.shape}."
+            )
+        features = []
+        with self._torch.no_grad():
+            for start in range(0, len(images), self._batch_size):
+                batch = images[start : start + self._batch_size].transpose(0, 3, 1, 2)
+                color = np.ascontiguousarray(np.repeat(batch, 3 // batch.shape[1], axis=1))
+                tensor = self._torch.from_numpy(color).to(self._device)
+                features.append(self._extractor(tensor)[0].cpu().numpy())
+        return np.concatenate(features)

@@ -1,19 +1,11 @@
-"""Networks in Flax NNX: velocities `model(t, x, label=None, *, key=None)`, and a classifier."""
+"""Networks in Flax NNX, called `network(t, x, label=None, *, key=None)`.
 
-from kacjax.models.classifier import Classifier, ClassifierOutput, ImageClassifier
+Here `t` are times in `[0, T]`, `x` as many points or images, `label` their classes from 0 up
+(`classes` stands for none, as does no label), and `key` is a random key that switches dropout on.
+"""
+
 from kacjax.models.mlp import MLP
-from kacjax.models.registry import MODELS, blank, rebuild
-from kacjax.models.sizes import unet_size
-from kacjax.models.unet import UNet
+from kacjax.models.network import MODELS, blank, rebuild
+from kacjax.models.unet import UNet, unet_size
 
-__all__ = [
-    "MLP",
-    "MODELS",
-    "Classifier",
-    "ClassifierOutput",
-    "ImageClassifier",
-    "UNet",
-    "blank",
-    "rebuild",
-    "unet_size",
-]
+__all__ = ["MLP", "MODELS", "UNet", "blank", "rebuild", "unet_size"]

@@ -7,14 +7,12 @@ from jaxtyping import Array, Float, Int
 
 from kacjax._typing import Key
 from kacjax._validation import check_count, check_positive
-from kacjax.models.base import Network
-from kacjax.models.embeddings import ConditionEmbedding, FourierFeatures
-
-_TIME_SINUSOIDS = 32
+from kacjax.models.layers import ConditionEmbedding, FourierFeatures, Vectors
+from kacjax.models.network import MODELS, Network, check_points
 
 
 class ResidualBlock(nnx.Module):
-    """Normalisation, scaled and shifted by the time embedding, and two layers, added."""
+    """Normalization, scaled and shifted by the time embedding, and two layers, added."""
 
     def __init__(self, width: int, *, rngs: nnx.Rngs):
         self.norm = nnx.LayerNorm(width, use_bias=False, use_scale=False, rngs=rngs)
@@ -22,9 +20,7 @@ class ResidualBlock(nnx.Module):
         self.first = nnx.Linear(width, width, rngs=rngs)
         self.second = nnx.Linear(width, width, rngs=rngs)
 
-    def __call__(
-        self, h: Float[Array, "batch width"], time: Float[Array, "batch width"]
-    ) -> Float[Array, "batch width"]:
+    def __call__(self, h: Vectors, time: Vectors) -> Vectors:
         """Applies the block."""
         scale, shift = jnp.split(self.modulation(time), 2, axis=-1)
         update = self.first(self.norm(h) * (1 + scale) + shift)
@@ -32,22 +28,25 @@ class ResidualBlock(nnx.Module):
 
 
 class MLP(Network):
-    """Residual network `model(t, x, label=None)` for vectors, with smooth activations.
+    """Residual network `network(t, x, label=None)` for vectors; smooth, and zero at first.
 
     Args:
         dim: Dimension of the data.
-        rngs: Random streams for initialisation.
+        rngs: Random streams for initialization.
         width: Units of a hidden layer.
         depth: Residual blocks.
-        fourier: Random Fourier features of the input; 0 for none. They let the network resolve
-            fine structure in low dimension.
+        fourier: Random Fourier features of the input, for fine structure in low dimension.
         highest_frequency: Of the Fourier features, in radians per unit of `x`.
         T: Final time of the path, the unit of `t`.
         classes: Number of classes; without it the network knows no labels.
 
     Raises:
-        ValueError: If a size is not a positive integer, `fourier` not an integer from 0 up, or `T`
-            or `highest_frequency` is not positive.
+        ValueError: If a number is out of its range; in a call, if a shape or label does not fit.
+
+    Example:
+        >>> network = kacjax.models.MLP(dim=2, rngs=nnx.Rngs(0), width=16, depth=1, classes=3)
+        >>> network(jnp.ones(4), jnp.ones((4, 2)), label=jnp.array([0, 1, 2, 3])).shape
+        (4, 2)
     """
 
     def __init__(
@@ -66,18 +65,11 @@ class MLP(Network):
             check_count(name, value)
         check_count("fourier", fourier, 0)
         check_positive("highest_frequency", highest_frequency)
-        self.remember(
-            dim=dim,
-            width=width,
-            depth=depth,
-            fourier=fourier,
-            highest_frequency=highest_frequency,
-            T=T,
-            classes=classes,
-        )
+        self.remember(MLP.__init__, locals())
+        self.dim = dim
         self.embedding = FourierFeatures(dim, fourier, 0.5, highest_frequency, rngs=rngs)
-        self.condition = ConditionEmbedding(_TIME_SINUSOIDS, width, T=T, classes=classes, rngs=rngs)
-        self.first = nnx.Linear(self.embedding.features, width, rngs=rngs)
+        self.condition = ConditionEmbedding(32, width, T, classes, rngs=rngs)
+        self.first = nnx.Linear(dim + 2 * fourier, width, rngs=rngs)
         self.blocks = nnx.List([ResidualBlock(width, rngs=rngs) for _ in range(depth)])
         self.norm = nnx.LayerNorm(width, rngs=rngs)
         zeros = nnx.initializers.zeros_init()
@@ -91,19 +83,13 @@ class MLP(Network):
         *,
         key: Key | None = None,
     ) -> Float[Array, "batch dim"]:
-        """The velocity at points `x` and times `t`; zero at initialisation.
-
-        Args:
-            t: Times in `[0, T]`.
-            x: Points.
-            label: Classes from 0 up; `classes` stands for none, as does no `label`.
-            key: Not used: there is no dropout here.
-
-        Raises:
-            ValueError: If there are labels but no classes, or labels are out of range.
-        """
+        """What is learned, in the type of `x`, float32 at least; see `kacjax.models`."""
+        t, x = check_points(t, x, (self.dim,))
         time = self.condition(t, label)
         h = self.first(self.embedding(x))
         for block in self.blocks:
             h = block(h, time)
-        return self.last(jax.nn.silu(self.norm(h)))
+        return self.last(jax.nn.silu(self.norm(h))).astype(x.dtype)
+
+
+MODELS["MLP"] = MLP

@@ -1,177 +1,222 @@
-"""Figures of samples: beside data, up close, and on their way from the noise."""
+"""Figures of samples, points in the plane or images: beside data, and on their way from noise."""
 
+import os
 from collections.abc import Mapping
 
 import numpy as np
-from jaxtyping import Array, Float
-from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap, PowerNorm
-from matplotlib.figure import Figure
-from matplotlib.patches import Circle
-from scipy.ndimage import gaussian_filter
 
+from kacjax._optional import require
 from kacjax.data import to_float
-from kacjax.plots.style import (
-    BLUE,
-    COLOURS,
-    GREY,
-    INK,
-    LABELS,
-    VERMILION,
-    Images,
-    Points,
-    panels,
-    styled,
-)
+from kacjax.plots import style
+from kacjax.plots.style import COLORS, LABELS, Axes, Figure, Samples, panels, styled
 
-_SHOWN = 5000
-_BINS = 160
+# How images of values in [-1, 1] are shown; those in color are shown as they are.
+_GRAYS = {"cmap": "gray", "vmin": -1, "vmax": 1, "interpolation": "nearest"}
 
 
 @styled
-def points_figure(sets: Mapping[str, Points], limit: float = 1.9) -> Figure:
+def points_figure(sets: Mapping[str, Samples], limit: float = 1.9) -> Figure:
     """Point sets side by side: a scatter above its density.
 
     Args:
-        sets: Points in the plane by title, data first; the three models have their colours.
+        sets: Points in the plane by title, data first; the three models have their colors.
         limit: Half the width of the square that is shown.
+
+    Example:
+        >>> x = jax.random.normal(jax.random.key(0), (100, 2))
+        >>> figure = kacjax.plots.points_figure({"data": x, "kac": x / 2})
     """
     figure, axes = panels(len(sets), 2.7 * len(sets) + 0.3, 5.6, rows=2)
-    for (title, points), scatter, density in zip(
-        sets.items(), axes[: len(sets)], axes[len(sets) :], strict=True
-    ):
-        points = np.asarray(points)
-        colour = COLOURS.get(title, BLUE)
-        scatter.scatter(*points[:_SHOWN].T, s=3, color=colour, alpha=0.35, linewidths=0)
+    for i, (title, points) in enumerate(sets.items()):
+        scatter, density = axes[i], axes[i + len(sets)]
+        points, color = np.asarray(points), COLORS.get(title, style.BLUE)
+        scatter.scatter(*points[:5000].T, s=3, color=color, alpha=0.35, linewidths=0)
         scatter.set_title(LABELS.get(title, title))
-        _draw_density(density, points, limit, colour)
-        for ax in (scatter, density):
-            square(ax, limit)
-            ax.label_outer()
+        _draw_density(density, points, limit, color)
+        _square(scatter, limit)
+        _square(density, limit)
     return figure
 
 
 @styled
 def zoom_figure(
-    sets: Mapping[str, Points], centre: tuple[float, float], width: float, radius: float
+    sets: Mapping[str, Samples], center: tuple[float, float], width: float, radius: float
 ) -> Figure:
     """Point sets side by side in a small window around one mode.
 
     Args:
         sets: Points in the plane by title, data first.
-        centre: The mode.
+        center: The mode, the center of the window.
         width: Half the width of the window.
-        radius: Radius of a circle around the mode, drawn for scale.
+        radius: Of a circle around the mode, drawn for scale.
+
+    Example:
+        >>> x = jax.random.normal(jax.random.key(0), (100, 2))
+        >>> figure = kacjax.plots.zoom_figure({"data": x}, (0.0, 0.0), width=1.0, radius=0.5)
     """
     figure, axes = panels(len(sets), 2.9 * len(sets) + 0.3, 3.7, sharey=True)
+    angle = np.linspace(0, 2 * np.pi, 100)
     for ax, (title, points) in zip(axes, sets.items(), strict=True):
-        offset = np.asarray(points) - np.asarray(centre)
+        offset = np.asarray(points) - np.asarray(center)
         offset = offset[np.max(np.abs(offset), axis=1) < width]
-        colour = COLOURS.get(title, BLUE)
-        ax.add_patch(Circle((0, 0), radius, fill=False, color=GREY, linewidth=0.9, linestyle="--"))
-        ax.scatter(*offset.T, s=7, color=colour, alpha=0.6, linewidths=0)
-        ax.annotate(
-            f"r = {radius:g}",
-            (radius * np.cos(0.8), radius * np.sin(0.8)),
-            xytext=(3, 3),
-            textcoords="offset points",
-            color=GREY,
-            fontsize=8,
-        )
+        ax.plot(radius * np.cos(angle), radius * np.sin(angle), "--", color=style.GRAY)
+        ax.text(0.7 * radius, 0.75 * radius, f"r = {radius:g}", color=style.GRAY, fontsize=8)
+        ax.scatter(*offset.T, s=7, color=COLORS.get(title, style.BLUE), alpha=0.6, linewidths=0)
         ax.set_title(f"{LABELS.get(title, title)}: {len(offset):,} points")
-        square(ax, width)
-    figure.supxlabel(f"offset from the mode ({centre[0]:g}, {centre[1]:g})", fontsize=10)
+        _square(ax, width)
+    figure.supxlabel(f"offset from the mode ({center[0]:g}, {center[1]:g})", fontsize=10)
     return figure
 
 
 @styled
-def trajectories_figure(
-    trajectory: Float[Array, "times num 2"] | Float[np.ndarray, "times num 2"],
-    data: Points,
-    limit: float | None = None,
-) -> Figure:
+def trajectories_figure(trajectory: Samples, data: Samples) -> Figure:
     """Generation paths in the plane, from the noise to the samples, over the data.
 
     Args:
-        trajectory: Positions; the first time is the noise, the last the samples.
+        trajectory: Positions `(times, num, 2)`; the first are the noise, the last the samples.
         data: Data to draw underneath.
-        limit: Half the width of the square that is shown; by default all paths fit.
+
+    Example:
+        >>> noise = jax.random.normal(jax.random.key(0), (30, 2))
+        >>> figure = kacjax.plots.trajectories_figure(jnp.stack([noise, noise / 2]), data=noise / 2)
     """
     positions = np.asarray(trajectory)
     figure, (ax,) = panels(1, 4.8, 4.6)
-    ax.scatter(*np.asarray(data).T, s=36, color=VERMILION, alpha=0.35, linewidths=0, label="data")
-    for path in positions.swapaxes(0, 1):
-        ax.plot(*path.T, color=BLUE, alpha=0.3, linewidth=0.7)
-    ax.scatter(*positions[0].T, s=9, color=GREY, linewidths=0, label="noise", zorder=3)
-    ax.scatter(*positions[-1].T, s=9, color=INK, linewidths=0, label="samples", zorder=3)
-    square(ax, 1.05 * float(np.abs(positions).max()) if limit is None else limit)
-    legend = figure.legend(loc="outside upper center", ncols=3, markerscale=1.2)
-    for handle in legend.legend_handles:
-        if handle is not None:
-            handle.set_alpha(1)
+    ax.scatter(*np.asarray(data).T, s=36, color=style.VERMILION, alpha=0.35, label="data")
+    ax.plot(*positions.transpose(2, 0, 1), color=style.BLUE, alpha=0.3, linewidth=0.7)
+    ax.scatter(*positions[0].T, s=5, color=style.GRAY, label="noise", zorder=3)
+    ax.scatter(*positions[-1].T, s=5, color=style.INK, label="samples", zorder=3)
+    _square(ax, 1.05 * float(np.abs(positions).max()))
+    figure.legend(loc="outside upper center", ncols=3, markerscale=1.2)
     return figure
 
 
 @styled
-def images_figure(
-    sets: Mapping[str, Points | Images], side: int | None = None, rows: int = 8
-) -> Figure:
-    """Square grids of images side by side, grey ones white on black.
+def images_figure(sets: Mapping[str, Samples], side: int | None = None, rows: int = 8) -> Figure:
+    """Square grids of images side by side, gray ones white on black.
 
     Args:
         sets: Images by title, data first, of values in `[-1, 1]` or as bytes: of shape
             `(num, height, width, channels)`, or as vectors of `side**2` values.
         side: Height and width in pixels of images that are vectors.
         rows: Images along each side of a grid.
+
+    Example:
+        >>> figure = kacjax.plots.images_figure({"data": np.zeros((3, 8, 8, 1))}, rows=2)
+        >>> figure.axes[0].images[0].get_array().shape
+        (20, 20)
     """
     figure, axes = panels(len(sets), 3.6 * len(sets), 3.85)
     for ax, (title, images) in zip(axes, sets.items(), strict=True):
-        images = np.asarray(images)
-        values = to_float(images) if images.dtype == np.uint8 else images
-        ax.imshow(mosaic(values, side, rows), cmap="gray", vmin=-1, vmax=1)
+        ax.imshow(_tiled(images, side, rows, rows), **_GRAYS)
         ax.set_title(LABELS.get(title, title))
         ax.axis("off")
     return figure
 
 
-def mosaic(images: np.ndarray, side: int | None, rows: int) -> np.ndarray:
-    """Tiles the first `rows**2` images, each in a frame of black one pixel wide.
+@styled
+def neighbors_figure(images: Samples, train: Samples, index: Samples, rows: int = 8) -> Figure:
+    """One row for each of the first images: the image, a gap, its nearest training images.
 
     Args:
-        images: Images `(num, height, width, channels)`, or vectors of `side**2` values.
-        side: Height and width, where images are vectors.
-        rows: Images along each side of the grid.
+        images: Generated images with 1 or 3 channels, as bytes or floats in `[-1, 1]`.
+        train: Training images of the same shape, likewise.
+        index: Rows of `train`, nearest first, from `metrics.nearest_neighbors`.
+        rows: Images to show.
 
-    Returns:
-        An image of values in `[-1, 1]`, or in colour, of values in `[0, 1]`.
+    Raises:
+        ValueError: If there are no images, not 1 or 3 channels, or shapes differ.
+
+    Example:
+        >>> train, index = np.zeros((9, 8, 8, 1)), np.array([[3, 1], [0, 8]])
+        >>> figure = kacjax.plots.neighbors_figure(train[:2], train, index)
     """
-    if side is not None:
-        images = images.reshape(len(images), side, side, 1)
-    height, width, channels = images.shape[1:]
-    framed = np.full((rows**2, height + 2, width + 2, channels), -1.0)
-    shown = images[: rows**2]
-    framed[: len(shown), 1:-1, 1:-1] = shown
-    tiled = framed.reshape(rows, rows, height + 2, width + 2, channels).swapaxes(1, 2)
-    whole = tiled.reshape(rows * (height + 2), rows * (width + 2), channels)
+    if not len(images) or images.shape[-1] not in (1, 3) or images.shape[1:] != train.shape[1:]:
+        both = f"{images.shape} and {train.shape}"
+        raise ValueError(f"images and train must be of one size with 1 or 3 channels, got {both}.")
+    index = np.asarray(index[:rows])
+    num, k = index.shape
+    shown = _tiled(images[:num], None, num, 1)
+    near = _tiled(np.asarray(train)[index.ravel()], None, num, k)
+    white = np.ones((len(near), 4, *near.shape[2:]))
+    figure, (ax,) = panels(1, 0.55 * k + 1.4, 0.55 * num * images.shape[1] / images.shape[2] + 0.5)
+    ax.imshow(np.concatenate([shown, white, near], axis=1), **_GRAYS)
+    ax.set_title(f"samples | the {k} nearest training images", fontsize=9)
+    ax.axis("off")
+    return figure
+
+
+@styled
+def trajectory_gif(
+    file: str | os.PathLike, trajectory: Samples, times: Samples, side: int | None = None
+) -> None:
+    """Writes samples on their way from noise to data as an animated GIF.
+
+    Args:
+        file: The file to write.
+        trajectory: Positions `(times, num, *event)`, as `kacjax.trajectory` returns them: points
+            in the plane, or images as `images_figure` takes them, with values in `[-1, 1]`.
+        times: The times, for the title: 20 frames are shown in a second, the last for a second.
+        side: Height and width of images that are vectors.
+
+    Raises:
+        ValueError: If the samples are neither points in the plane nor images.
+
+    Example:
+        >>> from tempfile import mkdtemp
+        >>> kacjax.plots.trajectory_gif(mkdtemp() + "/points.gif", np.ones((2, 5, 2)), np.ones(2))
+    """
+    positions = np.asarray(trajectory)
+    images = side is not None or positions.ndim == 5
+    if not images and positions.shape[2:] != (2,):
+        raise ValueError(
+            "trajectory must hold points in the plane, images (height, width, channels), or "
+            f"vectors with their side given; got shape {positions.shape}."
+        )
+    writer = require("matplotlib.animation", "plots").PillowWriter(fps=20)
+    figure, (ax,) = panels(1, 4.2, 4.4)
+    figure.set_layout_engine("none")  # One that adapts would move from frame to frame.
+    require("matplotlib.backends.backend_agg", "plots").FigureCanvasAgg(figure)
+    if images:
+        shown = ax.imshow(_tiled(positions[0], side, 8, 8), **_GRAYS)
+        ax.axis("off")
+    else:
+        shown = ax.scatter(*positions[0].T, s=5, color=style.BLUE, alpha=0.6, linewidths=0)
+        _square(ax, 1.05 * float(np.abs(positions).max()))
+    with writer.saving(figure, os.fspath(file), dpi=100):
+        for t, x in zip(np.asarray(times), positions, strict=True):
+            shown.set_data(_tiled(x, side, 8, 8)) if images else shown.set_offsets(x)
+            ax.set_title(f"$t = {t:.3f}$")
+            writer.grab_frame()
+        for _ in range(20):
+            writer.grab_frame()
+
+
+def _tiled(images: Samples, side: int | None, rows: int, columns: int) -> np.ndarray:
+    """The first images in frames of black: one of values in [-1, 1], or in color in [0, 1]."""
+    images = np.asarray(images[: rows * columns])
+    images = to_float(images) if images.dtype == np.uint8 else images
+    images = images if side is None else images.reshape(-1, side, side, 1)
+    num, height, width, channels = images.shape
+    framed = np.full((rows * columns, height + 2, width + 2, channels), -1.0)
+    framed[:num, 1:-1, 1:-1] = images
+    tiled = framed.reshape(rows, columns, height + 2, width + 2, channels).swapaxes(1, 2)
+    whole = tiled.reshape(rows * (height + 2), columns * (width + 2), channels)
     return whole[..., 0] if channels == 1 else np.clip((whole + 1) / 2, 0, 1)
 
 
-def _draw_density(ax: Axes, points: np.ndarray, limit: float, colour: str) -> None:
-    edges = np.linspace(-limit, limit, _BINS + 1)
-    counts, _, _ = np.histogram2d(*points.T, bins=(edges, edges))
-    # A little blur: bins are narrower than the distance between neighbouring samples.
-    density = gaussian_filter(counts.T, 1.2)
-    ax.imshow(
-        density,
-        origin="lower",
-        extent=(-limit, limit, -limit, limit),
-        cmap=LinearSegmentedColormap.from_list("", ["white", colour, INK]),
-        norm=PowerNorm(0.6, vmin=0, vmax=max(density.max(), 1e-9)),
-        interpolation="bilinear",
-    )
-
-
-def square(ax: Axes, limit: float) -> None:
+def _square(ax: Axes, limit: float) -> None:
     """Shows the square of half the width `limit` around the origin, undistorted."""
     ax.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
     ax.locator_params(nbins=4)
+
+
+def _draw_density(ax: Axes, points: np.ndarray, limit: float, color: str) -> None:
+    edges = np.linspace(-limit, limit, 161)
+    counts, _, _ = np.histogram2d(*points.T, bins=(edges, edges))
+    # A little blur: bins are narrower than the distance between neighboring samples.
+    density = require("scipy.ndimage", "plots").gaussian_filter(counts.T, 1.2)
+    colors = require("matplotlib.colors", "plots")
+    shades = colors.LinearSegmentedColormap.from_list("", ["white", color, style.INK])
+    norm = colors.PowerNorm(0.6, vmin=0, vmax=max(density.max(), 1e-9))
+    ax.pcolormesh(edges, edges, density, cmap=shades, norm=norm, rasterized=True)

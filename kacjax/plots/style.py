@@ -1,79 +1,61 @@
-"""The look that all figures share: colours, type, and figures without global state."""
+"""The look that all figures share: colors, type, and figures without global state."""
 
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, ParamSpec, TypeAlias
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar
 
-import matplotlib
 import numpy as np
-from jaxtyping import Array, Float, UInt8
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from jaxtyping import Array, Num
 
-Points: TypeAlias = Float[Array, "_ _"] | Float[np.ndarray, "_ _"]
-"""Points as rows, in JAX or NumPy."""
+from kacjax._optional import require
 
-Images: TypeAlias = (
-    Float[Array, "_ _ _ _"] | Float[np.ndarray, "_ _ _ _"] | UInt8[np.ndarray, "_ _ _ _"]
-)
-"""Images of shape `(num, height, width, channels)`, as floats in `[-1, 1]` or as bytes."""
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+else:  # Matplotlib is imported where something is drawn.
+    Axes = Figure = Any
 
-# Okabe and Ito's palette, told apart by colour-blind readers and in grey.
-BLUE, VERMILION, GREEN, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#56B4E9"
-INK, GREY, PALE = "#222222", "#777777", "#CCCCCC"
+Samples: TypeAlias = Num[Array, "_ *_"] | Num[np.ndarray, "_ *_"]
 
-COLOURS = {
-    "data": GREY,
-    "kac": BLUE,
-    "kac-t": BLUE,
-    "kac-t2": SKY,
-    "diffusion": VERMILION,
-    "flow-matching": GREEN,
-}
-"""One colour for each model, the same in every figure."""
+# Okabe and Ito's palette, told apart by color-blind readers and in gray.
+BLUE, VERMILION, GREEN, SKY = "#0072B2", "#D55E00", "#009E73", "#56B4E9"
+INK, GRAY, PALE = "#222222", "#777777", "#CCCCCC"
 
-LABELS = {
-    "kac": "Kac flow",
-    "kac-t": "Kac, clock t",
-    "kac-t2": "Kac, clock t²",
-    "diffusion": "diffusion",
-    "flow-matching": "flow matching",
-}
-"""What titles call the models."""
+# One color for each model, the same in every figure, and what titles call the models.
+COLORS = {"data": GRAY, "diffusion": VERMILION, "flow-matching": GREEN}
+COLORS |= {"kac": BLUE, "kac-t": BLUE, "kac-t2": SKY}
+LABELS = {"kac": "Kac flow", "kac-t": "Kac, clock t", "kac-t2": "Kac, clock t²"}
+LABELS |= {"diffusion": "diffusion", "flow-matching": "flow matching"}
 
+_TICKS = {"color": GRAY, "labelcolor": INK, "labelsize": 9}
 STYLE: dict[Any, Any] = {
     "figure.dpi": 160,
-    "font.size": 10,
-    "axes.titlesize": 11,
-    "axes.labelsize": 10,
-    "axes.edgecolor": GREY,
-    "axes.labelcolor": INK,
     "text.color": INK,
+    "axes.titlesize": 11,
+    "axes.edgecolor": GRAY,
+    "axes.labelcolor": INK,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.linewidth": 0.8,
-    "xtick.color": GREY,
-    "ytick.color": GREY,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "xtick.labelsize": 9,
-    "ytick.labelsize": 9,
-    "legend.fontsize": 9,
+    **{f"{axis}tick.{key}": value for axis in "xy" for key, value in _TICKS.items()},
     "legend.frameon": False,
-    "lines.linewidth": 1.6,
     "mathtext.fontset": "cm",
 }
-"""Matplotlib's settings for every figure."""
 
-P = ParamSpec("P")
+P, R = ParamSpec("P"), TypeVar("R")
 
 
-def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
-    """Draws in the common style and leaves the caller's matplotlib settings alone."""
+def styled(draw: Callable[P, R]) -> Callable[P, R]:
+    """Draws in the common style and leaves the caller's matplotlib settings alone.
+
+    Example:
+        >>> draw = kacjax.plots.styled(lambda: kacjax.plots.panels(1, 4.0, 3.0)[0])
+        >>> round(draw().dpi)
+        160
+    """
 
     @wraps(draw)
-    def wrapper(*args: P.args, **kwargs: P.kwargs) -> Figure:
-        with matplotlib.rc_context(STYLE):
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        with require("matplotlib", "plots").rc_context(STYLE):
             return draw(*args, **kwargs)
 
     return wrapper
@@ -82,7 +64,13 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
 def panels(
     columns: int, width: float, height: float, rows: int = 1, **kwargs
 ) -> tuple[Figure, list[Axes]]:
-    """A figure outside pyplot, with its axes in reading order; sizes in inches."""
-    figure = Figure(figsize=(width, height), layout="constrained")
+    """A figure outside pyplot, with its axes in reading order; sizes in inches.
+
+    Example:
+        >>> figure, axes = kacjax.plots.panels(3, width=6.0, height=4.0, rows=2)
+        >>> len(axes)
+        6
+    """
+    figure = require("matplotlib.figure", "plots").Figure((width, height), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, **kwargs)
     return figure, list(axes.flat)

@@ -1,103 +1,150 @@
-r"""One-dimensional noising processes, as monotone maps of one Gaussian.
+r"""One-dimensional noising processes, as monotone maps $Y_s = X(s, N)$ of one Gaussian.
 
-A process gives every time `s >= 0` a distribution of displacements `y`. Any such family without
-a preferred direction is a monotone map of a standard normal variable, $Y_s = X(s, N)$, and
-everything follows from the map:
-
-- a **sample** is $X(s, N)$ with $N \sim \mathcal N(0, 1)$;
-- its **velocity** is $\partial_s X(s, N)$ at fixed $N$, because quantiles move with the flow: the
-  law then satisfies the continuity equation $\partial_s p + \partial_y (v p) = 0$;
-- the **distribution function** is $F(s, y) = \Phi(X^{-1}(s, y))$, the density its derivative.
-
-Processes act on each component of an array independently. A subclass has to define `transport`
-and `variance`; where it knows better formulas it overrides the rest. One with atoms has to define
-`atom_mass` and `spread_law` too.
+The velocity of a sample is $\partial_s X(s, N)$ at fixed $N$, because quantiles move with the flow,
+so that $\partial_s p + \partial_y (v p) = 0$; the distribution function is $\Phi(X^{-1}(s, y))$.
 """
 
 import abc
+from functools import partial
+from typing import TypeAlias
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import ndtr
+from jax import lax
+from jax.scipy.special import ndtr, ndtri
 from jax.scipy.stats import norm
 
-from kacjax._random import normal
 from kacjax._typing import Array, ArrayLike, Float, Key, Scalar, Shape
-from kacjax._validation import check_nonnegative, is_concrete
+from kacjax._validation import check_nonnegative, check_positive, is_concrete
+
+Values: TypeAlias = Float[Array, "..."]
+Pair: TypeAlias = tuple[Values, Values]
+Blur: TypeAlias = tuple[ArrayLike, ArrayLike] | None
 
 # |N| beyond this has probability below the smallest positive float64 normal.
 _MAX_NORMAL = 38.0
+# Outside its support a law's log-density falls by 1 over this part of the layer's width.
+EDGE = 1e-3
 
 
-def align(*values: ArrayLike, shape: Shape | None = None) -> tuple[Array, ...]:
-    """Converts to floating arrays of one dtype and one rank, without broadcasting them.
+def as_numbers(name: str, value: ArrayLike) -> ArrayLike:
+    """A number or an array of real numbers, floats in float32 at least."""
+    if isinstance(value, list | tuple) and all(isinstance(part, int | float) for part in value):
+        value = jnp.asarray(value)
+    dtype = getattr(value, "dtype", jnp.bool_ if isinstance(value, int | float) else None)
+    kinds = (jnp.floating, jnp.integer, jnp.bool_)
+    if dtype is None or not any(jnp.issubdtype(dtype, kind) for kind in kinds):
+        raise ValueError(f"{name} must be a number or an array of real numbers, got {value!r}.")
+    return jnp.asarray(value, jnp.float32) if dtype in (jnp.bfloat16, jnp.float16) else value
 
-    Args:
-        values: Numbers or arrays that broadcast together, NumPy fashion.
-        shape: If given, the rank and the broadcast target that the values must fit.
 
-    Returns:
-        The values as arrays, padded with leading axes of size one. The computation stays valid
-        under `jax.numpy_rank_promotion("raise")`, and small arrays stay small.
+def align(*, shape: Shape | None = None, **values: ArrayLike) -> tuple[Array, ...]:
+    """Converts values to arrays of one floating dtype and one rank, without broadcasting them.
 
-    Raises:
-        ValueError: If the values do not broadcast against each other, or against `shape`.
+    Leading axes of size one are added up to the rank of `shape`, which the values must fit, or of
+    the largest value. A concrete process time `s` must not be negative.
     """
-    dtype = jnp.result_type(*values)
-    if not jnp.issubdtype(dtype, jnp.floating):
-        dtype = jnp.result_type(float)
-    shapes = [jnp.shape(value) for value in values]
+    values = {name: as_numbers(name, value) for name, value in values.items()}
+    if "s" in values:
+        check_nonnegative("s", values["s"])
+    floats = [v for v in values.values() if jnp.issubdtype(jnp.result_type(v), jnp.floating)]
+    dtype = jnp.result_type(*floats) if floats else jnp.result_type(float)
+    shapes = {name: jnp.shape(value) for name, value in values.items()}
     try:
-        together = jnp.broadcast_shapes(*shapes)
+        together = jnp.broadcast_shapes(*shapes.values())
         fits = shape is None or jnp.broadcast_shapes(together, shape) == tuple(shape)
     except ValueError:
         fits = False
     if not fits:
         target = "each other" if shape is None else f"shape {tuple(shape)}"
         raise ValueError(f"arguments of shapes {shapes} do not broadcast against {target}.")
-    rank = max(map(len, shapes)) if shape is None else len(shape)
+    rank = max(map(len, shapes.values())) if shape is None else len(shape)
     return tuple(
         jnp.asarray(value, dtype).reshape((1,) * (rank - len(own)) + own)
-        for value, own in zip(values, shapes, strict=True)
+        for value, own in zip(values.values(), shapes.values(), strict=True)
     )
 
 
-def align_time(s: ArrayLike, *values: ArrayLike, shape: Shape | None = None) -> tuple[Array, ...]:
-    """`align`, after a check that a concrete process time `s` is not negative."""
-    check_nonnegative("s", s)
-    return align(s, *values, shape=shape)
+def check_draw(key: Key, shape: Shape) -> None:
+    """Raises a `ValueError` unless these are one random key and a shape."""
+    typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    raw = getattr(key, "dtype", None) == jnp.uint32
+    if not (typed and key.ndim == 0) and not (raw and key.ndim == 1):
+        raise ValueError(f"key must be one jax.random.key, got {key!r}.")
+    if not isinstance(shape, tuple | list) or any(
+        isinstance(size, bool | float | str) or size < 0 for size in shape
+    ):
+        raise ValueError(f"shape must be a tuple of sizes, got {shape!r}.")
 
 
-def check_level(u: ArrayLike) -> None:
-    """Raises a `ValueError` unless every concrete level of a quantile lies in `[0, 1]`."""
-    if is_concrete(u) and not np.all((np.asarray(u) >= 0) & (np.asarray(u) <= 1)):
-        raise ValueError(f"u must lie in [0, 1], got {u}.")
+@partial(jax.jit, static_argnums=(1, 2))
+def normal(key: Key, shape: Shape, dtype: jnp.dtype) -> Values:
+    """`jax.random.normal`, computed once though displacement and velocity both read it.
+
+    On CPUs XLA would repeat a part of it for each. It does not look into a branch, and does not see
+    that this one is always taken.
+    """
+    draw = partial(jax.random.normal, shape=shape, dtype=dtype)
+
+    def draw_once(key):
+        word = jax.random.key_data(key)[0]
+        other = lambda _: jnp.broadcast_to(word.astype(dtype), shape)  # noqa: E731
+        return lax.cond((word | 1) > 0, draw, other, key)
+
+    return lax.platform_dependent(key, cpu=draw_once, default=draw)
+
+
+@jax.custom_jvp
+def quotient(x: Array, y: Array) -> Array:
+    """`x / y`, with derivatives that stay finite where `y**2` underflows or `x / y**2` overflows."""
+    return x / y
+
+
+@quotient.defjvp
+def _quotient_jvp(primals, tangents):
+    (x, y), (x_dot, y_dot) = primals, tangents
+    ratio, inverse = quotient(x, y), 1 / y
+    largest = 0.25 * jnp.finfo(inverse.dtype).max
+    return ratio, inverse * x_dot - jnp.clip(ratio * inverse, -largest, largest) * y_dot
 
 
 class Process(eqx.Module):
-    """A noising process of one component: a monotone map of a standard normal variable.
+    """A noising process: a monotone map of a standard normal variable, for each component.
 
-    Its floats, like those of signals and clocks, may be traced: `eqx.field(static=True)` keeps one
-    that decides what is computed.
+    A subclass defines `from_normal` and `variance`; where it knows better formulas it overrides the
+    rest, and one with atoms also defines `atom_mass` and `conditional_law`. Floats may be traced.
+
+    Example:
+        >>> class Uniform(kacjax.Process):
+        ...     def from_normal(self, s, n):
+        ...         return -jnp.expm1(-s) * jax.lax.erf(n / jnp.sqrt(2.0))
+        ...     def variance(self, s):
+        ...         return jnp.expm1(-s) ** 2 / 3
+        >>> round(float(Uniform().velocity(0.5, 0.1)), 3)
+        0.154
     """
 
     @abc.abstractmethod
-    def transport(self, s: ArrayLike, n: ArrayLike) -> Float[Array, "..."]:
-        """The map `y = X(s, n)`: odd and nondecreasing in `n`, a quantile where `n` is one.
+    def from_normal(self, s: ArrayLike, n: ArrayLike) -> Values:
+        """The map `y = X(s, n)` of standard normal variables: odd and nondecreasing in `n`.
 
-        Args:
-            s: Process time, `s >= 0`.
-            n: Standard normal variables.
-
-        Returns:
-            Displacements, of the shape that the arguments broadcast to.
+        Example:
+            >>> float(kacjax.WienerProcess(sigma=2.0).from_normal(0.25, 1.0))
+            1.0
         """
 
-    def sample_with_velocity(
-        self, key: Key, s: ArrayLike, shape: Shape
-    ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    @abc.abstractmethod
+    def variance(self, s: ArrayLike) -> Values:
+        """Variance of the displacement at time `s`.
+
+        Example:
+            >>> float(kacjax.WienerProcess(sigma=2.0).variance(0.25))
+            1.0
+        """
+
+    def sample_with_velocity(self, key: Key, s: ArrayLike, shape: Shape) -> Pair:
         r"""Draws displacements together with the velocity $\partial_s X(s, N)$ at each.
 
         Args:
@@ -109,110 +156,222 @@ class Process(eqx.Module):
             `(displacement, velocity)`, both of `shape`.
 
         Raises:
-            ValueError: If a concrete `s` is negative or does not broadcast against `shape`.
+            ValueError: If the key or shape is none, or a concrete `s` is negative or does not fit.
+
+        Example:
+            >>> y, v = kacjax.WienerProcess().sample_with_velocity(jax.random.key(0), 0.5, (3,))
+            >>> bool(jnp.allclose(v, y))
+            True
         """
-        s = self._time(s, shape)
-        n = normal(key, shape, s.dtype)
-        y, v = jax.jvp(lambda time: self.transport(time, n), (s,), (jnp.ones_like(s),))
-        return _of_shape(y, shape), v
+        check_draw(key, shape)
+        (s,) = align(s=s, shape=shape)
+        n = normal(key, tuple(shape), s.dtype)
+        y, v = jax.jvp(lambda time: self.from_normal(time, n), (s,), (jnp.ones_like(s),))
+        if y.shape != tuple(shape):
+            raise ValueError(
+                f"shape must hold the process's parameters, which make it {y.shape}; got {shape}."
+            )
+        return y, v
 
-    def sample(self, key: Key, s: ArrayLike, shape: Shape) -> Float[Array, "..."]:
-        """Draws displacements at time `s`; see `sample_with_velocity`."""
-        s = self._time(s, shape)
-        return _of_shape(self.transport(s, normal(key, shape, s.dtype)), shape)
+    def sample(self, key: Key, s: ArrayLike, shape: Shape) -> Values:
+        """Draws displacements at time `s`; see `sample_with_velocity`.
 
-    def normal_score(self, s: ArrayLike, y: ArrayLike) -> Float[Array, "..."]:
-        """The inverse of `transport` in `n`, found by bisection unless a subclass knows it."""
-        s, y = align_time(s, y)
-        low = jnp.full(jnp.broadcast_shapes(s.shape, y.shape), -_MAX_NORMAL, y.dtype)
+        Example:
+            >>> kacjax.WienerProcess().sample(jax.random.key(0), 0.5, (3, 2)).shape
+            (3, 2)
+        """
+        return self.sample_with_velocity(key, s, shape)[0]
 
-        def halve(_, interval):
-            low, high = interval
-            middle = (low + high) / 2
-            below = self.transport(s, middle) < y
-            return jnp.where(below, middle, low), jnp.where(below, high, middle)
+    def to_normal(self, s: ArrayLike, y: ArrayLike) -> Values:
+        """The inverse of `from_normal` in `n`, found by bisection unless a subclass knows it.
 
-        steps = 6 + jnp.finfo(y.dtype).nmant
-        low, high = jax.lax.fori_loop(0, steps, halve, (low, -low))
-        # The bisection finds the point; one Newton step gives it the exact derivatives.
-        n = jax.lax.stop_gradient((low + high) / 2)
-        value, slope = jax.jvp(lambda n: self.transport(s, n), (n,), (jnp.ones_like(n),))
+        Example:
+            >>> float(kacjax.WienerProcess(sigma=2.0).to_normal(0.25, 1.0))
+            1.0
+        """
+        s, y = align(s=s, y=y)
+        # One Newton step from the bisection's end gives the exact derivatives.
+        n = lax.stop_gradient(_bisect(self, s, y))
+        value, slope = jax.jvp(lambda n: self.from_normal(s, n), (n,), (jnp.ones_like(n),))
         # Outside the support, and on an atom, the map is flat and the bisection's end stands.
         return n + jnp.where(slope > 0, (y - value) / jnp.where(slope > 0, slope, 1), 0)
 
-    def velocity(self, s: ArrayLike, y: ArrayLike) -> Float[Array, "..."]:
-        r"""The velocity field of the law, $v(s, y) = \partial_s X(s, n)$ where $X(s, n) = y$."""
-        s, y = align_time(s, y)
-        n = self.normal_score(s, y)
-        s = jnp.broadcast_to(s, n.shape)
-        return jax.jvp(lambda time: self.transport(time, n), (s,), (jnp.ones_like(s),))[1]
+    def velocity(self, s: ArrayLike, y: ArrayLike) -> Values:
+        r"""The velocity field of the law, $v(s, y) = \partial_s X(s, n)$ where $X(s, n) = y$.
 
-    def log_density(self, s: ArrayLike, y: ArrayLike) -> Float[Array, "..."]:
+        Example:
+            >>> float(kacjax.WienerProcess().velocity(0.5, 2.0))
+            2.0
+        """
+        s, y = align(s=s, y=y)
+        n = self.to_normal(s, y)
+        s = jnp.broadcast_to(s, n.shape)
+        return jax.jvp(lambda time: self.from_normal(time, n), (s,), (jnp.ones_like(s),))[1]
+
+    def log_density(self, s: ArrayLike, y: ArrayLike) -> Values:
         r"""Logarithm of the density of the continuous part, $\phi(n) / \partial_n X(s, n)$.
 
         It is $-\infty$ outside the support, and where the map is flat: on an atom.
+
+        Example:
+            >>> round(float(kacjax.WienerProcess().log_density(1.0, 0.0)), 3)
+            -0.919
         """
-        s, y = align_time(s, y)
-        n = self.normal_score(s, y)
-        slope = jax.jvp(lambda n: self.transport(s, n), (n,), (jnp.ones_like(n),))[1]
-        edge = jnp.abs(self.transport(s, jnp.full_like(n, _MAX_NORMAL)))
+        s, y = align(s=s, y=y)
+        n = self.to_normal(s, y)
+        slope = jax.jvp(lambda n: self.from_normal(s, n), (n,), (jnp.ones_like(n),))[1]
+        edge = jnp.abs(self.from_normal(s, jnp.full_like(n, _MAX_NORMAL)))
         inside = (slope > 0) & (jnp.abs(y) < edge)
         density = norm.logpdf(n) - jnp.log(jnp.where(inside, slope, 1))
         return jnp.where(inside | jnp.isnan(y), density, -jnp.inf)
 
-    def density(self, s: ArrayLike, y: ArrayLike) -> Float[Array, "..."]:
-        """Density of the continuous part of the law; see `log_density`."""
+    def density(self, s: ArrayLike, y: ArrayLike) -> Values:
+        """Density of the continuous part of the law; see `log_density`.
+
+        Example:
+            >>> round(float(kacjax.WienerProcess().density(1.0, 0.0)), 3)
+            0.399
+        """
         return jnp.exp(self.log_density(s, y))
 
-    def spread_law(
-        self, s: ArrayLike, y: ArrayLike, width: Scalar
-    ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
-        """Log-density and velocity of a law without atoms that stands for this one.
+    def conditional_law(
+        self, s: ArrayLike, y: ArrayLike, *, width: Scalar = 0.3, blur: Blur = None
+    ) -> Pair:
+        """The log-density and velocity that data are weighed with: no atoms, finite everywhere.
 
-        Where a process has atoms they are spread over a layer of relative width `width`, with a
-        velocity that satisfies the continuity equation; otherwise it is the law itself.
+        Outside the support the log-density falls steeply, so that of several laws the nearest one
+        wins, and the velocity goes on linearly.
+
+        Args:
+            s: Process time, `s > 0`.
+            y: Displacements.
+            width: Relative width in (0, 1) of the layer that stands for an atom.
+            blur: `(std, std_rate)`, the deviation of a Gaussian that is convolved with the law and
+                its derivative in `s`; for Brownian motion only, else a `ValueError`.
+
+        Example:
+            >>> law = kacjax.KacProcess().conditional_law(0.1, jnp.array([0.2, 5.0]))
+            >>> [bool(jnp.all(jnp.isfinite(part))) for part in law]
+            [True, True]
         """
-        del width
-        return self.log_density(s, y), self.velocity(s, y)
+        refuse_blur(self, blur)
+        s, y = align_positive(s=s, y=y)
+        edge = jnp.abs(self.from_normal(s, jnp.full_like(s, _MAX_NORMAL)))
+        inner = edge * (1 - 8 * jnp.finfo(y.dtype).eps)
+        nearest = jnp.clip(y, -inner, inner)
+        reach = jnp.abs(y) / jnp.maximum(edge, 1e-25)
+        log_density = self.log_density(s, nearest)
+        log_density = jnp.where(jnp.isneginf(log_density), -1e3 - reach, log_density)
+        beyond = jnp.where(y == nearest, 0, self.linear_velocity(s) * (y - nearest))
+        velocity = self.velocity(s, nearest) + beyond
+        return log_density - jnp.maximum(reach - 1, 0) * (1 / (EDGE * width)), velocity
 
-    def cdf(self, s: ArrayLike, y: ArrayLike) -> Float[Array, "..."]:
-        """Distribution function, in the middle of its step at an atom."""
-        return ndtr(self.normal_score(s, y))
+    def cdf(self, s: ArrayLike, y: ArrayLike) -> Values:
+        """Distribution function, in the middle of its step at an atom.
 
-    def quantile(self, s: ArrayLike, u: ArrayLike) -> Float[Array, "..."]:
-        """Quantile function: the displacement whose distribution function is `u` in (0, 1)."""
-        check_level(u)
-        s, u = align_time(s, u)
-        return self.transport(s, jax.scipy.special.ndtri(u))
+        Example:
+            >>> float(kacjax.KacProcess().cdf(0.1, 0.0))
+            0.5
+        """
+        return ndtr(self.to_normal(s, y))
 
-    def atom_mass(self, s: ArrayLike) -> Float[Array, "..."]:
-        """Total probability of the atoms: zero unless the process has some."""
-        return jnp.zeros_like(align_time(s)[0])
+    def quantile(self, s: ArrayLike, u: ArrayLike) -> Values:
+        """The displacement whose distribution function is `u` in (0, 1), atoms included.
 
-    @abc.abstractmethod
-    def variance(self, s: ArrayLike) -> Float[Array, "..."]:
-        """Variance of the displacement at time `s`."""
+        The upper tail is `quantile(s, 1 - u) = -quantile(s, u)`, accurate for the smallest `u`.
 
-    def linear_velocity(self, s: ArrayLike) -> Float[Array, "..."]:
+        Example:
+            >>> float(kacjax.WienerProcess().quantile(1.0, 0.5))
+            0.0
+        """
+        s, u = align(s=s, u=u)
+        if is_concrete(u) and not np.all((np.asarray(u) >= 0) & (np.asarray(u) <= 1)):
+            raise ValueError(f"u must lie in [0, 1], got {u}.")
+        return _quantile(self, s, u)
+
+    def atom_mass(self, s: ArrayLike) -> Values:
+        """Total probability of the atoms: zero unless the process has some.
+
+        Example:
+            >>> round(float(kacjax.KacProcess(a=1.0).atom_mass(1.0)), 4)
+            0.3679
+        """
+        return jnp.zeros_like(align(s=s)[0])
+
+    def linear_velocity(self, s: ArrayLike) -> Values:
         r"""The best linear predictor of the velocity, $\beta(s)$ in $v \approx \beta(s) y$.
 
-        Since $\partial_s \mathbb E[Y^2] = 2 \mathbb E[v Y]$, it is half the logarithmic derivative of
-        the variance: $1/(2s)$ for Brownian motion, where it is exact, and for the Kac process
-        $1/s$ as long as the path has hardly turned.
+        It is half the logarithmic derivative of the variance. Where that underflows, $s \beta(s)$ is
+        a constant, taken at a later time. A concrete `s` must be positive: $\beta$ grows like $1/s$.
+
+        Example:
+            >>> float(kacjax.WienerProcess().linear_velocity(0.5))
+            1.0
         """
-        (s,) = align_time(s)
-        variance, slope = jax.jvp(self.variance, (s,), (jnp.ones_like(s),))
-        return slope / (2 * variance)
+        (s,) = align_positive(s=s)
+        s = jnp.broadcast_to(s, self.variance(s).shape)
+        later = lax.stop_gradient(_time_without_underflow(self, s))
+        variance, change = jax.jvp(self.variance, (later,), (later,))
+        limit = lax.stop_gradient(change / variance)
+        safe = jnp.where(later > s, jnp.ones_like(s), s)
+        variance, change = jax.jvp(self.variance, (safe,), (safe,))
+        elasticity = jnp.where(later > s, limit, quotient(change, variance))
+        return quotient(elasticity, 2 * s)
 
-    def _time(self, s: ArrayLike, shape: Shape) -> Float[Array, "..."]:
-        """Validates a process time and gives it the rank of `shape`."""
-        return align_time(s, shape=shape)[0]
+
+def align_positive(**values: ArrayLike) -> tuple[Array, ...]:
+    """`align`, after a check that a concrete process time `s` is positive."""
+    check_positive("s", as_numbers("s", values["s"]))
+    return align(**values)
 
 
-def _of_shape(y: Array, shape: Shape) -> Array:
-    """Checks that the process's own parameters fit the shape asked for."""
-    if y.shape != tuple(shape):
-        raise ValueError(
-            f"shape must hold the process's parameters, which make it {y.shape}; got {shape}."
-        )
-    return y
+def refuse_blur(process: "Process", blur: object) -> None:
+    """Raises a `ValueError` if the law is to be blurred."""
+    if blur is not None:
+        name = type(process).__name__
+        raise ValueError(f"blur must be None but for Brownian motion, got {blur} for {name}.")
+
+
+@eqx.filter_jit
+def _bisect(process: Process, s: Array, y: Array) -> Array:
+    """The `n` with `X(s, n) = y`, to the precision of its type."""
+    low = jnp.full(jnp.broadcast_shapes(s.shape, y.shape), -_MAX_NORMAL, y.dtype)
+    low = low + jnp.zeros_like(process.from_normal(s, low))
+
+    def halve(_, interval):
+        low, high = interval
+        middle = (low + high) / 2
+        below = process.from_normal(s, middle) < y
+        return jnp.where(below, middle, low), jnp.where(below, high, middle)
+
+    low, high = lax.fori_loop(0, 6 + jnp.finfo(y.dtype).nmant, halve, (low, -low))
+    return (low + high) / 2
+
+
+@eqx.filter_jit
+def _time_without_underflow(process: Process, s: Array) -> Array:
+    """`s`, or where the variance or its slope underflows a larger time where they do not."""
+    least = float(jnp.finfo(s.dtype).tiny / jnp.finfo(s.dtype).eps)
+    grow = lambda _, s: jnp.where(process.variance(s) * s < least, 16 * s, s)  # noqa: E731
+    return lax.fori_loop(0, 256 if s.dtype == jnp.float64 else 32, grow, s)
+
+
+@eqx.filter_custom_jvp
+def _quantile(process: Process, s: Array, u: Array) -> Array:
+    return process.from_normal(s, ndtri(u))
+
+
+@_quantile.def_jvp
+def _quantile_jvp(primals, tangents):
+    # In u by the density: the chain through the normal variable overflows.
+    process, s, u = primals
+    *others, u_dot = tangents
+    n = ndtri(u)
+    y = _quantile(process, s, u)
+    _, y_dot = eqx.filter_jvp(lambda p, s: p.from_normal(s, n), (process, s), tuple(others))
+    y_dot = jnp.zeros_like(y) if y_dot is None else y_dot
+    if u_dot is not None:
+        log_density = process.log_density(s, y)
+        finite = jnp.isfinite(log_density)
+        y_dot = y_dot + jnp.where(finite, jnp.exp(-jnp.where(finite, log_density, 0)), 0) * u_dot
+    return y, y_dot

@@ -1,78 +1,85 @@
-r"""Brownian motion, $Y_s = \sigma \sqrt{s} N$: the noise of diffusion models.
-
-Its velocity $v = y / (2 s)$ is unbounded as $s \to 0$: the explosion that the Kac process avoids.
-"""
+r"""Brownian motion, $Y_s = \sigma \sqrt{s} N$: the noise of diffusion models."""
 
 import jax.numpy as jnp
-from jax.scipy.special import ndtr
 from jax.scipy.stats import norm
 
-from kacjax._random import normal
-from kacjax._typing import Array, ArrayLike, Float, Key, Shape
+from kacjax._typing import ArrayLike, Key, Scalar, Shape
 from kacjax._validation import check_positive
-from kacjax.processes.base import Process, align, align_time
+from kacjax.processes import base
+from kacjax.processes.base import Blur, Pair, Process, Values, align, align_positive
 
 
 class WienerProcess(Process):
-    """Brownian motion of variance `sigma**2 * s`.
+    r"""Brownian motion: normal displacements of variance $\sigma^2 s$ and velocity $y / (2 s)$.
+
+    The velocity is unbounded as $s \to 0$: the explosion that the Kac process avoids.
 
     Attributes:
         sigma: Volatility, positive; may be traced, and an array of one value per component.
 
     Raises:
         ValueError: If a concrete `sigma` is not positive and finite.
+
+    Example:
+        >>> process = kacjax.WienerProcess(sigma=0.5)
+        >>> process, float(process.variance(1.0))
+        (WienerProcess(sigma=0.5), 0.25)
     """
 
-    sigma: ArrayLike = 1.0
+    sigma: ArrayLike
 
-    def __check_init__(self):
+    def __init__(self, sigma: ArrayLike = 1.0):
+        self.sigma = base.as_numbers("sigma", sigma)
         check_positive("sigma", self.sigma)
 
-    def transport(self, s: ArrayLike, n: ArrayLike) -> Float[Array, "..."]:
-        r"""The map $X(s, n) = \sigma \sqrt s \, n$."""
-        s, n, sigma = align_time(s, n, self.sigma)
+    def from_normal(self, s: ArrayLike, n: ArrayLike) -> Values:  # noqa: D102
+        s, n, sigma = align(s=s, n=n, sigma=self.sigma)
         return sigma * jnp.sqrt(s) * n
 
-    def sample_with_velocity(
-        self, key: Key, s: ArrayLike, shape: Shape
-    ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
-        r"""Draws displacements $y$ with their velocities $y / (2 s)$; infinite at `s = 0`."""
-        s = self._time(s, shape)
-        s, sigma = align(s, self.sigma, shape=shape)
-        n = normal(key, shape, s.dtype)
+    def sample_with_velocity(self, key: Key, s: ArrayLike, shape: Shape) -> Pair:  # noqa: D102
+        base.check_draw(key, shape)
+        s, sigma = align(s=s, sigma=self.sigma, shape=shape)
+        n = base.normal(key, shape, s.dtype)
         root = jnp.sqrt(s)
         return (sigma * root) * n, (sigma / (2 * root)) * n
 
-    def sample(self, key: Key, s: ArrayLike, shape: Shape) -> Float[Array, "..."]:
-        """Draws displacements at time `s`; see `sample_with_velocity`."""
-        s, sigma = align(self._time(s, shape), self.sigma, shape=shape)
-        return (sigma * jnp.sqrt(s)) * normal(key, shape, s.dtype)
-
-    def normal_score(self, s: ArrayLike, y: ArrayLike) -> Float[Array, "..."]:
-        r"""The standard normal variable $n = y / (\sigma \sqrt s)$ behind a displacement."""
-        s, y, sigma = align_time(s, y, self.sigma)
+    def to_normal(self, s: ArrayLike, y: ArrayLike) -> Values:  # noqa: D102
+        s, y, sigma = align(s=s, y=y, sigma=self.sigma)
         return y / (sigma * jnp.sqrt(s))
 
-    def velocity(self, s: ArrayLike, y: ArrayLike) -> Float[Array, "..."]:
-        r"""The velocity field $v(s, y) = y / (2 s)$."""
-        s, y, sigma = align_time(s, y, self.sigma)
+    def velocity(self, s: ArrayLike, y: ArrayLike) -> Values:  # noqa: D102
+        s, y, sigma = align(s=s, y=y, sigma=self.sigma)
         return y / (2 * s) + jnp.zeros_like(sigma)
 
-    def log_density(self, s: ArrayLike, y: ArrayLike) -> Float[Array, "..."]:
-        r"""Logarithm of the normal density of variance $\sigma^2 s$."""
-        s, y, sigma = align_time(s, y, self.sigma)
+    def log_density(self, s: ArrayLike, y: ArrayLike) -> Values:  # noqa: D102
+        s, y, sigma = align(s=s, y=y, sigma=self.sigma)
         return norm.logpdf(y, scale=sigma * jnp.sqrt(s))
 
-    def cdf(self, s: ArrayLike, y: ArrayLike) -> Float[Array, "..."]:
-        """Distribution function."""
-        return ndtr(self.normal_score(s, y))
+    def conditional_law(
+        self, s: ArrayLike, y: ArrayLike, *, width: Scalar = 0.3, blur: Blur = None
+    ) -> Pair:
+        r"""Log-density and velocity of the law itself, or of its convolution with a Gaussian.
 
-    def linear_velocity(self, s: ArrayLike) -> Float[Array, "..."]:
-        r"""The velocity's factor $1 / (2 s)$, exact."""
-        s, sigma = align_time(s, self.sigma)
-        return 1 / (2 * s) + jnp.zeros_like(sigma)
+        With `blur = (tau, tau')` the variance is $V = \sigma^2 s + \tau^2$ and the velocity
+        $y (\sigma^2 + 2 \tau \tau') / 2 V$, the derivative $\tau'$ being in `s`.
 
-    def variance(self, s: ArrayLike) -> Float[Array, "..."]:
-        r"""Variance $\sigma^2 s$."""
-        s, sigma = align_time(s, self.sigma)
+        Example:
+            >>> law = kacjax.WienerProcess().conditional_law(0.5, 1.0, blur=(0.5**0.5, 0.0))
+            >>> round(float(law[0]), 3), round(float(law[1]), 3)
+            (-1.419, 0.5)
+        """
+        del width
+        std, rate = (0.0, 0.0) if blur is None else blur
+        s, y, std, rate, sigma = align_positive(s=s, y=y, std=std, rate=rate, sigma=self.sigma)
+        variance = jnp.square(sigma) * s + jnp.square(std)
+        square = jnp.minimum(y * (y / variance), 1e30)
+        log_density = -(square + jnp.log(2 * jnp.pi * variance)) / 2
+        return log_density, (jnp.square(sigma) + 2 * std * rate) / (2 * variance) * y
+
+    def linear_velocity(self, s: ArrayLike) -> Values:  # noqa: D102
+        s, sigma = align_positive(s=s, sigma=self.sigma)
+        return base.quotient(jnp.ones_like(s), 2 * s) + jnp.zeros_like(sigma)
+
+    def variance(self, s: ArrayLike) -> Values:  # noqa: D102
+        s, sigma = align(s=s, sigma=self.sigma)
         return sigma**2 * s

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Int
 
 from kacjax import losses, sharding
 from kacjax._typing import Key
-from kacjax._validation import check_choice, check_count, check_positive
+from kacjax._validation import check_choice, check_count, check_positive, widen
 from kacjax.training.data import Cursor, DeviceData, next_batch
 from kacjax.training.state import TIME_BINS, StepMetrics, TrainState
 from kacjax.velocity import Velocity
@@ -303,7 +303,7 @@ def _is_array(leaf: Any) -> bool:
 
 def _wide(tree: Any) -> Any:
     """A copy of the tree with floats of at least 32 bits."""
-    return jax.tree.map(lambda x: jnp.array(x, losses.wide_type(x.dtype)), tree)
+    return jax.tree.map(lambda x: jnp.copy(widen(x)), tree)
 
 
 def _average(new: Array, old: Array, share: Array) -> Array:

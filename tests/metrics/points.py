@@ -2,13 +2,13 @@
 
 import numpy as np
 
-RNG = np.random.default_rng(0)
+_RNG = np.random.default_rng(0)
 # Sizes that the blocks do not divide.
-X = RNG.normal(size=(601, 5)).astype(np.float32)
-Y = (RNG.normal(size=(347, 5)) + 0.3).astype(np.float32)
-# More dimensions than those whose distances come from differences; not centred.
-WIDE_X = (RNG.normal(size=(301, 70)) + 2).astype(np.float32)
-WIDE_Y = (RNG.normal(size=(270, 70)) + 2.1).astype(np.float32)
+X = _RNG.normal(size=(601, 5)).astype(np.float32)
+Y = (_RNG.normal(size=(347, 5)) + 0.3).astype(np.float32)
+# Many dimensions, not centered.
+WIDE_X = (_RNG.normal(size=(301, 70)) + 2).astype(np.float32)
+WIDE_Y = (_RNG.normal(size=(270, 70)) + 2.1).astype(np.float32)
 
 
 def assert_mean(values: np.ndarray, expected: float) -> None:

@@ -1,13 +1,15 @@
 """Intervals against SciPy, and how often they hold what they should."""
 
+import jax
 import numpy as np
 import pytest
 import scipy.spatial
 import scipy.stats
 
 from kacjax import metrics
-from tests.metrics.points import RNG
 from tests.statistics import frequency_bound
+
+KEY = jax.random.key(0)
 
 
 def mean_difference(x, y):
@@ -25,8 +27,9 @@ def squared_difference(x, y):
 
 
 def test_bootstrap_equals_scipy():
-    x, y = RNG.normal(size=150), RNG.normal(size=80)
-    value, low, high = metrics.bootstrap(mean_difference, x, y, resamples=4000)
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=150), rng.normal(size=80)
+    value, low, high = metrics.bootstrap(mean_difference, x, y, key=KEY, resamples=4000)
     expected = scipy.stats.bootstrap(
         (x, y), mean_difference, vectorized=False, method="percentile", n_resamples=4000, rng=0
     ).confidence_interval
@@ -39,8 +42,8 @@ def test_bootstrap_equals_scipy():
 
 @pytest.mark.parametrize("interval", [metrics.bootstrap, metrics.subsampling])
 def test_width_for_a_mean_is_that_of_normal_theory(interval):
-    x = RNG.normal(size=(400, 2)).astype(np.float32)
-    value, low, high = interval(lambda x: x[:, 0].mean(), x, resamples=2000, level=0.9)
+    x = np.random.default_rng(0).normal(size=(400, 2)).astype(np.float32)
+    value, low, high = interval(lambda x: x[:, 0].mean(), x, key=KEY, resamples=2000, level=0.9)
     deviation = x[:, 0].std(ddof=1) / np.sqrt(400)
     assert low < value < high
     # 2,000 draws: quantiles to 0.03 deviations, and six times that on both sides.
@@ -51,11 +54,11 @@ def test_subsampling_holds_the_mean_of_a_metric_between_samples():
     # 200 pairs of 61, shifted by 1, whose squared difference has the mean 1 + 2 / 61. The level is
     # 95% for many points, some 93% for so few; the bound is that of 200 intervals.
     size = 61
-    pairs = RNG.normal(size=(200, 2, size))
+    pairs = np.random.default_rng(0).normal(size=(200, 2, size))
     held = 0
     for number, (x, y) in enumerate(pairs):
         interval = metrics.subsampling(
-            squared_difference, x, y + 1, resamples=100, seed=number, level=0.95
+            squared_difference, x, y + 1, key=jax.random.key(number), resamples=100, level=0.95
         )
         held += interval.low <= 1 + 2 / size <= interval.high
     assert abs(held / 200 - 0.94) < frequency_bound(0.06, 200)
@@ -63,16 +66,19 @@ def test_subsampling_holds_the_mean_of_a_metric_between_samples():
 
 def test_resampling_with_replacement_is_wrong_for_distances_and_halves_are_right():
     # Copies lie at distance 0: the bootstrap's interval does not even hold the value itself.
-    x = RNG.normal(size=(200, 3))
-    wrong = metrics.bootstrap(nearest_other, x, resamples=50)
+    x = np.random.default_rng(0).normal(size=(200, 3))
+    with pytest.warns(RuntimeWarning, match="does not hold the value .* use subsampling"):
+        wrong = metrics.bootstrap(nearest_other, x, key=KEY, resamples=50)
     assert wrong.high < wrong.value
-    right = metrics.subsampling(nearest_other, x, resamples=50)
+    right = metrics.subsampling(nearest_other, x, key=KEY, resamples=50)
     assert right.low < right.value < right.high
 
 
-def test_seed_decides():
-    x = RNG.normal(size=50)
-    first, again, other = (metrics.bootstrap(np.mean, x, seed=seed) for seed in (1, 1, 2))
+def test_key_decides():
+    x = np.random.default_rng(0).normal(size=50)
+    first, again, other = (
+        metrics.bootstrap(np.mean, x, key=jax.random.key(seed)) for seed in (1, 1, 2)
+    )
     assert first == again
     assert first != other
 
@@ -80,10 +86,19 @@ def test_seed_decides():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: metrics.bootstrap(np.mean, np.ones(1)), "samples must have at least two points"),
-        (lambda: metrics.bootstrap(np.mean), "samples must have"),
-        (lambda: metrics.subsampling(np.mean, np.ones(5), level=1.0), "level must lie between"),
-        (lambda: metrics.subsampling(np.mean, np.ones(5), resamples=1), "resamples must be"),
+        (
+            lambda: metrics.bootstrap(np.mean, np.ones(1), key=KEY),
+            "samples must have two points",
+        ),
+        (lambda: metrics.bootstrap(np.mean, key=KEY), "samples must have"),
+        (
+            lambda: metrics.subsampling(np.mean, np.ones(5), key=KEY, level=1.0),
+            "level must lie between",
+        ),
+        (
+            lambda: metrics.subsampling(np.mean, np.ones(5), key=KEY, resamples=1),
+            "resamples must be",
+        ),
     ],
 )
 def test_wrong_input_is_named(call, message):

@@ -19,7 +19,7 @@ def resample(c: int) -> int:
 
 def unet_parameter_count(
     side: int,
-    colours: int,
+    colors: int,
     channels: int,
     multipliers: tuple[int, ...],
     blocks: int,
@@ -32,8 +32,8 @@ def unet_parameter_count(
         # `channels` sinusoids of the time, eight of its logarithm, and that.
         "time": (channels + 9 + 1) * width + (width + 1) * width,
         "labels": 0 if classes is None else (classes + 1) * width,
-        "first": 9 * colours * channels + channels,
-        "last": 2 * levels[0] + 9 * colours * levels[0] + colours,
+        "first": 9 * colors * channels + channels,
+        "last": 2 * levels[0] + 9 * colors * levels[0] + colors,
         "middle": 2 * residual(levels[-1], levels[-1], width) + attention(levels[-1]),
         "encoder": 0,
         "decoder": 0,

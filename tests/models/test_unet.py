@@ -4,12 +4,13 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 from flax import nnx
 
-from kacjax.models import UNet, unet_size
-from kacjax.models.blocks import Resample
+from kacjax.models import UNet, unet, unet_size
+from kacjax.models.layers import Resample
 from tests.models.parameter_count import unet_parameter_count
 
 SMALL = {"channels": 8, "multipliers": (1, 2), "blocks": 1, "attention": (4,), "head_channels": 8}
@@ -47,6 +48,18 @@ def gradient(graphdef, state):
     return jax.value_and_grad(loss)(state)
 
 
+def count_primitive(jaxpr, name: str) -> int:
+    """How often a primitive is called, in inner programs too."""
+    inner = [
+        getattr(value, "jaxpr", value)
+        for equation in jaxpr.eqns
+        for value in equation.params.values()
+        if hasattr(value, "jaxpr") or hasattr(value, "eqns")
+    ]
+    own = sum(equation.primitive.name == name for equation in jaxpr.eqns)
+    return own + sum(count_primitive(one, name) for one in inner)
+
+
 @pytest.mark.parametrize(
     ("size", "shape", "classes", "known"),
     [
@@ -66,7 +79,7 @@ def test_number_of_parameters_is_that_of_the_derivation(size, shape, classes, kn
         options["channels"],
         options["multipliers"],
         options["blocks"],
-        options["attention"],
+        tuple(model.config["attention"]),
         classes,
     )
     assert sum(leaf.size for leaf in leaves) == sum(by_hand.values()) == known
@@ -133,7 +146,7 @@ def test_dropout_follows_its_key():
 
     def draws(rate, key):
         call = lambda s: nnx.merge(small(rate)[0], s)(T, X, LABEL, key=key)  # noqa: E731
-        return str(jax.make_jaxpr(call)(state)).count("random_bits")
+        return count_primitive(jax.make_jaxpr(call)(state).jaxpr, "random_bits")
 
     # Without a rate the key does nothing, and without a key the rate does nothing.
     assert draws(0.3, KEY) == 8
@@ -196,7 +209,7 @@ def test_no_state_but_parameters():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"shape": (8, 8)}, r"shape must be \(height, width, colours\), got \(8, 8\)"),
+        ({"shape": (8, 8)}, r"shape must be \(height, width, colors\) .* 2 levels; got \(8, 8\)"),
         ({"shape": (8, 0, 3)}, "shape, each number, must be an integer of at least 1, got 0"),
         ({"shape": (8, 10, 3), "multipliers": (1, 2, 2)}, r"4 divides, for 3 levels; got \(8, 10"),
         ({"channels": 0}, "channels must be an integer of at least 1, got 0"),
@@ -204,8 +217,8 @@ def test_no_state_but_parameters():
         ({"blocks": -1}, "blocks must be an integer of at least 1, got -1"),
         ({"multipliers": ()}, r"multipliers must hold a positive integer .* got \(\)"),
         ({"multipliers": (1, 0)}, "multipliers, each number, must be an integer"),
-        ({"attention": (5,)}, "attention must name resolutions of the levels, 8, 4; got 5"),
-        ({"head_channels": 3}, "head_channels must divide the 16 channels at resolution 4, got 3"),
+        ({"attention": (5,)}, r"attention must be among \(8, 4\), got \(5,\)"),
+        ({"head_channels": 3}, r"head_channels must divide each of \[16, 16\], got 3"),
         ({"head_channels": 0}, "head_channels must be an integer"),
         ({"dropout": 1.0}, r"dropout must lie in \[0, 1\), got 1.0"),
         ({"classes": 0}, "classes must be an integer of at least 1, got 0"),
@@ -218,15 +231,76 @@ def test_bad_arguments(options, message):
         UNet(**{"shape": SHAPE, **SMALL, **options}, rngs=nnx.Rngs(0))
 
 
-def test_bad_calls():
+def test_a_misspelt_keyword_is_pythons_error(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    with pytest.raises(TypeError, match="multiplyers"):
+        UNet(SHAPE, rngs=nnx.Rngs(0), multiplyers=(1, 2))
+
+
+@pytest.mark.parametrize(
+    ("shape", "levels", "expected"),
+    [
+        ((32, 32, 3), 4, (16,)),
+        ((48, 48, 3), 4, (12,)),
+        ((96, 96, 3), 4, (12,)),
+        ((256, 256, 3), 4, (32,)),
+        ((512, 512, 3), 4, ()),
+        ((28, 28, 1), 3, (14,)),
+        ((24, 64, 3), 3, (12,)),
+        ((4, 4, 1), 2, ()),
+    ],
+)
+def test_attention_by_default_fits_any_size(shape, levels, expected):
+    """At the level nearest to 16, if one lies in 8 to 32."""
+    assert unet._attention(None, unet._sides(shape, (1,) * levels)) == expected
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "attention"),
+    [((48, 48, 3), "cifar10", [12]), ((512, 512, 3), "mnist", []), ((64, 24, 3), "mnist", [12])],
+)
+def test_named_sizes_fit_any_image_that_they_can_halve(shape, size, attention):
+    def call():
+        model = UNet(shape, rngs=nnx.Rngs(0), **unet_size(size))
+        assert model.config["attention"] == attention
+        assert model.config["head_channels"] == 64
+        return model(T[:2], jnp.zeros((2, *shape)))
+
+    assert nnx.eval_shape(call).shape == (2, *shape)
+
+
+def test_heads_fit_any_channels_by_default():
+    options = {"channels": 12, "multipliers": (1, 2), "blocks": 1}
+    model = nnx.eval_shape(lambda: UNet((16, 16, 1), rngs=nnx.Rngs(0), **options))
+    assert model.config["head_channels"] == 12
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_type_is_that_of_the_images_and_float32_at_least(dtype, x64):
+    graphdef, state = small(dtype=dtype)
+    model = nnx.merge(graphdef, state)
+    for given, expected in (("bfloat16", "float32"), ("float32", "float32"), ("float64",) * 2):
+        x, t = jnp.asarray(X, given), jnp.asarray(T, jnp.float64)
+        with jax.numpy_dtype_promotion("standard"):
+            out = jax.eval_shape(model, t, x, LABEL)
+            # As guidance has it: both branches of one type.
+            jax.eval_shape(lambda t, x: jax.lax.cond(True, model, lambda t, x: x, t, x), t, out)
+        assert out.dtype == expected
+
+
+def test_bad_calls(monkeypatch):
+    # As without the hook, which would refuse other types before.
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     plain, labelled = (nnx.merge(*small(classes=c)) for c in (None, 3))
-    with pytest.raises(
-        ValueError, match=r"x must have shape \(batch, \*\(8, 8, 3\)\), got \(3, 8, 4"
-    ):
+    with pytest.raises(ValueError, match=r"x must have shape \(batch, 8, 8, 3\), got \(3, 8, 4"):
         plain(T, X[:, :, :4])
     with pytest.raises(ValueError, match="label must be None for a network without classes"):
         plain(T, X, jnp.zeros(3, jnp.int32))
-    with pytest.raises(ValueError, match=r"label must lie in 0\.\.3 .* from -1 to 4"):
+    with pytest.raises(ValueError, match=r"labels must lie in 0\.\.3 .* from -1 to 4"):
         labelled(T, X, jnp.array([-1, 0, 4]))
+    with pytest.raises(ValueError, match=r"t must have shape \(3,\), .* got \(\)"):
+        plain(0.5, X)
+    with pytest.raises(ValueError, match=r"x must hold floats .* got uint8"):
+        plain(T, np.zeros((3, *SHAPE), np.uint8))
     with pytest.raises(ValueError, match="name must be one of cifar10, mnist, tiny; got 'large'"):
         unet_size("large")

@@ -220,7 +220,7 @@ def test_on_and_outside_the_cone():
     atom = float(process.atom_mass(1.0)) / 4
     np.testing.assert_allclose(process.cdf(1.0, y), [0, atom, 1 - atom, 1], atol=1e-7)
     assert process.cdf(0.0, 0.0) == 0.5
-    for name in ("velocity", "density", "log_density", "cdf", "normal_score"):
+    for name in ("velocity", "density", "log_density", "cdf", "to_normal"):
         assert np.isnan(getattr(process, name)(1.0, jnp.nan)), name
     inner = 3.0 * (1 - 1e-6)
     np.testing.assert_allclose(process.velocity(1.0, inner), 3 * 2 / 4, rtol=1e-4)

@@ -10,9 +10,10 @@ import scipy.stats
 from jax.scipy.special import ndtr
 
 from kacjax import KacProcess, WienerProcess
-from kacjax.processes.kac import squash, tails
-from kacjax.processes.kac.process import METHODS, _displace
+from kacjax.processes.kac import law, sampler, tails
+from kacjax.processes.kac.process import METHODS
 from tests.statistics import frequency_bound, ks_bound, ks_distance
+from tools.make_squash_table import exact_polynomials
 
 pytestmark = pytest.mark.optimised
 
@@ -52,7 +53,7 @@ def check_law(process, s, size, method="squash", block=500_000):
     for seed in range(-(-size // block)):
         key, spread_key = jax.random.split(jax.random.key(seed))
         num = min(block, size - seed * block)
-        y = process.sample(key, s, (num,), method=method)
+        y = process.sample_with_velocity(key, s, (num,), method=method)[0]
         uniforms.append(jax.jit(randomised_uniforms)(process, s, y, spread_key))
     uniforms = np.concatenate([np.asarray(u) for u in uniforms])
     assert ks_distance(uniforms) < ks_bound(size)
@@ -117,25 +118,23 @@ def test_float32_squash_against_float64():
     with jax.enable_x64(True):
         lam = jnp.asarray(single, jnp.float64)
         n = (x * np.minimum(tails.atom_score(lam), 5.4)).astype(np.float32)
-        exact = _displace(
+        exact = sampler.displace(
             lam, jnp.ones_like(lam), jnp.ones_like(lam), jnp.asarray(n, jnp.float64), True
         )
         exact = [np.asarray(value) / scale for value, scale in zip(exact, (lam, 1), strict=True)]
-    z, w, atom = squash.squash(single, jnp.asarray(n))
+    z, w, atom = sampler.squash(single, jnp.asarray(n))
     assert not np.any(atom)
     np.testing.assert_allclose(z, exact[0], rtol=1e-6)
     np.testing.assert_allclose(w, exact[1], rtol=2e-6)
 
 
 def test_table_is_small_and_made_by_the_script(x64):
-    from kacjax.processes.kac.fit import exact_polynomials
-
-    file = pathlib.Path(squash.__file__).with_name("squash.npy")
-    table = np.load(file)
+    file = pathlib.Path(law.__file__).with_name("tables.npz")
+    table = law.TABLES["squash"]
     assert file.stat().st_size <= 64 * 1024
     assert np.abs(table).max() < 20
     for panel, local in ((0, -0.3), (21, 0.9), (22, -0.9), (30, 0.5)):
-        made = exact_polynomials((panel + (local + 1) / 2) / squash.PANELS)
+        made = exact_polynomials((panel + (local + 1) / 2) / sampler.PANELS)
         stored = np.polynomial.polynomial.polyval(local, table[:, panel])
         np.testing.assert_allclose(stored, made, atol=5e-6 * np.abs(made).max())
 
@@ -173,8 +172,8 @@ def test_far_tails_in_float32(x64):
 
 
 @pytest.mark.parametrize("dtype", ["float32", slow("float64")])
-def test_transport_beyond_what_a_probability_can_express(dtype):
-    r"""Normal variables whose tails underflow: `normal_score` inverts the map, up to the atom.
+def test_map_beyond_what_a_probability_can_express(dtype):
+    r"""Normal variables whose tails underflow: `to_normal` inverts the map, up to the atom.
 
     The atom begins at the `n` with $\log P(|N| \ge n) = -\lambda$.
     """
@@ -182,7 +181,7 @@ def test_transport_beyond_what_a_probability_can_express(dtype):
         n = jnp.asarray([0.5, 5.4, 5.6, 9.0, 12.9, 13.1, 14.5, 20.0, 30.0, 37.0, 39.0, 60.0], dtype)
         for lam in (50.0, 300.0, 900.0, 1e4, 1e8):
             process = KacProcess(jnp.asarray(lam, dtype), jnp.asarray(1.0, dtype))
-            y = process.transport(1.0, n)
+            y = process.from_normal(1.0, n)
             score = tails.atom_score(jnp.asarray(lam, dtype))
             log_tail = np.log(2.0) + scipy.stats.norm.logsf(float(score))
             np.testing.assert_allclose(log_tail, -lam, rtol=1e-5)
@@ -190,7 +189,7 @@ def test_transport_beyond_what_a_probability_can_express(dtype):
             assert np.all(np.diff(y) >= 0)
             inside = np.asarray(y < 1 - 1e-4)
             tolerance = 2e-5 if dtype == "float32" else 1e-9
-            found = np.asarray(process.normal_score(1.0, y))
+            found = np.asarray(process.to_normal(1.0, y))
             np.testing.assert_allclose(found[inside], np.asarray(n)[inside], rtol=tolerance)
 
 
@@ -204,20 +203,20 @@ def test_quantile_has_the_atoms():
     np.testing.assert_allclose(jnp.abs(y[2]), 2, rtol=2e-3)
 
 
-def test_transport_is_monotone_and_continuous_across_every_seam():
+def test_map_is_monotone_and_continuous_across_every_seam():
     """Dense grids of n around the atoms and 5.5, and of lam around every panel boundary."""
     for lam in (1e-3, 1.0, 12.0, 17.0, 17.2, 40.0):
         n = jnp.linspace(0.0, 8.0, 2001)
         n = jnp.concatenate([-n[:0:-1], n])
-        y = KacProcess(lam, 1.0).transport(1.0, n)
+        y = KacProcess(lam, 1.0).from_normal(1.0, n)
         # Just inside the atoms, past 5.5, Newton in float32 leaves some 1e-4.
         assert np.min(np.diff(y)) >= -2e-4
         np.testing.assert_allclose(y, -y[::-1], atol=1e-7)
-    zeta = np.arange(1, squash.PANELS) / squash.PANELS
-    lam = squash.HALFWAY * zeta / (1 - zeta)
+    zeta = np.arange(1, sampler.PANELS) / sampler.PANELS
+    lam = sampler.HALFWAY * zeta / (1 - zeta)
     n = jnp.linspace(0.01, 5.4, 50)[None]
     low, high = (
-        squash.squash(jnp.asarray(lam * factor, jnp.float32)[:, None], n)[:2]
+        sampler.squash(jnp.asarray(lam * factor, jnp.float32)[:, None], n)[:2]
         for factor in (1 - 1e-6, 1 + 1e-6)
     )
     for below, above in zip(low, high, strict=True):
@@ -239,7 +238,7 @@ def test_derivatives_against_differences_of_the_quantile(lam, x64):
     away = np.asarray(jnp.abs(jnp.abs(n) - score) > 1e-3)
 
     def both(s, a, c, n):
-        return jnp.stack(_displace(s, a, c, n, True))
+        return jnp.stack(sampler.displace(s, a, c, n, True))
 
     for index in range(4):
         arguments = [*full, n]
@@ -336,7 +335,7 @@ def test_second_derivatives_of_samples(dtype):
         process = KacProcess(jnp.asarray(2.0, dtype), jnp.asarray(3.0, dtype))
         n = jnp.asarray([-3.0, -0.5, 0.0, 0.7, 1.2, 3.0], dtype)
         points = jnp.stack([jnp.full(n.shape, 2.0, dtype), n], axis=-1)
-        first = jax.grad(lambda point: process.transport(point[0], point[1]))
+        first = jax.grad(lambda point: process.from_normal(point[0], point[1]))
         moves = step * jnp.eye(2, dtype=dtype)
         around = points[:, None, None] + jnp.stack([moves, -moves], axis=1)[None]
         ahead, behind = jnp.moveaxis(jax.jit(jax.vmap(jax.vmap(jax.vmap(first))))(around), 2, 0)
@@ -350,21 +349,21 @@ def test_score_has_the_derivatives_of_the_inverse(x64):
     """Those of the map at fixed `n`, turned round; exact at 0, where the score has no sign."""
     process, s = KacProcess(2.0, 1.0), 0.9
     y = jnp.linspace(-0.8, 0.8, 9)
-    n = process.normal_score(s, y)
-    along_s, along_n = jax.jit(jax.vmap(jax.grad(process.transport, (0, 1)), (None, 0)))(s, n)
-    score_s, score_y = jax.jit(jax.vmap(jax.grad(process.normal_score, (0, 1)), (None, 0)))(s, y)
+    n = process.to_normal(s, y)
+    along_s, along_n = jax.jit(jax.vmap(jax.grad(process.from_normal, (0, 1)), (None, 0)))(s, n)
+    score_s, score_y = jax.jit(jax.vmap(jax.grad(process.to_normal, (0, 1)), (None, 0)))(s, y)
     np.testing.assert_allclose(score_y, 1 / along_n, rtol=1e-8)
     np.testing.assert_allclose(score_s, -along_s / along_n, rtol=1e-8, atol=1e-12)
-    assert np.isfinite(jax.grad(process.normal_score)(0.0, 0.0))
+    assert np.isfinite(jax.grad(process.to_normal)(0.0, 0.0))
 
 
-def test_normal_score_inverts_transport(x64):
+def test_to_normal_inverts_from_normal(x64):
     n = jnp.linspace(-1.2, 1.2, 11)
     process = KacProcess(2.0, 1.0)
     np.testing.assert_allclose(
-        process.normal_score(1.0, process.transport(1.0, n)), n, rtol=1e-9, atol=1e-12
+        process.to_normal(1.0, process.from_normal(1.0, n)), n, rtol=1e-9, atol=1e-12
     )
-    np.testing.assert_allclose(process.cdf(1.0, process.transport(1.0, n)), ndtr(n), rtol=1e-12)
+    np.testing.assert_allclose(process.cdf(1.0, process.from_normal(1.0, n)), ndtr(n), rtol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -372,7 +371,10 @@ def test_normal_score_inverts_transport(x64):
     [
         (lambda p: p.sample(jax.random.key(0), -1.0, (2,)), "s must not be negative"),
         (lambda p: p.sample(jax.random.key(0), jnp.ones(3), (2,)), "do not broadcast"),
-        (lambda p: p.sample(jax.random.key(0), 1.0, (2,), method="table"), "method must be one of"),
+        (
+            lambda p: p.sample_with_velocity(jax.random.key(0), 1.0, (2,), method="table"),
+            "method must be one of",
+        ),
         (lambda p: p.velocity(-1.0, 0.1), "s must not be negative or NaN, got -1.0"),
         (lambda p: p.cdf(-1.0, 0.1), "s must not be negative"),
         (lambda p: p.atom_mass(-1.0), "s must not be negative"),
@@ -383,3 +385,58 @@ def test_normal_score_inverts_transport(x64):
 def test_bad_arguments(call, message):
     with pytest.raises(ValueError, match=message):
         call(KacProcess())
+
+
+@pytest.mark.parametrize("method", ["squash", slow("poisson-beta"), slow("path")])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+def test_own_atoms_are_known(dtype, method):
+    """All of what the sampler calls an atom is one wherever it is given back, and only that.
+
+    `s` is uniform in (1e-3, 0.3), 4,000 times of 8 components: about 11,000 atoms.
+    """
+    with jax.enable_x64(dtype == "float64"):
+        process = KacProcess()
+        num = 4000 if method == "squash" else 1
+        s = jax.random.uniform(jax.random.key(0), (num, 1), minval=1e-3, maxval=0.3)
+        s = s.astype(dtype)
+        shape = (num, 32_000 // num)
+        y, v = process.sample_with_velocity(jax.random.key(1), s, shape, method)
+        atom = np.abs(v) == 3
+        assert 0.1 < np.mean(atom) < 0.999
+        for run in (lambda f: f, jax.jit):
+            velocity, log_density, cdf, n = (
+                run(getattr(process, name))(s, y)
+                for name in ("velocity", "log_density", "cdf", "to_normal")
+            )
+            np.testing.assert_array_equal(velocity[atom], v[atom])
+            np.testing.assert_array_equal(np.isneginf(log_density), atom)
+            mass = np.broadcast_to(process.atom_mass(s), y.shape)
+            middle = np.where(y < 0, mass / 4, 1 - mass / 4)
+            np.testing.assert_allclose(cdf[atom], middle[atom], rtol=1e-6)
+            # The way back leads to the same atoms.
+            back = np.asarray(run(process.from_normal)(s, n))
+            np.testing.assert_array_equal(back[atom], y[atom])
+            np.testing.assert_array_equal(np.abs(run(process.velocity)(s, back)) == 3, atom)
+
+
+def test_points_near_the_cone_are_inside():
+    """From two units in the last place on: the rule for atoms takes no more than it must."""
+    process, s = KacProcess(), np.array(0.1, np.float32)
+    cone = np.float32(3) * s
+    steps = np.spacing(cone) * np.arange(-3, 4)
+    velocity = process.velocity(s, jnp.asarray(cone + steps))
+    np.testing.assert_array_equal(np.asarray(velocity) == 3, np.arange(-3, 4) >= -1)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_slope_of_the_map_in_the_far_tails(dtype):
+    """Both densities underflow at n = 20 in float32; the slope tends to that of a Gaussian's."""
+    with jax.enable_x64(dtype == "float64"):
+        n = jnp.asarray([10.0, 20.0, -20.0, 30.0], dtype)
+        for lam in (1e3, 1e4):
+            process = KacProcess(jnp.asarray(lam, dtype), jnp.asarray(1.0, dtype))
+            slope = jax.vmap(jax.grad(lambda n, p=process: p.from_normal(1.0, n)))(n)
+            h = 0.05
+            difference = process.from_normal(1.0, n + h) - process.from_normal(1.0, n - h)
+            np.testing.assert_allclose(slope, difference / (2 * h), rtol=3e-3)
+            assert np.all(slope > 0)

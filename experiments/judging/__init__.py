@@ -1,0 +1,1 @@
+"""What generated samples are judged by."""

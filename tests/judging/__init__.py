@@ -1,0 +1,1 @@
+"""Tests of what generated samples are judged by."""
