@@ -94,7 +94,7 @@ class Coordinates(diffrax.AbstractPath):
         drift = gain * (c.f_dot + c.sigma_dot)
         return gain.astype(u.dtype) * jnp.asarray(v, u.dtype) - drift.astype(u.dtype) * u
 
-    def grid(self, t0: Scalar, t1: Scalar, steps: int, power: Scalar) -> Float[Array, " steps+1"]:
+    def grid(self, t0: Scalar, t1: Scalar, steps: int, power: Scalar) -> Float[Array, " {steps}+1"]:
         r"""Solver times from `t0` to `t1` at which $\rho^{1/p}$ changes evenly, up to interpolation."""
         tau0, tau1 = self.solver_time(t0), self.solver_time(t1)
         rho0, rho1 = self.rho(tau0), self.rho(tau1)
