@@ -195,7 +195,9 @@ def test_no_house_words():
     words = ("normal_score", "parameterisation", "optimiser", "neighbour", "colour", "centre")
     for path in FILES:
         names = {
-            getattr(node, "id", getattr(node, "attr", getattr(node, "arg", getattr(node, "name", ""))))
+            getattr(
+                node, "id", getattr(node, "attr", getattr(node, "arg", getattr(node, "name", "")))
+            )
             for node in ast.walk(ast.parse(path.read_text()))
         }
         found = {n for n in names if isinstance(n, str) and any(w in n.lower() for w in words)}

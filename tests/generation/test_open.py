@@ -286,7 +286,12 @@ LABELS = lambda t, x, label: x * label[:, None].astype(x.dtype)  # noqa: E731
         (lambda: generate(3, PATH, KEY, (2, 1), 1), "velocity must be"),
         (
             lambda: generate(
-                gaussian_velocity, kac_path(signal="constant"), KEY, (2, 1), x0=[[1.0], [2]], steps=0
+                gaussian_velocity,
+                kac_path(signal="constant"),
+                KEY,
+                (2, 1),
+                x0=[[1.0], [2]],
+                steps=0,
             ),
             "steps must be an integer of at least 1, got 0",
         ),
