@@ -107,7 +107,7 @@ def test_paths_are_compared_by_their_numbers():
         kac_path(jnp.array([9.0, 9.0]), 3.0),
         diffusion_path(),
     ):
-        with pytest.raises(ValueError, match="^path must be that of the velocity"):
+        with pytest.raises(ValueError, match=r"^path must be that of the velocity"):
             check_path(Knows(), other)
     # What is traced cannot be compared.
     jax.jit(lambda c: check_path(Knows(), kac_path(9.0, c)))(2.0)
