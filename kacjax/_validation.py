@@ -73,7 +73,8 @@ def check_labels(
             f"labels must be integers of shape {(num,)}, got {array.dtype} of shape {array.shape}."
         )
     if is_concrete(array) and num:
-        low, high = int(array.min()), int(array.max())
+        # In NumPy: within jit even constants of JAX would be traced.
+        low, high = int(np.asarray(array).min()), int(np.asarray(array).max())
         highest = None if classes is None else classes - 1 + null
         if low < 0 or (highest is not None and high > highest):
             allowed = "not be negative" if highest is None else f"lie in 0..{highest}"
