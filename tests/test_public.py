@@ -61,7 +61,10 @@ def test_examples_run(name, users_settings, tmp_path, monkeypatch):
     failures = []
     finder = doctest.DocTestFinder(exclude_empty=True)
     runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
-    for case in finder.find(module, name, globs=dict(GLOBALS)):
+    # Those of private modules are for readers of the source, who see its names.
+    private = any(part.startswith("_") for part in name.split("."))
+    names = (vars(module) if private else {}) | GLOBALS
+    for case in finder.find(module, name, globs=names):
         report = []
         runner.run(case, out=report.append)
         failures += report

@@ -121,7 +121,9 @@ def test_a_velocity_that_knows_its_path_refuses_another(name):
     velocity = kacjax.Velocity(network, kac_path(9.0, 3.0))
     for path in (kac_path(9.0, 2.0), kac_path(9.0, 3.0, clock="t2"), diffusion_path()):
         for known in (velocity, guided(velocity, 2.0, 0), exact_velocity(kac_path(), DATA)):
-            with pytest.raises(ValueError, match=r"^path must be that of the velocity, .*; got"):
+            with pytest.raises(
+                ValueError, match=r"(?s)^path must be that of the velocity, .*; got"
+            ):
                 CALLS[name](known, path)
     # The same numbers are the same path.
     if name != "interpolate":
@@ -270,19 +272,27 @@ LABELS = lambda t, x, label: x * label[:, None].astype(x.dtype)  # noqa: E731
         (lambda: generate(LABELS, PATH, KEY, (2, 1), 1, labels=1), "labels must be integers of sh"),
         (
             lambda: generate(gaussian_velocity, PATH, KEY, (), 1),
-            r"shape must be a tuple \(num, \*event\), got \(\)",
+            r"shape must be \(num, \*event\), of sizes of at least 1, got \(\)",
         ),
         (lambda: generate(gaussian_velocity, PATH, KEY, 5, 1), "shape must be a tuple"),
-        (lambda: generate(gaussian_velocity, PATH, (2, 1), KEY, 1), "shape must be a tuple"),
+        (
+            lambda: generate(gaussian_velocity, PATH, (2, 1), KEY, 1),
+            "key must be one jax.random.key",
+        ),
         (lambda: generate(gaussian_velocity, PATH, 0, (2, 1), 1), "key must be one jax.random.key"),
         (lambda: generate(gaussian_velocity, KEY, PATH, (2, 1), 1), "path must be"),
         (lambda: encode(gaussian_velocity, PATH, 1.0, 1), "x must hold floats of shape"),
         (lambda: encode(gaussian_velocity, PATH, [["a"]], 1), "x must hold floats"),
-        (lambda: encode(gaussian_velocity, PATH, jnp.ones((2, 1)) * 1j, 1), "x must hold floats"),
-        (lambda: encode(gaussian_velocity, PATH, jnp.ones((2, 1)), t_min="0"), "t0 and t1 must"),
-        (lambda: encode(gaussian_velocity, PATH, jnp.ones((2, 1)), t_min=-1), "t0 and t1 must"),
-        (lambda: generate(gaussian_velocity, PATH, KEY, (2, 1), 2.5), "steps must be an integer"),
-        (lambda: generate(gaussian_velocity, PATH, KEY, (2, 1), "5"), "steps must be"),
+        (lambda: encode(gaussian_velocity, PATH, np.ones((2, 1)) * 1j, 1), "x must hold floats"),
+        (
+            lambda: encode(gaussian_velocity, PATH, jnp.ones((2, 1)), t_min="0"),
+            "t0 must be a number",
+        ),
+        (lambda: encode(gaussian_velocity, PATH, jnp.ones((2, 1)), t_min=-1), "t0 must not be neg"),
+        (
+            lambda: generate(gaussian_velocity, PATH, KEY, (2, 1), 2.5),
+            "steps must be a vector of times",
+        ),
         (lambda: generate(3, PATH, KEY, (2, 1), 1), "velocity must be"),
         (
             lambda: generate(
