@@ -211,7 +211,7 @@ def test_low_precision_is_computed_in_float32(name, dtype):
             "x0 must hold floats, got int",
         ),
         (
-            lambda: kac_path().sample(jax.random.key(0), jnp.ones(2), jnp.ones((2, 2)) * 1j),
+            lambda: kac_path().sample(jax.random.key(0), jnp.ones(2), np.ones((2, 2)) * 1j),
             "x0 must hold floats, got complex",
         ),
         (
