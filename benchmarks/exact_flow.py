@@ -49,6 +49,11 @@ def permutation_test(x: np.ndarray, y: np.ndarray) -> float:
     return float(np.mean(statistics >= statistics[0]))
 
 
+def has_atoms(path) -> bool:
+    """Whether the noise has atoms, as that of the Kac process, and so no blurred law."""
+    return bool(path.process.atom_mass(path.coefficients(path.T).g) > 0)
+
+
 def reach(path, data, weights, coordinates) -> dict:
     """Samples of 100 Euler evaluations, and their marginals on the way."""
     velocity = kacjax.exact_velocity(path, jnp.asarray(data), weights)
@@ -80,13 +85,13 @@ def shares(path, data, weights, coordinates) -> dict:
     Exact shares would have a total variation of `expected` on the mean, by chance.
     """
     result = {}
-    is_kac = isinstance(path.process, kacjax.KacProcess)
-    for steps, width in LAYERS if is_kac else LAYERS[:1]:
+    layered = has_atoms(path)
+    for steps, width in LAYERS if layered else LAYERS[:1]:
         velocity = kacjax.exact_velocity(path, jnp.asarray(data), weights, width=width)
         options = {"solver": "euler", "coordinates": coordinates}
         x = kacjax.generate(velocity, path, jax.random.key(1), (NUM, 2), steps, **options)
         counts = np.bincount(cdist(np.asarray(x), data).argmin(axis=1), minlength=len(data))
-        result[f"{steps} steps" + (f", width {width:g}" if is_kac else "")] = {
+        result[f"{steps} steps" + (f", width {width:g}" if layered else "")] = {
             "p-value": float(scipy.stats.chisquare(counts, NUM * weights).pvalue),
             "total variation": float(np.abs(counts / NUM - weights).sum() / 2),
         }
@@ -96,7 +101,7 @@ def shares(path, data, weights, coordinates) -> dict:
 
 def smooth_velocity(path, data, weights):
     """In float64; for Brownian paths with Gaussians of deviation 0.1 around the data."""
-    std = None if isinstance(path.process, kacjax.KacProcess) else 0.1
+    std = None if has_atoms(path) else 0.1
     return kacjax.exact_velocity(path, jnp.asarray(data, jnp.float64), weights, std=std)
 
 
@@ -104,7 +109,7 @@ def orders(path, data, weights, coordinates) -> dict:
     """Errors for doubling numbers of steps, and the mean slope of their logarithms."""
     velocity = smooth_velocity(path, data, weights)
     noise = kacjax.initial_noise(path, jax.random.key(2), (500, 2))
-    options = {"t_min": T_MIN, "grid": "uniform", "coordinates": coordinates}
+    options = {"t_min": T_MIN, "grid_power": 1.0, "coordinates": coordinates}
     truth = kacjax.decode(velocity, path, noise, FINEST, solver="rk4", **options)
     result = {}
     for solver in FIXED:
@@ -139,7 +144,7 @@ def adaptive(path, data, weights, coordinates) -> dict:
                 coordinates=coordinates,
                 rtol=tolerance,
                 atol=tolerance,
-                control="sample",
+                per_sample_steps=True,
                 return_nfe=True,
             )
             distances = cdist(np.asarray(x), data).min(axis=1)

@@ -16,7 +16,7 @@ from flax import nnx
 
 import kacjax
 from benchmarks import table_method, torch_loop
-from benchmarks.common import surroundings, time_calls, write_result
+from benchmarks.common import device_name, surroundings, time_calls, write_result
 from kacjax.models.embeddings import time_feature_count, time_features
 
 A, C, BATCH = 9.0, 3.0, 256
@@ -110,7 +110,7 @@ def main() -> None:
     print(f"ratio, median: {statistics.median(ratios):.2f}")
     for name, share in shares.items():
         print(f"noise in a step of {name}: {share:.1%}")
-    print("written:", write_result(f"grid2d_speed-{jax.devices()[0].platform}", result).name)
+    print("written:", write_result(f"grid2d_speed-{device_name()}", result).name)
 
 
 if __name__ == "__main__":

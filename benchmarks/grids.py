@@ -1,7 +1,8 @@
-"""Which time grid suits which path: `python -m benchmarks.grids`.
+"""Which exponent of the steps suits which path: `python -m benchmarks.grids`.
 
-Generates from noise with the exact velocity of finite data, so that all error is the solver's, on
-grids `t_k = T (1 - k / steps)**power`, or in straight coordinates the same of the place; writes
+Generates from noise with the exact velocity of finite data, so that all error is the solver's, for
+several values of `grid_power`: steps that end at `rho(T) (1 - k / steps)**power` in straight
+coordinates, and with `--coordinates time` at `T (1 - k / steps)**power`. Writes
 `benchmarks/results/grids-COORDINATES.json`. Three data sets: the nine modes of `grid2d` with unequal
 weights; the same moved at random, for on the exact grid many cones meet at one time, and it matters by
 chance whether a step ends there; and 200 points of `moons`. Judged by the energy distance of the samples
@@ -18,9 +19,8 @@ from scipy.spatial.distance import cdist
 
 import kacjax
 from benchmarks.common import surroundings, write_result
-from kacjax.data import target
-from kacjax.data.grid2d import GRID2D_MODES
-from kacjax.generation import COORDINATES, FIXED
+from kacjax.data import GRID2D_MODES, target
+from kacjax.generation import COORDINATES
 
 PATHS = {
     "kac, clock t": kacjax.kac_path(),
@@ -29,7 +29,8 @@ PATHS = {
     "flow matching": kacjax.flow_matching_path(),
 }
 POWERS = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0)
-SOLVERS = {"euler": (10, 20, 50), "ab2": (10, 20, 50), "heun": (20, 50)}
+# Evaluations a step, and evaluations in all.
+SOLVERS = {"euler": (1, (10, 20, 50)), "ab2": (1, (10, 20, 50)), "heun": (2, (20, 50))}
 MODE_WEIGHTS = (0.2, 0.15, 0.1, 0.05, 0.02, 0.08, 0.12, 0.18, 0.1)
 
 
@@ -70,9 +71,9 @@ def main() -> None:
     for name, path in PATHS.items():
         for data_name, (data, weights) in data_sets().items():
             velocity = kacjax.exact_velocity(path, jnp.asarray(data), weights)
-            for solver, counts in SOLVERS.items():
+            for solver, (per_step, counts) in SOLVERS.items():
                 for nfe in counts:
-                    steps = nfe // FIXED[solver][1]
+                    steps = nfe // per_step
                     rows = {}
                     for power in POWERS:
                         x = kacjax.generate(
@@ -83,7 +84,7 @@ def main() -> None:
                             steps,
                             solver=solver,
                             coordinates=arguments.coordinates,
-                            power=power,
+                            grid_power=power,
                         )
                         rows[f"{power:g}"] = judge(np.asarray(x, np.float64), data, weights)
                     case = f"{name}, {data_name}, {solver}, {nfe} evaluations"
@@ -94,7 +95,7 @@ def main() -> None:
                         for power, row in rows.items()
                     )
                     print(case, *cells, sep="\n    ", flush=True)
-    what = "energy distance from the data, median distance, total variation, by the grid's power"
+    what = "energy distance from the data, median distance, total variation, by grid_power"
     file = write_result(
         f"grids-{arguments.coordinates}",
         {"what": what, "samples": arguments.samples, "cases": result, **surroundings("diffrax")},

@@ -1,10 +1,10 @@
 """What noise costs: `python -m benchmarks.process_speed`.
 
 Times, in one run on one device, two arrays being written (the least that a sample with its velocity
-can cost), random bits and a Gaussian, Brownian motion with its velocity, the Kac process with its velocity by every method, and the
-published table method, in JAX and, with the extra `torch-baseline`, in PyTorch; counts
-transcendental operations and gathers in the compiled programs; writes
-`benchmarks/results/process_speed-DEVICE.json`.
+can cost), random bits and a Gaussian, Brownian motion with its velocity, the Kac process with its
+velocity by every method, and the published table method, in JAX and, with the extra
+`torch-baseline`, in PyTorch; counts transcendental operations and gathers in the compiled programs;
+writes `benchmarks/results/process_speed-DEVICE.json`.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import table_method
-from benchmarks.common import surroundings, time_calls, write_result
+from benchmarks.common import device_name, surroundings, time_calls, write_result
 from kacjax import KacProcess, WienerProcess
 
 try:
@@ -145,7 +145,7 @@ def main() -> None:
             f"{name} at 128x3072: "
             + ", ".join(f"{v:,.0f} {k}" for k, v in counts.items() if v is not None)
         )
-    print("written:", write_result(f"process_speed-{jax.devices()[0].platform}", result).name)
+    print("written:", write_result(f"process_speed-{device_name()}", result).name)
 
 
 if __name__ == "__main__":

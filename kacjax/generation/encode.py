@@ -6,7 +6,7 @@ from typing import Any, Unpack
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from kacjax._typing import ArrayLike, Scalar
+from kacjax._typing import Scalar, Vector
 from kacjax._validation import as_floats, check_labels, is_concrete
 from kacjax.generation.coordinates import make_coordinates
 from kacjax.generation.solve import Options, Velocity, solve
@@ -17,7 +17,7 @@ def encode(
     velocity: Velocity,
     path: ProbabilityPath,
     x: Float[Array, "batch *event"],
-    steps: int | ArrayLike = 50,
+    steps: int | Vector = 50,
     *,
     t_min: Scalar | None = None,
     **options: Any,
@@ -84,7 +84,7 @@ def decode(
     velocity: Velocity,
     path: ProbabilityPath,
     noise: Float[Array, "batch *event"],
-    steps: int | ArrayLike = 50,
+    steps: int | Vector = 50,
     *,
     t_min: Scalar = 0.0,
     **options: Any,
@@ -119,11 +119,11 @@ def interpolate(
     path: ProbabilityPath,
     x_a: Float[Array, "batch *event"],
     x_b: Float[Array, "batch *event"],
-    weights: ArrayLike,
-    steps: int | ArrayLike = 50,
+    weights: Vector,
+    steps: int | Vector = 50,
     *,
     t_min: Scalar | None = None,
-    labels: ArrayLike | None = None,
+    labels: Vector | None = None,
     **options: Unpack[Options],
 ) -> Float[Array, "weights batch *event"]:
     r"""Data between two data: their noises are mixed and decoded.

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int
 from tqdm import tqdm
 
 from kacjax._pytrees import as_arrays
-from kacjax._typing import ArrayLike, Key, Scalar, Shape
+from kacjax._typing import Key, Scalar, Shape, Vector
 from kacjax._validation import check_count, check_labels
 from kacjax.generation.solve import Options, Velocity, solve
 from kacjax.paths import ProbabilityPath
@@ -71,7 +71,7 @@ def generate(
     path: ProbabilityPath,
     key: Key,
     shape: Shape,
-    steps: int | ArrayLike = 50,
+    steps: int | Vector = 50,
     *,
     solver: str | diffrax.AbstractSolver = "ab2",
     coordinates: str | None = None,
@@ -80,7 +80,7 @@ def generate(
     atol: Scalar | None = None,
     per_sample_steps: bool | None = None,
     x0: Samples | None = None,
-    labels: ArrayLike | None = None,
+    labels: Vector | None = None,
     chunk_size: int | None = None,
     mesh: Mesh | None = None,
     progress: bool = False,
@@ -189,11 +189,11 @@ def trajectory(
     path: ProbabilityPath,
     key: Key,
     shape: Shape,
-    times: ArrayLike,
-    steps: int | ArrayLike = 50,
+    times: Vector,
+    steps: int | Vector = 50,
     *,
     x0: Samples | None = None,
-    labels: ArrayLike | None = None,
+    labels: Vector | None = None,
     **options: Unpack[Options],
 ) -> Float[Array, "times num *event"]:
     """Generates samples and keeps them on their way, at the times given.

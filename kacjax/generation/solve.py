@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from kacjax._pytrees import as_arrays
-from kacjax._typing import ArrayLike, Scalar
+from kacjax._typing import Scalar, Vector
 from kacjax._validation import (
     as_floats,
     check_choice,
@@ -69,10 +69,10 @@ def solve(
     x: Float[Array, "batch *event"],
     t0: Scalar,
     t1: Scalar,
-    steps: int | ArrayLike = 50,
+    steps: int | Vector = 50,
     *,
-    labels: ArrayLike | None = None,
-    saved: ArrayLike | None = None,
+    labels: Vector | None = None,
+    saved: Vector | None = None,
     return_nfe: bool = False,
     **options: Unpack[Options],
 ) -> Any:
@@ -104,7 +104,7 @@ def solve(
     Example:
         >>> path = kacjax.flow_matching_path()
         >>> velocity = kacjax.exact_velocity(path, jnp.zeros((1, 2)))
-        >>> kacjax.generation.solve(velocity, path, jnp.ones((1, 2)), 1.0, 0.5)
+        >>> kacjax.generation.solve(velocity, path, jnp.ones((1, 2)), 1.0, 0.5).round(3)
         Array([[0.5, 0.5]], dtype=float32)
     """
     check_path(velocity, path)
@@ -128,9 +128,9 @@ def integrate(
     path: ProbabilityPath,
     state: tuple[Array, ...],
     args: PyTree[Array],
-    times: tuple[Scalar, Scalar, int | ArrayLike],
+    times: tuple[Scalar, Scalar, int | Vector],
     options: Options,
-    saved: ArrayLike | None = None,
+    saved: Vector | None = None,
     count: bool = False,
 ) -> tuple[tuple[Array, ...], Any]:
     """Solves an equation of points, the first part of `state`, and of what else changes with them.
@@ -330,7 +330,7 @@ def _evaluated() -> int:
     return len(_EVALUATIONS)
 
 
-def check_times(name: str, times: ArrayLike, path: ProbabilityPath, falling: bool = True) -> Array:
+def check_times(name: str, times: Vector, path: ProbabilityPath, falling: bool = True) -> Array:
     """Times as a vector of floats.
 
     Raises:
