@@ -2,9 +2,9 @@
 
 Times, in one run on one device, two arrays being written (the least that a sample with its velocity
 can cost), random bits and a Gaussian, Brownian motion with its velocity, the Kac process with its
-velocity by every method, and the published table method, in JAX and, with the extra `torch-baseline`, in PyTorch; counts
-transcendental operations and gathers in the compiled programs; writes
-`benchmarks/results/process_speed-DEVICE.json`.
+velocity by every method, and the published table method, in JAX and, with the extra
+`torch-baseline`, in PyTorch; counts transcendental operations and gathers in the compiled programs;
+writes `benchmarks/results/process_speed-DEVICE.json`.
 """
 
 import argparse

@@ -1,5 +1,6 @@
 """Array aliases that the signatures share."""
 
+from collections.abc import Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -11,9 +12,12 @@ Scalar: TypeAlias = float | int | Num[Array, ""]
 ArrayLike: TypeAlias = float | int | Num[Array, "..."] | np.ndarray
 """Anything that broadcasts as an array of numbers."""
 
+Vector: TypeAlias = ArrayLike | Sequence[float] | Sequence[int]
+"""An array of rank one, or a list of numbers."""
+
 Key: TypeAlias = PRNGKeyArray
 """A `jax.random.key`."""
 
 Shape: TypeAlias = tuple[int, ...]
 
-__all__ = ["Array", "ArrayLike", "Float", "Int", "Key", "Scalar", "Shape", "UInt32"]
+__all__ = ["Array", "ArrayLike", "Float", "Int", "Key", "Scalar", "Shape", "UInt32", "Vector"]

@@ -30,7 +30,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from kacjax._pytrees import as_arrays
-from kacjax._typing import ArrayLike, Scalar
+from kacjax._typing import ArrayLike, Scalar, Vector
 from kacjax._validation import (
     as_floats,
     check_count,
@@ -129,7 +129,7 @@ def _conditional(
 def exact_velocity(
     path: ProbabilityPath,
     data: Float[Array, "num *event"],
-    weights: ArrayLike | None = None,
+    weights: Vector | None = None,
     *,
     std: ArrayLike | None = None,
     width: Scalar = 0.3,

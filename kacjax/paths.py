@@ -263,7 +263,7 @@ class ProbabilityPath(eqx.Module):
         rate = c.g_dot * self.process.linear_velocity(c.g)
         return c.f_dot * x0 + rate * (x - c.f * x0)
 
-    def x0_gain(self, t: Float[Array, " batch"]) -> Float[Array, " batch"]:
+    def x0_gain(self, t: Float[Array, "..."]) -> Float[Array, "..."]:
         r"""How far the velocity moves with the predicted data, $f' - g' \beta(g) f$; negative.
 
         Example:

@@ -101,7 +101,8 @@ def _to_json(what: str, value: Any) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, list | tuple):
-        return [_to_json(what, part) for part in value]
+        kind = "list" if isinstance(value, list) else "tuple"
+        return {kind: [_to_json(what, part) for part in value]}
     if any(jnp.issubdtype(getattr(value, "dtype", object), kind) for kind in _NUMBERS):
         array = np.asarray(value)
         return {"array": array.tolist(), "dtype": array.dtype.name} if array.ndim else array.item()
@@ -113,11 +114,14 @@ def _to_json(what: str, value: Any) -> Any:
 
 
 def _from_json(value: Any) -> Any:
-    if isinstance(value, list):
-        return tuple(map(_from_json, value))
+    if isinstance(value, list):  # Written by hand.
+        return jnp.asarray(value, jnp.result_type(float))
     if not isinstance(value, Mapping):
         return value
     if "array" in value:
         return jnp.asarray(np.asarray(value["array"], jnp.dtype(value["dtype"])))
+    for kind in (list, tuple):
+        if kind.__name__ in value:
+            return kind(map(_from_json, value[kind.__name__]))
     fields = {name: _from_json(part) for name, part in value.items() if name != "class"}
     return find_class(value.get("class"))(**fields)

@@ -189,7 +189,7 @@ def _make(where: str, header: dict[str, Any], arrays: _Arrays) -> Velocity:
             variables = {tuple(name.split(".")[1:]): array for name, array in arrays.items()}
             network = LinenNetwork(traverse_util.unflatten_dict(variables), cls(**config))
         elif issubclass(cls, nnx.Module):
-            nnx.eval_shape(lambda: cls(**config, rngs=_FewKeys(100 + 10 * len(arrays))))
+            nnx.eval_shape(lambda: cls(**config, rngs=_FewKeys(100 + 3 * len(arrays))))
             module = nnx.eval_shape(lambda: cls(**config, rngs=nnx.Rngs(0)))
             if frozen:
                 module.eval()

@@ -7,10 +7,9 @@ $u = (1 - \rho) x_0 + \rho \varepsilon$, and the equation $\dot x = v(t, x)$ bec
 $$ \frac{du}{d\rho} = \frac{(f + \sigma) v - (f' + \sigma') x}{f \sigma' - f' \sigma}
    = \hat\varepsilon - \hat x_0, $$
 
-where $\hat x_0, \hat\varepsilon$ are the data and the noise for which the best linear predictor of the
-velocity is `v`. As long as they stay the same the solution is a straight line, along which one Euler
-step is exact; Euler's method is DDIM for Brownian motion, and its analogue for the Kac process. In
-time the solution is curved: a diffusion's like $\sqrt t$ near the data.
+with the data and the noise for which the best linear predictor of the velocity is `v`. As long as they
+stay the same the solution is a straight line, along which one Euler step is exact; Euler's method is
+DDIM for Brownian motion, and its analogue for the Kac process.
 
 Source: J. Song, C. Meng, S. Ermon, *Denoising diffusion implicit models*, ICLR 2021; T. Karras et
 al., *Elucidating the design space of diffusion-based generative models*, NeurIPS 2022.

@@ -6,7 +6,7 @@ from typing import Any, Unpack
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from kacjax._typing import ArrayLike, Scalar
+from kacjax._typing import Scalar, Vector
 from kacjax._validation import as_floats, check_labels, is_concrete
 from kacjax.generation.coordinates import make_coordinates
 from kacjax.generation.solve import Options, Velocity, solve
@@ -17,7 +17,7 @@ def encode(
     velocity: Velocity,
     path: ProbabilityPath,
     x: Float[Array, "batch *event"],
-    steps: int | ArrayLike = 50,
+    steps: int | Vector = 50,
     *,
     t_min: Scalar | None = None,
     **options: Any,
@@ -51,10 +51,8 @@ def encode(
         True
     """
     x = as_floats("x", x)
-    if t_min is None:
-        t_min, f = earliest(velocity, path)
-        x = f.astype(x.dtype) * x
-    result = solve(velocity, path, x, t_min, path.T, steps, **options)
+    t_min, f = earliest(velocity, path) if t_min is None else (t_min, jnp.ones(()))
+    result = solve(velocity, path, f.astype(x.dtype) * x, t_min, path.T, steps, **options)
     check_encoded(path, result[0] if options.get("return_nfe") else result)
     return result
 
@@ -72,14 +70,11 @@ def earliest(velocity: Velocity, path: ProbabilityPath) -> tuple[Scalar, Array]:
 
 def check_encoded(path: ProbabilityPath, noise: Array) -> None:
     """Warns if noise that can be looked at is more than one and a half times what the prior has."""
-    if not path.prior_is_noise or not is_concrete(noise):
-        return
     size = jnp.sqrt(jnp.mean(jnp.square(noise / path.coefficients(path.T).sigma)))
-    if is_concrete(size) and not size < 1.5:
+    if path.prior_is_noise and is_concrete(size) and not size < 1.5:
         warnings.warn(
-            f"the encoded data have {float(size):.3g} times the prior's deviation: the velocity's "
-            "error near the data was amplified on the way up. Train with prediction='velocity', or "
-            "take a larger t_min.",
+            f"the encoded data have {float(size):.3g} times the prior's deviation: errors near the "
+            "data grew on the way up. Train with prediction='velocity', or take a larger t_min.",
             RuntimeWarning,
             stacklevel=3,
         )
@@ -89,7 +84,7 @@ def decode(
     velocity: Velocity,
     path: ProbabilityPath,
     noise: Float[Array, "batch *event"],
-    steps: int | ArrayLike = 50,
+    steps: int | Vector = 50,
     *,
     t_min: Scalar = 0.0,
     **options: Any,
@@ -124,11 +119,11 @@ def interpolate(
     path: ProbabilityPath,
     x_a: Float[Array, "batch *event"],
     x_b: Float[Array, "batch *event"],
-    weights: ArrayLike,
-    steps: int | ArrayLike = 50,
+    weights: Vector,
+    steps: int | Vector = 50,
     *,
     t_min: Scalar | None = None,
-    labels: ArrayLike | None = None,
+    labels: Vector | None = None,
     **options: Unpack[Options],
 ) -> Float[Array, "weights batch *event"]:
     r"""Data between two data: their noises are mixed and decoded.

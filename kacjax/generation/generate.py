@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int
 from tqdm import tqdm
 
 from kacjax._pytrees import as_arrays
-from kacjax._typing import ArrayLike, Key, Scalar, Shape
+from kacjax._typing import Key, Scalar, Shape, Vector
 from kacjax._validation import check_count, check_labels
 from kacjax.generation.solve import Options, Velocity, solve
 from kacjax.paths import ProbabilityPath
@@ -71,7 +71,7 @@ def generate(
     path: ProbabilityPath,
     key: Key,
     shape: Shape,
-    steps: int | ArrayLike = 50,
+    steps: int | Vector = 50,
     *,
     solver: str | diffrax.AbstractSolver = "ab2",
     coordinates: str | None = None,
@@ -80,7 +80,7 @@ def generate(
     atol: Scalar | None = None,
     per_sample_steps: bool | None = None,
     x0: Samples | None = None,
-    labels: ArrayLike | None = None,
+    labels: Vector | None = None,
     chunk_size: int | None = None,
     mesh: Mesh | None = None,
     progress: bool = False,
@@ -89,9 +89,8 @@ def generate(
     r"""Generates samples from the prior.
 
     Args:
-        velocity: Any function `velocity(t, x)`, with `t` of shape `(batch,)`; with `labels`,
-            `velocity(t, x, label)`. If it is a pytree, as `fit` returns it, calls of one shape
-            compile once, whatever its parameters and those of the path.
+        velocity: As in `solve`. If it is a pytree, as `fit` returns it, calls of one shape compile
+            once, whatever its parameters and those of the path.
         path: The path that the velocity was learned for.
         key: Random key, for the prior; sample `i` starts from noise of `fold_in(key, i)`.
         shape: Shape `(num, *event)` of the samples.
@@ -99,21 +98,18 @@ def generate(
         solver: `ab2` or `euler` (one evaluation a step), `heun`, `midpoint` (two) or `rk4` (four),
             with fixed steps; `tsit5`, `dopri5` or `dopri8`, adaptive; or any Diffrax solver, which
             takes fixed steps unless there is a tolerance.
-        coordinates: In which the equation is solved: `straight`, see
-            `kacjax.generation.coordinates`, or `time`. By default they are straight, but where
-            components have processes of their own.
+        coordinates: `straight`, see `kacjax.generation.coordinates`, or `time`; by default straight
+            ones, but where components have processes of their own.
         grid_power: Exponent $p$ of the fixed steps, which end at $\rho_k = \rho(T) (1 - k / n)^p$;
             with coordinates in time, $t_k$ likewise.
         rtol: Relative tolerance of adaptive steps; 1e-3 if only `atol` is given.
         atol: Absolute tolerance of adaptive steps; 1e-3 if only `rtol` is given.
-        per_sample_steps: Whether adaptive steps are chosen for each sample on its own, where every
-            evaluation is of the whole batch until the last sample is through; else for the batch,
-            by the root-mean-square error over it. Samples depend on their batch then, so that the
+        per_sample_steps: Whether adaptive steps are chosen for each sample, else for the batch, by
+            the root-mean-square error over it: then samples depend on their batch, so that the
             default is True with chunks or a mesh.
         x0: Data of that shape, where the path's signal does not vanish at `T`.
         labels: Class labels of shape `(num,)`; see `guided` for guidance.
-        chunk_size: Samples that are generated together. The result is then a NumPy array, filled
-            chunk by chunk: the device holds one chunk however many samples there are.
+        chunk_size: Samples that the device holds at a time; the result is then a NumPy array.
         mesh: Devices over which samples are divided, along all axes of the mesh.
         progress: Whether to show a bar, one step a chunk.
         return_nfe: Whether to return the number of evaluations too.
@@ -123,10 +119,9 @@ def generate(
         or an array of shape `(num,)` where samples may differ in it.
 
     Raises:
-        ValueError: If a name is unknown, a count below 1, the prior needs data, an argument's
-            shape is wrong, labels are not among the classes, the velocity was learned for another
-            path, an adaptive solver does not reach its tolerance, or `chunk_size` is used under a
-            transformation such as `jit`.
+        ValueError: If an argument is out of its range or of a wrong shape, the prior needs data, the
+            velocity was learned for another path, an adaptive solver does not reach its tolerance, or
+            `chunk_size` is used under a transformation such as `jit`.
 
     Example:
         >>> path = kacjax.kac_path()
@@ -138,14 +133,8 @@ def generate(
     shape = _check_shape(shape)
     if per_sample_steps is None:
         per_sample_steps = chunk_size is not None or mesh is not None
-    options: Options = {
-        "solver": solver,
-        "coordinates": coordinates,
-        "grid_power": grid_power,
-        "rtol": rtol,
-        "atol": atol,
-        "per_sample_steps": per_sample_steps,
-    }
+    options = {"solver": solver, "coordinates": coordinates, "grid_power": grid_power, "rtol": rtol}
+    options |= {"atol": atol, "per_sample_steps": per_sample_steps}
     labels = check_labels(labels, shape[0], getattr(velocity, "classes", None))
     if x0 is not None and x0.shape != shape:
         raise ValueError(f"x0 must have the shape {shape}, got {x0.shape}.")
@@ -162,7 +151,14 @@ def generate(
         parts = _put((jnp.asarray(rows), *known), where)
         noise = _put(_draw(as_arrays(given[1]), given[2], parts[0], shape[1:], parts[1]), where)
         result = solve(
-            *given[:2], noise, path.T, 0.0, steps, labels=parts[2], return_nfe=return_nfe, **options
+            *given[:2],
+            noise,
+            given[1].T,
+            0.0,
+            steps,
+            labels=parts[2],
+            return_nfe=return_nfe,
+            **options,
         )
         x, nfe = result if return_nfe else (result, None)
         kept = min(size, shape[0] - first)
@@ -178,10 +174,7 @@ def generate(
     for first in tqdm(range(0, shape[0], size), desc="generate", disable=not progress):
         x, nfe = chunk(first, size)
         if isinstance(x, jax.core.Tracer):
-            raise ValueError(
-                f"chunk_size must be None under jit, vmap and grad, got {chunk_size}: chunks are "
-                "gathered in the host's memory."
-            )
+            raise ValueError(f"chunk_size must be None under jit, vmap, grad; got {chunk_size}.")
         samples = np.empty(shape, x.dtype) if samples is None else samples
         samples[first : first + len(x)] = x
         counts.append(np.broadcast_to(nfe, len(x)) if return_nfe else None)
@@ -196,11 +189,11 @@ def trajectory(
     path: ProbabilityPath,
     key: Key,
     shape: Shape,
-    times: ArrayLike,
-    steps: int | ArrayLike = 50,
+    times: Vector,
+    steps: int | Vector = 50,
     *,
     x0: Samples | None = None,
-    labels: ArrayLike | None = None,
+    labels: Vector | None = None,
     **options: Unpack[Options],
 ) -> Float[Array, "times num *event"]:
     """Generates samples and keeps them on their way, at the times given.

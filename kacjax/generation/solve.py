@@ -9,6 +9,7 @@ there. A solver with stages at the end of a step makes the last one to 0, or the
 the midpoint rule; an adaptive one from where $\rho$ is the absolute tolerance.
 """
 
+import difflib
 from collections.abc import Callable
 from typing import Any, TypedDict, Unpack
 
@@ -20,7 +21,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from kacjax._pytrees import as_arrays
-from kacjax._typing import ArrayLike, Scalar
+from kacjax._typing import Scalar, Vector
 from kacjax._validation import (
     as_floats,
     check_choice,
@@ -68,10 +69,10 @@ def solve(
     x: Float[Array, "batch *event"],
     t0: Scalar,
     t1: Scalar,
-    steps: int | ArrayLike = 50,
+    steps: int | Vector = 50,
     *,
-    labels: ArrayLike | None = None,
-    saved: ArrayLike | None = None,
+    labels: Vector | None = None,
+    saved: Vector | None = None,
     return_nfe: bool = False,
     **options: Unpack[Options],
 ) -> Any:
@@ -103,14 +104,15 @@ def solve(
     Example:
         >>> path = kacjax.flow_matching_path()
         >>> velocity = kacjax.exact_velocity(path, jnp.zeros((1, 2)))
-        >>> kacjax.generation.solve(velocity, path, jnp.ones((1, 2)), 1.0, 0.5)
+        >>> kacjax.generation.solve(velocity, path, jnp.ones((1, 2)), 1.0, 0.5).round(3)
         Array([[0.5, 0.5]], dtype=float32)
     """
     check_path(velocity, path)
     x = as_floats("x", x)
     labels = check_labels(labels, x.shape[0], getattr(velocity, "classes", None))
     field = _VelocityField(velocity)
-    (x,), nfe = integrate(field, path, (x,), labels, t0, t1, steps, saved, return_nfe, **options)
+    times = (t0, t1, steps)
+    (x,), nfe = integrate(field, path, (x,), labels, times, options, saved, return_nfe)
     return (x, nfe) if return_nfe else x
 
 
@@ -126,51 +128,50 @@ def integrate(
     path: ProbabilityPath,
     state: tuple[Array, ...],
     args: PyTree[Array],
-    t0: Scalar,
-    t1: Scalar,
-    steps: int | ArrayLike,
-    saved: ArrayLike | None = None,
+    times: tuple[Scalar, Scalar, int | Vector],
+    options: Options,
+    saved: Vector | None = None,
     count: bool = False,
-    *,
-    solver: str | diffrax.AbstractSolver = "ab2",
-    coordinates: str | None = None,
-    grid_power: Scalar = 2.0,
-    rtol: Scalar | None = None,
-    atol: Scalar | None = None,
-    per_sample_steps: bool = False,
 ) -> tuple[tuple[Array, ...], Any]:
     """Solves an equation of points, the first part of `state`, and of what else changes with them.
 
-    All arrays of `state` and `args` have the batch as their first axis; `saved` are the times at
-    which the state is wanted. Returns the state, and the number of evaluations; they are counted at
-    run time if they must and `count` says so. See `solve`.
+    All arrays of `state` and `args` have the batch as their first axis. `times` are `t0`, `t1` and
+    `steps`. Returns the state, and the number of evaluations, which are counted at run time if they
+    must and `count` says so. See `solve`.
     """
+    for name in options.keys() - Options.__annotations__.keys():
+        near = difflib.get_close_matches(name, Options.__annotations__, 1, 0) or ["solver"]
+        raise TypeError(f"there is no option {name!r}; the nearest is {near[0]!r}.")
+    t0, t1, steps = times
+    solver, coordinates = options.get("solver", "ab2"), options.get("coordinates")
+    rtol, atol = options.get("rtol"), options.get("atol")
+    power, per_sample = options.get("grid_power", 2.0), options.get("per_sample_steps", False)
     adaptive = rtol is not None or atol is not None or solver in [*ADAPTIVE]
     solver = make_solver(solver)
     if coordinates is not None:
         check_choice("coordinates", coordinates, COORDINATES)
     rtol, atol = (1e-3 if value is None else value for value in (rtol, atol))
-    for name, value in (("rtol", rtol), ("atol", atol), ("grid_power", grid_power)):
+    for name, value in (("rtol", rtol), ("atol", atol), ("grid_power", power)):
         check_positive(name, value)
     upwards = t1 is path.T or (t0 is not path.T and bool(t0 < t1))
     if is_concrete(t0) and is_concrete(t1):
         check_times("t0 and t1", [t0, t1], path, falling=not upwards)
         if t0 == t1:
             raise ValueError(f"t1 must differ from t0, got {t0} and {t1}.")
-    times = None
+    given = None
     if not isinstance(steps, int | np.integer):
-        times, steps = check_times("steps", steps, path, falling=not upwards), 2
-        if times.size < 2 or (is_concrete(t0) and not np.allclose(times[0], t0)):
-            raise ValueError(f"steps must be an integer, or times from t0 to t1; got {steps}.")
+        given, steps = check_times("steps", steps, path, falling=not upwards), 2
+        if given.size < 2 or (is_concrete(t0) and not np.allclose(given[0], t0)):
+            raise ValueError(f"steps must be an integer, or times from t0 to t1; got {given}.")
     check_count("steps", steps)
     if saved is not None:
         saved = check_times("saved", saved, path, falling=not upwards)
     # A 0 that is known is the end of the data, which needs care; a traced one is a number.
     high, low = (t1, t0) if upwards else (t0, t1)
     to_zero = is_concrete(low) and bool(np.all(np.asarray(low) == 0))
-    numbers = (high, 0.0 if to_zero else low, grid_power, rtol, atol)
+    numbers = (high, 0.0 if to_zero else low, power, rtol, atol)
     known = evaluations(solver)
-    per_sample, counted = bool(per_sample_steps) and adaptive, count and known is None
+    per_sample, counted = bool(per_sample) and adaptive, count and known is None
     if counted and per_sample:
         raise ValueError(
             f"return_nfe must be False for {type(solver).__name__} with per_sample_steps: its "
@@ -183,7 +184,7 @@ def integrate(
             make_coordinates(as_arrays(path), coordinates, len(state)),
             solver,
             tuple(jnp.asarray(number, jnp.result_type(float)) for number in numbers),
-            (state, args, times, saved),
+            (state, args, given, saved),
             int(steps),
             (to_zero, adaptive, per_sample, upwards),
         )
@@ -329,7 +330,7 @@ def _evaluated() -> int:
     return len(_EVALUATIONS)
 
 
-def check_times(name: str, times: ArrayLike, path: ProbabilityPath, falling: bool = True) -> Array:
+def check_times(name: str, times: Vector, path: ProbabilityPath, falling: bool = True) -> Array:
     """Times as a vector of floats.
 
     Raises:

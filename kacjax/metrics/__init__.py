@@ -1,7 +1,6 @@
 """What samples are judged by."""
 
 from kacjax.metrics.discrepancies import (
-    KID,
     energy_distance,
     kid,
     mmd,
@@ -9,27 +8,18 @@ from kacjax.metrics.discrepancies import (
     sliced_wasserstein,
 )
 from kacjax.metrics.frechet import InceptionFeatures, frechet_distance
-from kacjax.metrics.modes import ModeStatistics, mode_statistics
+from kacjax.metrics.inference import bootstrap, classifier_two_sample_test, subsampling
+from kacjax.metrics.modes import mode_statistics
 from kacjax.metrics.neighbors import (
-    PRDC,
-    Neighbors,
     memorization_ratio,
     memorized_share,
     nearest_neighbors,
     prdc,
     two_sample_accuracy,
 )
-from kacjax.metrics.resampling import Interval, bootstrap, subsampling
-from kacjax.metrics.two_sample import ClassifierTest, classifier_two_sample_test
 
 __all__ = [
-    "KID",
-    "PRDC",
-    "ClassifierTest",
     "InceptionFeatures",
-    "Interval",
-    "ModeStatistics",
-    "Neighbors",
     "bootstrap",
     "classifier_two_sample_test",
     "energy_distance",

@@ -1,8 +1,8 @@
 """Distances between the laws of two samples: energy, kernels, and optimal transport."""
 
 import warnings
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,33 +12,24 @@ from jaxtyping import Array, Float
 from kacjax._optional import require
 from kacjax._typing import Key, Scalar
 from kacjax._validation import check_count, check_positive, is_concrete
-from kacjax.metrics.distances import Points, as_same_space, over_rows, root, squares
-
-Bandwidth: TypeAlias = Scalar | Sequence[float | int] | Float[Array, " scales"]
-
-# Points of each set that the median heuristic looks at.
-_MEDIAN_POINTS = 500
+from kacjax.metrics.neighbors import Points, as_same_space, over_rows, root, squares
 
 
 def energy_distance(x: Points, y: Points, *, unbiased: bool = False) -> Float[Array, ""]:
     r"""The energy distance $2 E|X - Y| - E|X - X'| - E|Y - Y'|$ between two samples.
 
-    It is zero only for equal distributions, and needs no bandwidth. By default a point is paired
-    with itself too: the value is never negative, and its mean at equal laws is
-    $E|X - X'| (1/n + 1/m)$.
+    It is zero only for equal distributions, and needs no bandwidth.
 
-    Source: G. J. Székely, M. L. Rizzo, *Energy statistics*, Journal of Statistical Planning and
-    Inference 143 (2013).
+    Source: G. J. Székely, M. L. Rizzo, *Energy statistics*, J. Stat. Plan. Inference 143 (2013).
 
     Args:
         x: Samples, of shape `(num, *event)`.
         y: Samples to compare with; the numbers may differ.
         unbiased: Leaves out the pairs of a point with itself: the mean at equal laws is zero, and
-            a value can be negative.
+            a value can be negative. Otherwise that mean is $E|X - X'| (1/n + 1/m)$.
 
     Raises:
-        ValueError: If the dimensions differ, a set is empty (`unbiased`: has one point only), or
-            not finite.
+        ValueError: If the dimensions differ, or a set is too small or not finite.
 
     Example:
         >>> kacjax.metrics.energy_distance([[0.0], [1.0]], [[2.0], [3.0]]).item()
@@ -56,29 +47,20 @@ def _mean_distance(x: Array, y: Array) -> Array:
 def _discrepancy(
     mean: Callable[[Array, Array], Array], own: float, x: Array, y: Array, unbiased: bool
 ) -> Array:
-    """The squared distance of two means in the space of a kernel, which is `own` at equal points.
-
-    `mean` takes the mean of the kernel over all pairs.
-    """
-    within = [mean(x, x), mean(y, y)]
+    """From the mean of a kernel over all pairs, which is `own` at equal points."""
+    within = [(mean(points, points), len(points)) for points in (x, y)]
     if unbiased:
-        sizes = (len(x), len(y))
-        within = [(n * value - own) / (n - 1) for n, value in zip(sizes, within, strict=True)]
-    value = sum(within) - 2 * mean(x, y)
-    return value if unbiased else jnp.maximum(value, 0)
+        return sum((n * value - own) / (n - 1) for value, n in within) - 2 * mean(x, y)
+    return jnp.maximum(sum(value for value, _ in within) - 2 * mean(x, y), 0)
 
 
-def mmd(
-    x: Points, y: Points, bandwidth: Bandwidth | None = None, *, unbiased: bool = False
-) -> Float[Array, ""]:
+def mmd(x: Points, y: Points, bandwidth: Any = None, *, unbiased: bool = False) -> Float[Array, ""]:
     r"""The squared maximum mean discrepancy $E k(X, X') + E k(Y, Y') - 2 E k(X, Y)$.
 
-    The kernel is Gaussian, $k(x, y) = \frac1S \sum_s \exp(-|x - y|^2 / 2 h_s^2)$: one bandwidth, or
-    the mean over several. Zero only for equal distributions. Differences much finer than the
-    bandwidth hardly count; for modes narrower than the median distance give several.
+    The kernel is $k(x, y) = \frac1S \sum_s \exp(-|x - y|^2 / 2 h_s^2)$. Zero only for equal
+    distributions; but differences much finer than the bandwidths hardly count.
 
-    Source: A. Gretton et al., *A kernel two-sample test*, JMLR 13 (2012), Lemma 6 (unbiased) and
-    equation 5 (biased), section 8 (the median distance).
+    Source: A. Gretton et al., *A kernel two-sample test*, JMLR 13 (2012), Lemma 6 and section 8.
 
     Args:
         x: Samples, of shape `(num, *event)`.
@@ -89,8 +71,8 @@ def mmd(
             a value can be negative. Otherwise that mean is $(1 - E k(X, X')) (1/n + 1/m)$.
 
     Raises:
-        ValueError: If the dimensions differ, a set is empty (`unbiased`: has one point only) or not
-            finite, a bandwidth is not positive, or half of all pairs coincide and none is given.
+        ValueError: If the dimensions differ, a set is too small or not finite, or a bandwidth, also
+            the median distance, is not positive.
 
     Example:
         >>> round(kacjax.metrics.mmd([[0.0]], [[1.0]], bandwidth=1.0).item(), 4)
@@ -98,7 +80,7 @@ def mmd(
     """
     x, y = as_same_space(x, y, minimum=2 if unbiased else 1)
     if bandwidth is None:
-        bandwidth = _median_distance(*(a[:: -(-len(a) // _MEDIAN_POINTS)] for a in (x, y)))
+        bandwidth = _median_distance(*(a[:: -(-len(a) // 500)] for a in (x, y)))
         check_positive("the median distance of the points", bandwidth)
     check_positive("bandwidth", scales := jnp.atleast_1d(jnp.asarray(bandwidth, x.dtype)))
     return _discrepancy(lambda x, y: _mean_gaussian(x, y, scales), 1.0, x, y, unbiased)
@@ -120,17 +102,7 @@ def _median_distance(x: Array, y: Array) -> Array:
 
 
 class KID(NamedTuple):
-    """The kernel distance over random subsets.
-
-    Attributes:
-        mean: The estimate; it has no bias, and is negative about every other time at equal laws.
-        standard_deviation: Of one subset. Subsets overlap, so that the error of the mean is not
-            this over the root of their number.
-
-    Example:
-        >>> kacjax.metrics.KID(jnp.zeros(()), jnp.ones(())).mean.item()
-        0.0
-    """
+    """The kernel distance over random subsets, which overlap and do not err independently."""
 
     mean: Float[Array, ""]
     standard_deviation: Float[Array, ""]
@@ -146,13 +118,10 @@ def kid(
 ) -> KID:
     r"""The kernel distance: the squared MMD with the kernel $(x \cdot y / d + 1)^3$, unbiased.
 
-    It compares means, covariances and third moments of features, and unlike the Fréchet distance
-    has no bias that depends on the number of samples. It is estimated on random subsets without
-    replacement, and averaged. Only with the features of the Inception network is it the KID of
-    publications.
+    It compares moments of features up to the third, and unlike the Fréchet distance has no bias.
+    Only with the features of the Inception network is it the KID of publications.
 
-    Source: M. Bińkowski, D. J. Sutherland, M. Arbel, A. Gretton, *Demystifying MMD GANs*, ICLR
-    2018.
+    Source: M. Bińkowski et al., *Demystifying MMD GANs*, ICLR 2018.
 
     Args:
         x_features: Features of samples, by any function, of shape `(num, dim)`.
@@ -161,9 +130,12 @@ def kid(
         subsets: How many.
         subset_size: Points of each set in a subset; by default 1,000, or all there are.
 
+    Returns:
+        The `mean` over random subsets, which is the estimate, and their `standard_deviation`.
+
     Raises:
-        ValueError: If the dimensions differ, a set has fewer points than a subset or is not finite,
-            or a number is out of its range.
+        ValueError: If the dimensions differ, a set is too small or not finite, or a number is out
+            of its range.
 
     Example:
         >>> x = jax.random.normal(jax.random.key(0), (40, 3))
@@ -182,7 +154,7 @@ def kid(
 @jax.jit(static_argnames="size")
 def _on_subsets(x: Array, y: Array, keys: Array, *, size: int) -> Array:
     def kernel(a, b):
-        product = jnp.matmul(a, b.T, precision=jax.lax.Precision.HIGHEST)
+        product = jnp.matmul(a, b.T, precision="highest")
         return (product / a.shape[1] + 1) ** 3
 
     def one(key):
@@ -201,13 +173,11 @@ def sliced_wasserstein(
 ) -> Float[Array, ""]:
     r"""The sliced Wasserstein distance $(E_\theta W_p^p(\theta \cdot X, \theta \cdot Y))^{1/p}$.
 
-    On the line $W_p^p = \int_0^1 |F^{-1}(u) - G^{-1}(u)|^p du$ is exact. The mean over all
-    directions is estimated from random ones: with the same key, two values are compared along the
-    same directions. It is zero only for equal distributions, costs $O(n \log n)$, and for samples
-    of one law it falls like $n^{-1/2}$ in any dimension.
+    On the line $W_p^p = \int_0^1 |F^{-1}(u) - G^{-1}(u)|^p du$ is exact; the directions are
+    random, the same for the same key. It is zero only for equal distributions, costs
+    $O(n \log n)$, and for samples of one law falls like $n^{-1/2}$ in any dimension.
 
-    Source: N. Bonneel, J. Rabin, G. Peyré, H. Pfister, *Sliced and Radon Wasserstein barycenters of
-    measures*, Journal of Mathematical Imaging and Vision 51 (2015).
+    Source: N. Bonneel et al., *Sliced and Radon Wasserstein barycenters of measures*, JMIV 51 (2015).
 
     Args:
         x: Samples, of shape `(num, *event)`.
@@ -217,8 +187,8 @@ def sliced_wasserstein(
         p: The order, 1 or 2.
 
     Raises:
-        ValueError: If the dimensions differ, a set is empty or not finite, `projections` is below
-            1, or `p` is another.
+        ValueError: If the dimensions differ, a set is empty or not finite, or a number is out of
+            its range.
 
     Example:
         >>> x, y = [[0.0], [1.0]], [[2.0], [3.0]]
@@ -248,30 +218,21 @@ def _sliced(x: Array, y: Array, directions: Array, *, p: int) -> Array:
     of_x, of_y = (ends - 1) // m, (ends - 1) // n
 
     def one(direction):
-        along_x, along_y = (
-            jnp.sort(jnp.matmul(points, direction, precision=jax.lax.Precision.HIGHEST))
-            for points in (x, y)
-        )
-        return jnp.sum(width * jnp.abs(along_x[of_x] - along_y[of_y]) ** p)
+        a, b = (jnp.sort(jnp.matmul(c, direction, precision="highest")) for c in (x, y))
+        return jnp.sum(width * jnp.abs(a[of_x] - b[of_y]) ** p)
 
     return jnp.mean(jax.lax.map(one, directions, batch_size=16)) ** (1 / p)
 
 
 def sinkhorn_divergence(
-    x: Points,
-    y: Points,
-    epsilon: Scalar | None = None,
-    *,
-    threshold: float = 1e-4,
-    max_iterations: int = 10_000,
+    x: Points, y: Points, epsilon: Scalar | None = None, **options: Any
 ) -> Float[Array, ""]:
     r"""The debiased entropic transport cost, by OTT-JAX.
 
     $OT_\varepsilon(X, Y) - \frac12 OT_\varepsilon(X, X) - \frac12 OT_\varepsilon(Y, Y)$ with
     $OT_\varepsilon = \min_\pi \int |x - y|^2 d\pi + \varepsilon KL(\pi | \mu \otimes \nu)$. It is
     zero only for equal distributions; it tends to $W_2^2$ as $\varepsilon \to 0$, and to
-    $|E X - E Y|^2$ as $\varepsilon \to \infty$. The costs of all pairs are held at once: beyond some
-    ten thousand points take a part of them.
+    $|E X - E Y|^2$ as $\varepsilon \to \infty$. The costs of all pairs are held at once.
 
     Source: J. Feydy et al., *Interpolating between optimal transport and MMD using Sinkhorn
     divergences*, AISTATS 2019; M. Cuturi et al., *Optimal transport tools (OTT)*, arXiv 2201.12324.
@@ -281,13 +242,12 @@ def sinkhorn_divergence(
         y: Samples to compare with; as many or not.
         epsilon: The weight of the entropy, a squared length; by default a twentieth of the mean
             cost between `x` and `y`. Compare values of one `epsilon` only.
-        threshold: Error of the marginals, in total variation, at which the iteration stops.
-        max_iterations: The most iterations. Where they do not suffice, there is a warning.
+        options: Of `ott.solvers.linear.sinkhorn.Sinkhorn`; by default `threshold=1e-4` and
+            `max_iterations=10_000`. Where these do not suffice, there is a warning.
 
     Raises:
         ImportError: If OTT-JAX is missing: `pip install "kacjax[metrics]"`.
-        ValueError: If the dimensions differ, a set is empty or not finite, or a number is not
-            positive.
+        ValueError: If dimensions differ, a set is empty or not finite, or `epsilon` not positive.
 
     Example:
         >>> x, y = np.zeros((4, 2)), np.ones((3, 2))
@@ -296,29 +256,19 @@ def sinkhorn_divergence(
     """
     geometry = require("ott.geometry.pointcloud", "metrics").PointCloud
     solve = require("ott.tools.sinkhorn_divergence", "metrics").sinkhorn_divergence
-    check_positive("threshold", threshold)
-    check_count("max_iterations", max_iterations)
     x, y = as_same_space(x, y)
     if epsilon is None:
-        epsilon = mean_cost(x, y) / 20
+        spread = jnp.var(x, axis=0) + jnp.var(y, axis=0)
+        shift = jnp.mean(x, axis=0) - jnp.mean(y, axis=0)
+        epsilon = jnp.sum(spread + shift**2) / 20
     check_positive("epsilon", epsilon)
-    options = (("threshold", threshold), ("max_iterations", max_iterations))
-    scale = jnp.asarray(epsilon, x.dtype)
-    divergence, converged = _sinkhorn(x, y, scale, solve=solve, geometry=geometry, options=options)
+    options = {"threshold": 1e-4, "max_iterations": 10_000} | options
+    scale, how = jnp.asarray(epsilon, x.dtype), tuple(options.items())
+    divergence, converged = _sinkhorn(x, y, scale, solve=solve, geometry=geometry, options=how)
     if is_concrete(converged) and not converged:
-        warnings.warn(
-            f"The Sinkhorn iteration did not reach the threshold {threshold} in {max_iterations} "
-            "iterations; take a larger epsilon, threshold or max_iterations.",
-            RuntimeWarning,
-            stacklevel=2,
-        )
+        text = f"The Sinkhorn iteration did not converge with {options}; take a larger epsilon."
+        warnings.warn(text, RuntimeWarning, stacklevel=2)
     return divergence
-
-
-def mean_cost(x: Float[Array, "num dim"], y: Float[Array, "others dim"]) -> Float[Array, ""]:
-    """The mean squared distance between a point of `x` and one of `y`."""
-    spread = jnp.var(x, axis=0) + jnp.var(y, axis=0)
-    return jnp.sum(spread + (jnp.mean(x, axis=0) - jnp.mean(y, axis=0)) ** 2)
 
 
 @jax.jit(static_argnames=("solve", "geometry", "options"))

@@ -1,22 +1,15 @@
 """The Fréchet distance of features, and the Inception network's features, which make it the FID."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import scipy.linalg
 from jaxtyping import Float, UInt8
 
 from kacjax._optional import require
-from kacjax._validation import check_choice, check_count
-from kacjax.metrics.distances import Points, as_same_space
-
-Vector: TypeAlias = Float[np.ndarray, " dim"]
-Matrix: TypeAlias = Float[np.ndarray, "dim dim"]
-
-# The layers by the dimension of their features.
-_LAYERS = ("64", "192", "768", "2048")
+from kacjax._validation import check_count
+from kacjax.metrics.neighbors import Points, as_same_space
 
 
 def frechet_distance(x_features: Points, y_features: Points) -> float:
@@ -28,8 +21,7 @@ def frechet_distance(x_features: Points, y_features: Points) -> float:
     on both sides, $2 d / n + d (d + 1) / 2n$. Compare equal numbers of samples.
 
     Source: M. Heusel et al., *GANs trained by a two time-scale update rule converge to a local Nash
-    equilibrium*, NeurIPS 2017; D. C. Dowson, B. V. Landau, *The Fréchet distance between
-    multivariate normal distributions*, Journal of Multivariate Analysis 12 (1982).
+    equilibrium*, NeurIPS 2017; D. C. Dowson, B. V. Landau, J. Multivariate Anal. 12 (1982).
 
     Args:
         x_features: Features of samples, by any function, of shape `(num, dim)`.
@@ -51,7 +43,9 @@ def frechet_distance(x_features: Points, y_features: Points) -> float:
     return between_gaussians(*moments)
 
 
-def between_gaussians(mean_x: Vector, cov_x: Matrix, mean_y: Vector, cov_y: Matrix) -> float:
+def between_gaussians(
+    mean_x: np.ndarray, cov_x: np.ndarray, mean_y: np.ndarray, cov_y: np.ndarray
+) -> float:
     r"""The squared distance from means and covariances.
 
     The trace of $(\Sigma_x \Sigma_y)^{1/2}$ is the sum of the singular values of
@@ -63,7 +57,7 @@ def between_gaussians(mean_x: Vector, cov_x: Matrix, mean_y: Vector, cov_y: Matr
     return max(float(distance), 0.0)
 
 
-def _root(covariance: Matrix) -> Matrix:
+def _root(covariance: np.ndarray) -> np.ndarray:
     """The symmetric root; eigenvalues below 0 are rounding."""
     values, vectors = scipy.linalg.eigh(covariance)
     return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
@@ -77,14 +71,11 @@ class InceptionFeatures:
     bring samples to bytes first (`kacjax.data.to_uint8`), as data are.
 
     Source: C. Szegedy et al., *Rethinking the Inception architecture for computer vision*, CVPR
-    2016; A. Obukhov et al., *High-fidelity performance metrics for generative models in PyTorch*
-    (torch-fidelity), 2020.
+    2016; A. Obukhov et al., *High-fidelity performance metrics in PyTorch* (torch-fidelity), 2020.
 
     Args:
         weights: A file of weights in torch-fidelity's format, by default downloaded. It is read
             with Python's pickle: take none from people you do not trust.
-        layer: The layer by the dimension of its features, averaged over the image: "64", "192",
-            "768" or "2048", which FID and KID take.
         device: Where PyTorch runs, such as `cpu` or `cuda`; by default the GPU if there is one.
         batch_size: Images in one call of the network.
         extractor: A network in place of torch-fidelity's, from bytes `(num, 3, height, width)` to
@@ -92,7 +83,7 @@ class InceptionFeatures:
 
     Raises:
         ImportError: If torch-fidelity is missing: `pip install "kacjax[inception]"`.
-        ValueError: If the layer is unknown, the batch size not positive, or the file missing.
+        ValueError: If an argument is out of its range, or the file missing.
 
     Example:
         >>> def fid(samples, images):  # bytes
@@ -102,14 +93,12 @@ class InceptionFeatures:
 
     def __init__(
         self,
-        weights: str | Path | None = None,
+        weights: Any = None,
         *,
-        layer: str = "2048",
-        device: str | None = None,
+        device: Any = None,
         batch_size: int = 64,
-        extractor: Callable[[Any], tuple[Any, ...]] | None = None,
+        extractor: Any = None,
     ):
-        check_choice("layer", layer, _LAYERS)
         check_count("batch_size", batch_size)
         if weights is not None and not Path(weights).is_file():
             raise ValueError(f"weights must be a file, got {str(weights)!r}, which is none.")
@@ -120,22 +109,16 @@ class InceptionFeatures:
             module = require("torch_fidelity.feature_extractor_inceptionv3", "inception")
             extractor = module.FeatureExtractorInceptionV3(
                 "inception-v3-compat",
-                [layer],
+                ["2048"],
                 feature_extractor_weights_path=None if weights is None else str(weights),
             ).to(self._device)
         self._extractor: Any = extractor
 
     def __call__(self, images: UInt8[np.ndarray, "..."]) -> Float[np.ndarray, "num dim"]:
-        """The features of images in bytes; one gray channel is shown as red, green and blue.
-
-        Raises:
-            ValueError: If there are no images, or their shape is not `(num, height, width,
-                channels)` with 1 or 3 channels.
-        """
+        """The features of images in bytes; one gray channel is shown as red, green and blue."""
         if images.ndim != 4 or not images.size or images.shape[-1] not in (1, 3):
             raise ValueError(
-                "images must have shape (num, height, width, channels) with 1 or 3 channels and "
-                f"not be empty, got {images.shape}."
+                f"images must have shape (num, height, width, 1 or 3 channels), got {images.shape}."
             )
         features = []
         with self._torch.no_grad():

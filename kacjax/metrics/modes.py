@@ -1,7 +1,6 @@
 """How well samples hit the modes of a mixture, and how evenly."""
 
-from collections.abc import Sequence
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from kacjax._typing import Scalar
 from kacjax._validation import check_positive
-from kacjax.metrics.distances import Points, as_same_space, nearest_squares
-
-Weights: TypeAlias = Sequence[float | int] | Float[Array, "..."] | Float[np.ndarray, "..."]
+from kacjax.metrics.neighbors import Points, as_same_space, nearest_squares
 
 
 class ModeStatistics(NamedTuple):
@@ -24,12 +21,7 @@ class ModeStatistics(NamedTuple):
         total_variation: Total variation distance of the share of each mode from its weight.
         covered: Number of modes with a hit.
         kl_divergence: Kullback-Leibler divergence of the shares from the weights, in nats.
-        within_std: Standard deviation of a component of the hits about the mean of their mode; NaN
-            where no mode has two.
-
-    Example:
-        >>> kacjax.metrics.mode_statistics(np.eye(2), np.eye(2))._fields[:3]
-        ('median_distance', 'within_radius', 'total_variation')
+        within_std: Standard deviation of the hits about the mean of their mode, NaN without two.
     """
 
     median_distance: Float[Array, ""]
@@ -41,12 +33,11 @@ class ModeStatistics(NamedTuple):
 
 
 def mode_statistics(
-    x: Points, modes: Points, radius: float = 0.01, *, weights: Weights | None = None
+    x: Points, modes: Points, radius: float = 0.01, *, weights: Any = None
 ) -> ModeStatistics:
     r"""Distances to the nearest mode, the width of the modes, and their balance.
 
-    A mode without samples shows in the total variation $\frac12 \sum_m |w_m - p_m|$, where a
-    likelihood would not see it. For samples of the mixture itself it is about
+    For samples of the mixture itself the total variation $\frac12 \sum_m |w_m - p_m|$ is about
     $\sum_m \sqrt{p_m (1 - p_m) / 2 \pi n}$, and the divergence $\sum_m p_m \log(p_m / w_m)$ about
     $(M - 1) / 2n$.
 
@@ -60,8 +51,7 @@ def mode_statistics(
         weights: Of the modes, as many positive numbers; equal by default.
 
     Raises:
-        ValueError: If the dimensions differ, a set is empty or not finite, a radius or weight is
-            not positive, or the weights do not fit.
+        ValueError: If the sets or weights do not fit, or are not finite or positive.
 
     Example:
         >>> modes = np.array([[0.0, 0.0], [1.0, 0.0]])

@@ -1,35 +1,88 @@
-"""What nearest neighbors tell: whether samples look like data, and whether they are copies."""
+"""Nearest neighbors: whether samples look like data, and whether they are copies.
 
-from typing import NamedTuple
+A distance comes from the differences of the components, in any dimension: from inner products it
+would cost less, but nearby points far from the origin would lose all digits.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+import numpy as np
+from jaxtyping import Array, Float, Int, Num
 
-from kacjax._validation import check_count, check_positive
-from kacjax.metrics.distances import (
-    Points,
-    as_same_space,
-    check_neighbors,
-    nearest_squares,
-    over_rows,
-    root,
-    rounded_up,
-    squares,
-)
+from kacjax._validation import check_count, check_positive, is_concrete
+
+Points: TypeAlias = Num[Array, "..."] | Num[np.ndarray, "..."] | Sequence[Any]
+"""Points along the first axis, in JAX, NumPy or as lists; events of any shape are flattened."""
+
+
+def as_points(name: str, x: Points, minimum: int = 1) -> Float[Array, "num dim"]:
+    """The points as rows, in the working precision; raises a `ValueError` unless that is so."""
+    x = x if isinstance(x, jax.Array) else np.asarray(x)
+    if x.ndim < 2:
+        raise ValueError(
+            f"{name} must hold points along its first axis, (num, *event); got shape {x.shape}."
+        )
+    if not x.size or len(x) < minimum:
+        raise ValueError(f"{name} must hold at least {minimum} point(s), got shape {x.shape}.")
+    x = jnp.asarray(x, jnp.result_type(float)).reshape(len(x), -1)
+    if is_concrete(x) and not np.all(np.isfinite(x)):
+        raise ValueError(f"{name} must be finite, got NaN or infinite values.")
+    return x
+
+
+def as_same_space(
+    x: Points, y: Points, names: tuple[str, str] = ("x", "y"), minimum: int = 1
+) -> tuple[Float[Array, "num dim"], Float[Array, "others dim"]]:
+    """Both sets by `as_points`; raises a `ValueError` if their dimensions differ."""
+    first, second = as_points(names[0], x, minimum), as_points(names[1], y, minimum)
+    if first.shape[1] != second.shape[1]:
+        dims = f"{first.shape[1]} and {second.shape[1]}"
+        raise ValueError(f"{names[0]} and {names[1]} must be of one dimension, got {dims}.")
+    return first, second
+
+
+def over_rows(function: Callable[..., Any], *rows: Array) -> Any:
+    """`jax.vmap(function)(*rows)`, 256 rows at a time: memory stays linear."""
+    return jax.lax.map(lambda row: function(*row), rows, batch_size=256)
+
+
+def squares(point: Float[Array, " dim"], y: Float[Array, "num dim"]) -> Float[Array, " num"]:
+    """Squared distances of one point to many."""
+    return jnp.sum((point[None, :] - y) ** 2, axis=-1)
+
+
+def root(square: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """The square root, with derivative 0 at 0."""
+    apart = square > 0
+    return jnp.where(apart, jnp.sqrt(jnp.where(apart, square, 1)), 0)
+
+
+def rounded_up(square: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """A bound that equal squares keep, however their sums were rounded; 0 stays 0."""
+    return square * (1 + 8 * jnp.finfo(square.dtype).eps)
+
+
+@jax.jit(static_argnames=("k", "skip_own"))
+def nearest_squares(
+    x: Float[Array, "num dim"], y: Float[Array, "others dim"], *, k: int, skip_own: bool = False
+) -> tuple[Float[Array, "num k"], Int[Array, "num k"]]:
+    """Squared distances to the nearest points of `y`, rising, and their rows (not one's own)."""
+
+    def one(row, point):
+        square = squares(point, y)
+        if skip_own:
+            square = jnp.where(jnp.arange(len(y)) == row, jnp.inf, square)
+        least, index = jax.lax.top_k(-square, k)
+        return -least, index
+
+    return over_rows(one, jnp.arange(len(x)), x)
 
 
 class Neighbors(NamedTuple):
-    """The nearest training data of samples, nearest first.
-
-    Attributes:
-        distance: Distances, rising.
-        index: Rows of the training data.
-
-    Example:
-        >>> kacjax.metrics.Neighbors(jnp.zeros((5, 2)), jnp.zeros((5, 2), int)).distance.shape
-        (5, 2)
-    """
+    """The nearest training data of samples, nearest first: distances, and rows of the data."""
 
     distance: Float[Array, "num k"]
     index: Int[Array, "num k"]
@@ -44,7 +97,7 @@ def nearest_neighbors(x: Points, train: Points, k: int = 1) -> Neighbors:
         k: How many, at most all of them.
 
     Returns:
-        Distances and rows of the training data, each of shape `(num, k)`.
+        `distance`, rising, and `index`, rows of the training data; both of shape `(num, k)`.
 
     Raises:
         ValueError: If the dimensions differ, a set is empty or not finite, or `k` is out of range.
@@ -54,7 +107,9 @@ def nearest_neighbors(x: Points, train: Points, k: int = 1) -> Neighbors:
         [[1, 0]]
     """
     x, train = as_same_space(x, train, ("x", "train"))
-    check_neighbors(k, len(train))
+    check_count("k", k)
+    if k > len(train):
+        raise ValueError(f"k must be at most {len(train)}, the number of training data, got {k}.")
     square, index = nearest_squares(x, train, k=k)
     return Neighbors(root(square), index)
 
@@ -68,10 +123,6 @@ class PRDC(NamedTuple):
         density: Mean number of balls of the data that a sample lies in, over k; 1 for equal laws,
             more where samples crowd.
         coverage: Share of the balls of the data that hold a sample.
-
-    Example:
-        >>> kacjax.metrics.PRDC(jnp.ones(()), jnp.ones(()), jnp.ones(()), jnp.ones(()))._fields
-        ('precision', 'recall', 'density', 'coverage')
     """
 
     precision: Float[Array, ""]
@@ -85,13 +136,11 @@ def prdc(x: Points, data: Points, k: int = 5) -> PRDC:
 
     A ball around a point reaches to its k-th nearest neighbor in its own set. For equal laws and
     numbers $n$ the expected density is 1, and the expected coverage
-    $1 - \prod_{i=1}^k \frac{n - i}{2n - i}$, about $1 - 2^{-k}$; precision and recall
-    depend on the law. Precision rises with a few far outliers in the data, which have large balls;
-    density and coverage do not. The values depend on the numbers of points: compare equal ones.
+    $1 - \prod_{i=1}^k \frac{n - i}{2n - i}$, about $1 - 2^{-k}$. Far outliers in the data, which have
+    large balls, raise precision, not coverage. Compare values for equal numbers of points.
 
-    Source: T. Kynkäänniemi et al., *Improved precision and recall metric for assessing generative
-    models*, NeurIPS 2019 (with $k = 3$); M. F. Naeem et al., *Reliable fidelity and diversity
-    metrics for generative models*, ICML 2020 (with $k = 5$).
+    Source: T. Kynkäänniemi et al., *Improved precision and recall metric*, NeurIPS 2019 (k = 3);
+    M. F. Naeem et al., *Reliable fidelity and diversity metrics*, ICML 2020 (k = 5).
 
     Args:
         x: Samples, or features of them, of shape `(num, *event)`.
@@ -99,8 +148,7 @@ def prdc(x: Points, data: Points, k: int = 5) -> PRDC:
         k: Which neighbor a ball reaches to.
 
     Raises:
-        ValueError: If the dimensions differ, or a set is not finite or has not more than `k`
-            points.
+        ValueError: If the dimensions differ, or a set is not finite or has no more than `k` points.
 
     Example:
         >>> data = jax.random.normal(jax.random.key(0), (50, 2))
@@ -136,14 +184,13 @@ def two_sample_accuracy(x: Points, y: Points) -> Float[Array, ""]:
     """Leave-one-out accuracy of the 1-nearest-neighbor classifier that tells `x` from `y`.
 
     1/2 for samples of one law, 1 where they separate, below 1/2 where one set copies the other.
-    The accuracy is the mean of those on `x` and on `y`, whose numbers may differ. Of several
-    nearest points at one distance each has an equal vote.
+    It is the mean of the accuracies on `x` and on `y`. Nearest points at one distance share a vote.
 
     Source: D. Lopez-Paz, M. Oquab, *Revisiting classifier two-sample tests*, ICLR 2017.
 
     Args:
         x: Samples, of shape `(num, *event)`.
-        y: Samples to compare with.
+        y: Samples to compare with; as many or not.
 
     Raises:
         ValueError: If the dimensions differ, or a set is empty or not finite.
@@ -173,8 +220,8 @@ def memorization_ratio(x: Points, train: Points, held_out: Points) -> Float[Arra
 
     About 1 for samples as new as unseen data; towards 0 for copies of the training data.
 
-    Source: the data-copying test of C. Meehan, K. Chaudhuri, S. Dasgupta, *A non-parametric test to
-    detect data-copying in generative models*, AISTATS 2020, with means in place of ranks.
+    Source: C. Meehan, K. Chaudhuri, S. Dasgupta, *A non-parametric test to detect data-copying in
+    generative models*, AISTATS 2020, with means in place of ranks.
 
     Args:
         x: Samples, of shape `(num, *event)`.
@@ -182,8 +229,7 @@ def memorization_ratio(x: Points, train: Points, held_out: Points) -> Float[Arra
         held_out: Data of the same law that were not trained on.
 
     Raises:
-        ValueError: If the dimensions differ, a set is empty or not finite, or all held-out data
-            are in the training data.
+        ValueError: If dimensions differ, a set is empty or not finite, or `held_out` is in `train`.
 
     Example:
         >>> train, held_out = [[0.0], [1.0]], [[0.5], [1.5]]
@@ -198,22 +244,14 @@ def memorization_ratio(x: Points, train: Points, held_out: Points) -> Float[Arra
 def memorized_share(
     x: Points, train: Points, held_out: Points, quantile: float = 0.05
 ) -> Float[Array, ""]:
-    r"""Share of the samples that lie closer to the training data than held-out data hardly ever do.
+    """Share of the samples that lie closer to the training data than held-out data hardly ever do.
 
     A sample counts if its distance to the nearest training datum is below the `quantile` of those
     of held-out data. About `quantile` for samples as new as unseen data; the share of copies where
-    some are, which a mean would hide.
-
-    Source: as `memorization_ratio`, with one quantile in place of ranks.
-
-    Args:
-        x: Samples, of shape `(num, *event)`.
-        train: Training data.
-        held_out: Data of the same law that were not trained on.
-        quantile: Between 0 and 1.
+    some are, which a mean would hide. Source and arguments are those of `memorization_ratio`.
 
     Raises:
-        ValueError: If the sets do not fit as in `memorization_ratio`, or the quantile not into (0, 1).
+        ValueError: If the sets do not fit together, or `quantile` is not between 0 and 1.
 
     Example:
         >>> train, held_out = [[0.0], [1.0]], [[0.5], [1.5]]

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
 from kacjax._typing import Key
@@ -62,17 +63,17 @@ class ConditionEmbedding(nnx.Module):
     ) -> Float[Array, "batch width"]:
         """The embedding. Labels out of range are an error, and NaN where they are traced."""
         h = self.second(jax.nn.silu(self.first(time_features(t, self.T, self.sinusoids))))
-        if self.labels is None:
+        if self.labels is None or self.classes is None:
             if label is not None:
                 raise ValueError("label must be None for a network without classes.")
             return jax.nn.silu(h)
         if label is None:
             return jax.nn.silu(h + self.labels(jnp.full(t.shape, self.classes, jnp.int32)))
-        label = label if isinstance(label, jax.core.Tracer) else np.asarray(label)
-        label = check_labels(label, t.size, self.classes)
+        given = label if isinstance(label, Tracer) else np.asarray(label)
+        index: Any = check_labels(given, t.size, self.classes)
         # Without the mask a negative index would count from the end, and be another class.
-        known = (label >= 0) & (label <= self.classes)
-        return jax.nn.silu(h + jnp.where(known[:, None], self.labels(label), jnp.nan))
+        known = (index >= 0) & (index <= self.classes)
+        return jax.nn.silu(h + jnp.where(known[:, None], self.labels(index), jnp.nan))
 
 
 class FourierFeatures(nnx.Module):

@@ -125,9 +125,8 @@ class UNet(Network):
             heads = outputs // head_channels if attend else 0
             return layers.ResidualBlock(inputs, outputs, embedding, dropout, heads, **options)
 
-        current = channels
         self.first = layers.convolution(shape[-1], channels, **options)
-        skips, encoder, decoder = [channels], [], []
+        current, skips, encoder, decoder = channels, [channels], [], []
         for level, (width, attend) in enumerate(zip(widths, attends, strict=True)):
             if level:
                 encoder.append(layers.Resample(current, up=False, **options))
@@ -162,12 +161,12 @@ class UNet(Network):
         h = self.first(x.astype(self.dtype))
         skips, down = [h], len(self.encoder)
         for number, layer in enumerate([*self.encoder, *self.middle, *self.decoder]):
-            if isinstance(layer, layers.Resample):
-                h = layer(h)
-            else:
+            if isinstance(layer, layers.ResidualBlock):
                 if number >= down + len(self.middle):
                     h = jnp.concatenate([h, skips.pop()], axis=-1)
                 h = block(layer, h, time, None if key is None else jax.random.fold_in(key, number))
+            else:
+                h = layer(h)
             if number < down:
                 skips.append(h)
         return self.last(jax.nn.silu(self.norm(h))).astype(x.dtype)

@@ -50,14 +50,13 @@ def density_figure(process: KacProcess, times: tuple[float, ...]) -> Figure:
         >>> figure = kacjax.plots.density_figure(process, (0.1, 1.0))
     """
     a, c = float(process.a), float(process.c)
-    limit_law = WienerProcess(sigma=c / np.sqrt(a))
     figure, axes = panels(len(times), 2.35 * len(times) + 0.7, 2.9)
     for ax, s in zip(axes, times, strict=True):
         reach = 1.25 * c * s
         y = jnp.linspace(-reach, reach, 801)
         inside = jnp.abs(y) < c * s
         density = jnp.where(inside, process.density(s, jnp.where(inside, y, 0)), 0)
-        gaussian = limit_law.density(s, y)
+        gaussian = WienerProcess(sigma=c / np.sqrt(a)).density(s, y)
         ax.fill_between(y, density, color=style.SKY, alpha=0.45, linewidth=0)
         ax.plot(y, jnp.where(inside, density, jnp.nan), color=BLUE, label="Kac density")
         ax.plot(y, gaussian, color=GRAY, linestyle="--", linewidth=1.2, label="Brownian motion")
@@ -71,9 +70,8 @@ def density_figure(process: KacProcess, times: tuple[float, ...]) -> Figure:
     # One axis of masses, at the right, serves all panels.
     stems.spines["right"].set(visible=True, color=VERMILION)
     stems.tick_params(axis="y", color=VERMILION, labelcolor=VERMILION)
-    stems.set_yticks([0, 0.25, 0.5])
-    stems.set_ylabel("mass of an atom", color=VERMILION)
-    axes[0].set_ylabel("density")
+    stems.set(yticks=[0, 0.25, 0.5], ylabel="mass of an atom")
+    axes[0].set(ylabel="density")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
     return figure
 
@@ -100,7 +98,7 @@ def velocity_figure(
             ax.plot(s, np.abs(v), color=COLORS[name], alpha=alpha)
     ax.text(0.3, 0.9, r"diffusion: $|v| \to \infty$", color=VERMILION, transform=ax.transAxes)
     ax.text(0.02, 0.05, rf"Kac: $|v| \leq c = {c:g}$", color=BLUE, transform=ax.transAxes)
-    ax.set(xscale="log", yscale="log", xlim=(earliest, latest))
     ax.set(xlabel="time $s$, data at the left", ylabel="speed $|v(s, y_n(s))|$")
+    ax.set(xscale="log", yscale="log", xlim=(earliest, latest))
     ax.set_title(r"Along the quantiles $n = \frac{1}{4},\, 1,\, 2$ of a normal (pale to dark)")
     return figure

@@ -24,8 +24,7 @@ def points_figure(sets: Mapping[str, Samples], limit: float = 1.9) -> Figure:
 
     Example:
         >>> x = jax.random.normal(jax.random.key(0), (100, 2))
-        >>> len(kacjax.plots.points_figure({"data": x, "kac": x / 2}).axes)
-        4
+        >>> figure = kacjax.plots.points_figure({"data": x, "kac": x / 2})
     """
     figure, axes = panels(len(sets), 2.7 * len(sets) + 0.3, 5.6, rows=2)
     for i, (title, points) in enumerate(sets.items()):
@@ -81,13 +80,12 @@ def trajectories_figure(trajectory: Samples, data: Samples) -> Figure:
         >>> noise = jax.random.normal(jax.random.key(0), (30, 2))
         >>> figure = kacjax.plots.trajectories_figure(jnp.stack([noise, noise / 2]), data=noise / 2)
     """
-    positions, dots = np.asarray(trajectory), {"linewidths": 0, "zorder": 3}
+    positions = np.asarray(trajectory)
     figure, (ax,) = panels(1, 4.8, 4.6)
     ax.scatter(*np.asarray(data).T, s=36, color=style.VERMILION, alpha=0.35, label="data")
-    for path in positions.swapaxes(0, 1):
-        ax.plot(*path.T, color=style.BLUE, alpha=0.3, linewidth=0.7)
-    ax.scatter(*positions[0].T, s=9, color=style.GRAY, label="noise", **dots)
-    ax.scatter(*positions[-1].T, s=9, color=style.INK, label="samples", **dots)
+    ax.plot(*positions.transpose(2, 0, 1), color=style.BLUE, alpha=0.3, linewidth=0.7)
+    ax.scatter(*positions[0].T, s=5, color=style.GRAY, label="noise", zorder=3)
+    ax.scatter(*positions[-1].T, s=5, color=style.INK, label="samples", zorder=3)
     _square(ax, 1.05 * float(np.abs(positions).max()))
     figure.legend(loc="outside upper center", ncols=3, markerscale=1.2)
     return figure
@@ -134,10 +132,8 @@ def neighbors_figure(images: Samples, train: Samples, index: Samples, rows: int 
         >>> figure = kacjax.plots.neighbors_figure(train[:2], train, index)
     """
     if not len(images) or images.shape[-1] not in (1, 3) or images.shape[1:] != train.shape[1:]:
-        raise ValueError(
-            "images must not be empty, have 1 or 3 channels, and be of one size with train; got "
-            f"{images.shape} and {train.shape}."
-        )
+        both = f"{images.shape} and {train.shape}"
+        raise ValueError(f"images and train must be of one size with 1 or 3 channels, got {both}.")
     index = np.asarray(index[:rows])
     num, k = index.shape
     shown = _tiled(images[:num], None, num, 1)
@@ -167,9 +163,8 @@ def trajectory_gif(
         ValueError: If the samples are neither points in the plane nor images.
 
     Example:
-        >>> import tempfile
-        >>> file = tempfile.mkdtemp() + "/points.gif"
-        >>> kacjax.plots.trajectory_gif(file, np.ones((2, 5, 2)), np.array([1.0, 0.0]))
+        >>> from tempfile import mkdtemp
+        >>> kacjax.plots.trajectory_gif(mkdtemp() + "/points.gif", np.ones((2, 5, 2)), np.ones(2))
     """
     positions = np.asarray(trajectory)
     images = side is not None or positions.ndim == 5
@@ -180,8 +175,7 @@ def trajectory_gif(
         )
     writer = require("matplotlib.animation", "plots").PillowWriter(fps=20)
     figure, (ax,) = panels(1, 4.2, 4.4)
-    # A layout that adapts would move from frame to frame.
-    figure.set_layout_engine("none")
+    figure.set_layout_engine("none")  # One that adapts would move from frame to frame.
     require("matplotlib.backends.backend_agg", "plots").FigureCanvasAgg(figure)
     if images:
         shown = ax.imshow(_tiled(positions[0], side, 8, 8), **_GRAYS)
@@ -218,11 +212,11 @@ def _square(ax: Axes, limit: float) -> None:
 
 
 def _draw_density(ax: Axes, points: np.ndarray, limit: float, color: str) -> None:
-    colors = require("matplotlib.colors", "plots")
     edges = np.linspace(-limit, limit, 161)
     counts, _, _ = np.histogram2d(*points.T, bins=(edges, edges))
     # A little blur: bins are narrower than the distance between neighboring samples.
     density = require("scipy.ndimage", "plots").gaussian_filter(counts.T, 1.2)
+    colors = require("matplotlib.colors", "plots")
     shades = colors.LinearSegmentedColormap.from_list("", ["white", color, style.INK])
     norm = colors.PowerNorm(0.6, vmin=0, vmax=max(density.max(), 1e-9))
     ax.pcolormesh(edges, edges, density, cmap=shades, norm=norm, rasterized=True)

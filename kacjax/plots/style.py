@@ -21,11 +21,9 @@ Samples: TypeAlias = Num[Array, "_ *_"] | Num[np.ndarray, "_ *_"]
 BLUE, VERMILION, GREEN, SKY = "#0072B2", "#D55E00", "#009E73", "#56B4E9"
 INK, GRAY, PALE = "#222222", "#777777", "#CCCCCC"
 
-# One color for each model, the same in every figure.
+# One color for each model, the same in every figure, and what titles call the models.
 COLORS = {"data": GRAY, "diffusion": VERMILION, "flow-matching": GREEN}
 COLORS |= {"kac": BLUE, "kac-t": BLUE, "kac-t2": SKY}
-
-# What titles call the models.
 LABELS = {"kac": "Kac flow", "kac-t": "Kac, clock t", "kac-t2": "Kac, clock t²"}
 LABELS |= {"diffusion": "diffusion", "flow-matching": "flow matching"}
 
@@ -36,7 +34,8 @@ STYLE: dict[Any, Any] = {
     "axes.titlesize": 11,
     "axes.edgecolor": GRAY,
     "axes.labelcolor": INK,
-    **{f"axes.spines.{side}": False for side in ("top", "right")},
+    "axes.spines.top": False,
+    "axes.spines.right": False,
     **{f"{axis}tick.{key}": value for axis in "xy" for key, value in _TICKS.items()},
     "legend.frameon": False,
     "mathtext.fontset": "cm",

@@ -262,7 +262,8 @@ class Process(eqx.Module):
         reach = jnp.abs(y) / jnp.maximum(edge, 1e-25)
         log_density = self.log_density(s, nearest)
         log_density = jnp.where(jnp.isneginf(log_density), -1e3 - reach, log_density)
-        velocity = self.velocity(s, nearest) + self.linear_velocity(s) * (y - nearest)
+        beyond = jnp.where(y == nearest, 0, self.linear_velocity(s) * (y - nearest))
+        velocity = self.velocity(s, nearest) + beyond
         return log_density - jnp.maximum(reach - 1, 0) * (1 / (EDGE * width)), velocity
 
     def cdf(self, s: ArrayLike, y: ArrayLike) -> Values:
@@ -301,8 +302,7 @@ class Process(eqx.Module):
         r"""The best linear predictor of the velocity, $\beta(s)$ in $v \approx \beta(s) y$.
 
         It is half the logarithmic derivative of the variance. Where that underflows, $s \beta(s)$ is
-        a constant, taken at a later time. A concrete `s` must be positive, since $\beta$
-        grows like $1/s$.
+        a constant, taken at a later time. A concrete `s` must be positive: $\beta$ grows like $1/s$.
 
         Example:
             >>> float(kacjax.WienerProcess().linear_velocity(0.5))
@@ -328,10 +328,8 @@ def align_positive(**values: ArrayLike) -> tuple[Array, ...]:
 def refuse_blur(process: "Process", blur: object) -> None:
     """Raises a `ValueError` if the law is to be blurred."""
     if blur is not None:
-        raise ValueError(
-            f"blur must be None but for Brownian motion: the law of {type(process).__name__} "
-            f"convolved with a Gaussian has no closed form; got {blur}."
-        )
+        name = type(process).__name__
+        raise ValueError(f"blur must be None but for Brownian motion, got {blur} for {name}.")
 
 
 @eqx.filter_jit

@@ -204,8 +204,13 @@ def train_step(
 
 
 @functools.lru_cache(maxsize=32)
+def programs_of(plan: Plan, capacity: int) -> "Programs":
+    """The programs of a plan; runs of equal plans share what was compiled."""
+    return Programs(plan, capacity)
+
+
 class Programs:
-    """The compiled programs of a plan, which every run of an equal plan shares.
+    """The compiled programs of a plan.
 
     Args:
         plan: The plan.

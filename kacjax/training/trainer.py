@@ -39,6 +39,7 @@ from kacjax.training.step import (
     Static,
     default_optimizer,
     has_convolution,
+    programs_of,
     split_arrays,
 )
 from kacjax.velocity import Velocity, trainable, wrap_network
@@ -101,7 +102,8 @@ class Trainer:
                 f"optimizer must be an optax.GradientTransformation, got {self.optimizer!r}."
             )
         sharding.check_batch_size(self.batch_size, self.mesh, self.accumulate)
-        if self.label_dropout and self._parts[2].classes is None:
+        classes = self._parts[2].classes
+        if self.label_dropout and classes is None:
             raise ValueError("label_dropout needs classes, the number of classes; got None.")
 
     @functools.cached_property
@@ -195,7 +197,7 @@ class Trainer:
     def lower(self, state: TrainState, source: DeviceData) -> jax.stages.Lowered:
         """The program of `run` on device data, before it is compiled: to look at, or to compile."""
         _, path, plan = self._parts
-        programs, count = Programs(plan, self._capacity(source)), jnp.zeros((), jnp.int32)
+        programs, count = programs_of(plan, self._capacity(source)), jnp.zeros((), jnp.int32)
         cursor = self._cursor(state, source, 0)
         return programs.loop.lower(state, cursor, path, source, count)
 
@@ -259,7 +261,7 @@ class Trainer:
         on_device = isinstance(source, DeviceData)
         if on_device and step < until:
             cursor, capacity = self._cursor(state, source, step), self._capacity(source)
-            programs = Programs(plan, capacity)
+            programs = programs_of(plan, capacity)
             while capacity > 1 and step < until:
                 count = np.asarray(min(capacity, until - step), np.int32)
                 state, cursor, rows, done = self._timed(
@@ -270,7 +272,7 @@ class Trainer:
                 yield state, jax.tree.map(lambda many, n=int(done): many[:n], rows)
             batches = itertools.repeat(source, until - step)  # None are left after the loop.
         else:
-            cursor, programs = None, Programs(plan, 1)
+            cursor, programs = None, programs_of(plan, 1)
             batches = prefetch(itertools.islice(source, until - step), self._place)
         going, pending = jnp.asarray(True), collections.deque()
         for batch in batches:

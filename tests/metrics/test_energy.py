@@ -60,7 +60,7 @@ def test_energy_distance_traces():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: metrics.energy_distance(X, X[:0]), "y must hold at least one point"),
+        (lambda: metrics.energy_distance(X, X[:0]), "y must hold at least 1 point"),
         (lambda: metrics.energy_distance(X, X[:1], unbiased=True), "y must hold at least 2"),
         (lambda: metrics.energy_distance(X * np.float32(np.nan), X), "x must be finite"),
         (lambda: metrics.energy_distance(X, X[:, :2]), "one dimension"),

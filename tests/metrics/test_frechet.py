@@ -50,7 +50,7 @@ def test_mean_for_equal_laws():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: metrics.frechet_distance(X[:1], Y), "x_features must hold at least 2 points"),
+        (lambda: metrics.frechet_distance(X[:1], Y), "x_features must hold at least 2 point"),
         (lambda: metrics.frechet_distance(X, WIDE_Y), "one dimension"),
         (lambda: metrics.frechet_distance(X * np.float32(np.inf), Y), "x_features must be finite"),
     ],

@@ -52,7 +52,7 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch):
     ("call", "message"),
     [
         (lambda: metrics.InceptionFeatures("no/such/file"), "weights must be a file"),
-        (lambda: metrics.InceptionFeatures(layer="1000"), "layer must be one of"),
+        (lambda: metrics.InceptionFeatures(batch_size=0), "batch_size must be an integer"),
         (
             lambda: metrics.InceptionFeatures(extractor=Corner())(IMAGES[..., :2]),
             "1 or 3 channels",

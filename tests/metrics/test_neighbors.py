@@ -7,7 +7,7 @@ import scipy.spatial
 from sklearn.neighbors import KNeighborsClassifier
 
 from kacjax import metrics
-from kacjax.metrics.distances import nearest_squares, root
+from kacjax.metrics.neighbors import nearest_squares, root
 from tests.metrics.points import WIDE_X, WIDE_Y, X, Y
 from tests.statistics import frequency_bound
 

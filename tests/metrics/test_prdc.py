@@ -82,7 +82,7 @@ def test_samples_that_miss_half_of_the_data_and_samples_beside_them():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: metrics.prdc(X, Y[:5]), "data must hold at least 6 points"),
+        (lambda: metrics.prdc(X, Y[:5]), "data must hold at least 6 point"),
         (lambda: metrics.prdc(X, Y, 0), "k must be an integer"),
         (lambda: metrics.prdc(X, WIDE_Y), "one dimension"),
     ],

@@ -88,7 +88,7 @@ def test_key_decides():
     [
         (
             lambda: metrics.bootstrap(np.mean, np.ones(1), key=KEY),
-            "samples must have at least two points",
+            "samples must have two points",
         ),
         (lambda: metrics.bootstrap(np.mean, key=KEY), "samples must have"),
         (

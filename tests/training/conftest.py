@@ -5,7 +5,11 @@ import pytest
 
 
 @pytest.fixture(autouse=True)
-def standard_promotion():
-    """Optax itself does not work under strict dtype promotion."""
+def standard_promotion(request):
+    """Adam does not work under strict promotion of types, which `test_step.py` turns on for SGD.
+
+    The fault is Optax's: `optax.tree.bias_correction` computes `1 - decay**count` of a float and an
+    int32 (Optax 0.2.8).
+    """
     with jax.numpy_dtype_promotion("standard"):
         yield

@@ -1,6 +1,4 @@
-"""A small network and small data that the tests of training share."""
-
-from functools import partial
+"""Small networks and small data that the tests of training share."""
 
 import jax
 import jax.numpy as jnp
@@ -8,9 +6,10 @@ import numpy as np
 from flax import nnx
 
 import kacjax
-from kacjax import Trainer, train_step
+from kacjax import Trainer
 from kacjax.models import MLP
-from kacjax.training import NetworkVelocity, init_state, make_optimiser
+from kacjax.training.data import DeviceData
+from kacjax.training.step import train_step
 
 # Its noise compiles fastest.
 PATH = kacjax.flow_matching_path()
@@ -25,10 +24,10 @@ class Affine(nnx.Module):
 
     traced = 0
 
-    def __init__(self, classes: int = 3):
+    def __init__(self, classes: int = 3, dtype=jnp.float32):
         self.classes = classes
-        self.weight = nnx.Param(jnp.full((2, 2), 0.1))
-        self.shifts = nnx.Param(jnp.zeros((classes + 1, 2)))
+        self.weight = nnx.Param(jnp.full((2, 2), 0.1, dtype))
+        self.shifts = nnx.Param(jnp.zeros((classes + 1, 2), dtype))
 
     @property
     def config(self):
@@ -39,8 +38,22 @@ class Affine(nnx.Module):
         """An affine map of the point, with half of its components dropped if there is a key."""
         Affine.traced += 1
         label = jnp.full(t.shape, self.classes, jnp.int32) if label is None else label
-        y = x @ self.weight[...] * t[:, None] + self.shifts[...][label]
+        dtype = self.weight[...].dtype
+        y = x.astype(dtype) @ self.weight[...] * t[:, None].astype(dtype) + self.shifts[...][label]
         return y if key is None else jnp.where(jax.random.bernoulli(key, 0.5, y.shape), 2 * y, 0)
+
+
+class NoLabels(Affine):
+    """A network of points alone, without dropout."""
+
+    @property
+    def config(self):
+        """Nothing."""
+        return {}
+
+    def __call__(self, t, x):
+        """The affine map."""
+        return super().__call__(t, x)
 
 
 def mlp() -> MLP:
@@ -48,17 +61,21 @@ def mlp() -> MLP:
     return MLP(2, rngs=nnx.Rngs(0), width=16, depth=1)
 
 
-def small_step(model=None, parameterisation="data", optimiser=None, **options):
-    """A state and a jitted step."""
-    graphdef, parameters = nnx.split(model or Affine())
-    velocity = NetworkVelocity(parameters, PATH, graphdef, parameterisation)
-    optimiser = optimiser or make_optimiser(1e-2, 50, 5, 1.0)
-    state = init_state(parameters, optimiser, jax.random.key(1))
-    step = partial(train_step, velocity=velocity, optimiser=optimiser, **options)
-    return state, jax.jit(step)
-
-
-def small_trainer(model=None, **options) -> Trainer:
+def small_trainer(network=None, **options) -> Trainer:
     """A trainer of twenty steps."""
-    options = {"steps": 20, "batch_size": 16, "warmup": 4, "learning_rate": 1e-2, **options}
-    return Trainer(model or Affine(), options.pop("path", PATH), **options)
+    optimizer = kacjax.training.default_optimizer(20, learning_rate=1e-2, warmup=4)
+    options = {"steps": 20, "batch_size": 16, "optimizer": optimizer, **options}
+    return Trainer(network or Affine(), options.pop("path", PATH), **options)
+
+
+def small_step(network=None, **options):
+    """A state and a jitted step `(state, batch, key) -> (state, metrics)` of 64 data."""
+    trainer = small_trainer(network, batch_size=64, **options)
+    _, path, plan = trainer._parts
+
+    def step(state, batch, key):
+        batch = tuple(batch) if isinstance(batch, tuple | DeviceData) else (batch, None)
+        state, _, metrics = train_step(plan, state, jnp.asarray(True), path, batch, key)
+        return state, metrics
+
+    return trainer.init(jax.random.key(1)), jax.jit(step)

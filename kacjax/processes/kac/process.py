@@ -32,6 +32,8 @@ class KacProcess(Process):
 
     On and outside the cone, $v = \pm c$: the field jumps. A displacement within one rounding of
     `c * s` is an atom in every method, as a sample's is; once added to other numbers it no longer is.
+    `to_normal` gives an atom the normal variable where it begins; `from_normal` is right into the far
+    tails, and its derivatives in all arguments are exact.
 
     Attributes:
         a: Jump rate (damping), positive, in 1 / time. May be traced, differentiated, vmapped, or
@@ -59,13 +61,7 @@ class KacProcess(Process):
         check_positive("a", self.a)
         check_positive("c", self.c)
 
-    def from_normal(self, s: ArrayLike, n: ArrayLike) -> Values:
-        r"""The map $X(s, n) = c s \operatorname{sign}(n) W(a s, |n|)$, right into the far tails.
-
-        Example:
-            >>> float(kacjax.KacProcess(a=1.0, c=2.0).from_normal(0.5, 3.0))
-            1.0
-        """
+    def from_normal(self, s: ArrayLike, n: ArrayLike) -> Values:  # noqa: D102
         s, n, a, c = align(s=s, n=n, a=self.a, c=self.c)
         return sampler.displace(s, a, c, n, True)[0]
 
@@ -109,14 +105,7 @@ class KacProcess(Process):
         y, counts, direction = (part.reshape(shape) for part in paths)
         return c * y, jnp.where(counts > 0, self.velocity(s, c * y), c * direction)
 
-    def to_normal(self, s: ArrayLike, y: ArrayLike) -> Values:
-        r"""The normal variable behind a displacement; at an atom the one where it begins.
-
-        Example:
-            >>> process = kacjax.KacProcess()
-            >>> round(float(process.to_normal(0.1, process.from_normal(0.1, 0.5))), 4)
-            0.5
-        """
+    def to_normal(self, s: ArrayLike, y: ArrayLike) -> Values:  # noqa: D102
         s, y, a, c = align(s=s, y=y, a=self.a, c=self.c)
         z, one_minus_z2, _ = law.cone_coordinates(c, s, y)
         return tails.to_normal(a * s, z, one_minus_z2)
