@@ -13,8 +13,8 @@ from flax import nnx
 from jaxtyping import Array
 from tqdm.auto import tqdm
 
-from kacjax.data import ImageArrays, draw_batch
-from kacjax.models import Classifier, ImageClassifier
+from experiments.judging.classifier import Classifier, ImageClassifier
+from kacjax.data import ImageArrays, to_float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Trained(NamedTuple):
 def train_classifier(
     images: ImageArrays, recipe: Recipe, seed: int = 0, progress: bool = True
 ) -> Trained:
-    """Trains on labelled images by AdamW with one cycle of the learning rate.
+    """Trains on labeled images by AdamW with one cycle of the learning rate.
 
     Raises:
         ValueError: If the images have no labels.
@@ -79,17 +79,20 @@ def train_classifier(
         graphdef, parameters, statistics = nnx.split(model, nnx.Param, ...)
         per_epoch = -(-len(images.images) // recipe.batch_size)
         steps = recipe.epochs * per_epoch
-        optimiser = optax.adamw(
+        optimizer = optax.adamw(
             optax.cosine_onecycle_schedule(steps, recipe.learning_rate),
             weight_decay=recipe.weight_decay,
         )
-        state = (parameters, statistics, optimiser.init(parameters))
+        state = (parameters, statistics, optimizer.init(parameters))
         data = (jnp.asarray(images.images), jnp.asarray(images.labels))
         # One call a step: inside a scan, XLA's convolutions on a CPU use one thread and are slow.
-        step = jax.jit(functools.partial(_step, graphdef, optimiser, recipe, jax.random.key(seed)))
+        step = jax.jit(functools.partial(_step, graphdef, optimizer, recipe, jax.random.key(seed)))
         losses = []
-        for number in tqdm(range(steps), disable=not progress, unit="step"):
-            state, loss = step(data, state, number)
+        random, num, size = np.random.default_rng(seed), len(images.images), recipe.batch_size
+        epochs = [random.permutation(num) for _ in range(-(-steps * size // num))]
+        batches = np.concatenate(epochs)[: steps * size].reshape(steps, size)
+        for number, rows in enumerate(tqdm(batches, disable=not progress, unit="step")):
+            state, loss = step(data, state, number, rows)
             losses.append(loss)
     trained = nnx.merge(graphdef, state[0], state[1])
     return Trained(
@@ -112,18 +115,21 @@ def accuracy(classifier: ImageClassifier, images: ImageArrays, chunk_size: int =
 
 def _step(
     graphdef: Any,
-    optimiser: optax.GradientTransformation,
+    optimizer: optax.GradientTransformation,
     recipe: Recipe,
     key: Array,
     data: tuple[Array, Array],
     state: tuple[Any, Any, Any],
     number: Array,
+    rows: Array,
 ) -> tuple[tuple[Any, Any, Any], Array]:
     parameters, statistics, inner = state
-    x, labels = draw_batch(
-        data[0], key, number, recipe.batch_size, flip=recipe.flip, labels=data[1]
-    )
-    x = _shift(jax.random.fold_in(key, number), x, recipe.shift)
+    x, labels = to_float(data[0][rows]), data[1][rows]
+    shift_key, flip_key = jax.random.split(jax.random.fold_in(key, number))
+    if recipe.flip:
+        mirrored = jax.random.bernoulli(flip_key, shape=(len(x), 1, 1, 1))
+        x = jnp.where(mirrored, x[:, :, ::-1], x)
+    x = _shift(shift_key, x, recipe.shift)
 
     def loss_of(parameters):
         model = nnx.merge(graphdef, parameters, statistics, copy=True)
@@ -131,7 +137,7 @@ def _step(
         return jnp.mean(losses), nnx.split(model, nnx.Param, ...)[2]
 
     (loss, statistics), gradient = jax.value_and_grad(loss_of, has_aux=True)(parameters)
-    updates, inner = optimiser.update(gradient, inner, parameters)
+    updates, inner = optimizer.update(gradient, inner, parameters)
     return (optax.apply_updates(parameters, updates), statistics, inner), loss
 
 

@@ -1,15 +1,17 @@
 """The configuration of a training run: typed dataclasses that are also the command line."""
 
 import dataclasses
+import json
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Literal, TypedDict, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import tyro
 
 import kacjax
-from kacjax._validation import check_choice, check_count, check_positive
+from experiments.checks import check_choice, check_count, check_positive
 from kacjax.data import TARGETS
+from kacjax.generation import ADAPTIVE
 
 # Beyond this, `jax.random.key` would need 64-bit integers.
 MAX_SEED = 2**31 - 1
@@ -19,7 +21,6 @@ NO_COUNTS = ("seed", "process_id")
 
 ModelName = Literal["kac", "diffusion", "flow-matching"]
 Solver = Literal["euler", "ab2", "heun", "midpoint", "rk4", "tsit5", "dopri5", "dopri8"]
-Grid = Literal["path", "uniform", "power"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +34,7 @@ class PathConfig:
     c: float = 3.0
     """Kac: speed."""
     sigma: float = 1.0
-    """Diffusion: volatility."""
+    """Diffusion, flow-matching: deviation of the noise at time 1."""
     T: float = 1.0
     """Final time."""
     signal: Literal["linear", "cosine", "exponential", "constant"] = "linear"
@@ -49,12 +50,12 @@ class PathConfig:
                 `T`: generation would have to start from data.
         """
         if self.path == "flow-matching":
-            return kacjax.flow_matching_path()
+            return kacjax.flow_matching_path(self.sigma)
         if self.path == "kac":
             path = kacjax.kac_path(self.a, self.c, self.T, self.signal, self.clock)
         else:
             path = kacjax.diffusion_path(self.sigma, self.T, self.signal, self.clock)
-        if not path.signal.vanishes:
+        if not path.prior_is_noise:
             raise ValueError(
                 f"signal {self.signal!r} does not vanish at T, so that generation from noise alone "
                 "is not possible; use 'linear' or 'cosine'."
@@ -66,7 +67,7 @@ class PathConfig:
         reads = {
             "kac": {"a", "c", "T", "signal", "clock"},
             "diffusion": {"sigma", "T", "signal", "clock"},
-            "flow-matching": set(),
+            "flow-matching": {"sigma"},
         }[self.path]
         names = [field.name for field in dataclasses.fields(self) if field.name != "path"]
         return [
@@ -86,16 +87,16 @@ class NetworkConfig:
     """Residual blocks."""
     fourier: int = 0
     """Random Fourier features of the input."""
-    parameterisation: Literal["data", "velocity"] = "data"
+    prediction: Literal["x0", "velocity"] = "x0"
     """What the network predicts."""
 
 
 @dataclasses.dataclass(frozen=True)
-class OptimiserConfig:
+class OptimizerConfig:
     """Training."""
 
     steps: int = 20_000
-    """Optimiser steps."""
+    """Optimizer steps."""
     batch_size: int = 256
     """Data in one step."""
     learning_rate: float = 1e-3
@@ -110,16 +111,6 @@ class OptimiserConfig:
     """Seed of everything random."""
 
 
-class SolverOptions(TypedDict):
-    """Keywords that `kacjax.generate` and `kacjax.trajectory` share."""
-
-    steps: int
-    solver: str
-    grid: str | None
-    rtol: float
-    atol: float
-
-
 @dataclasses.dataclass(frozen=True)
 class SamplingConfig:
     """Generation and judgement after training."""
@@ -132,18 +123,25 @@ class SamplingConfig:
     """Its steps, unless it is adaptive; one evaluation each with ab2 and euler."""
     tolerance: float = 1e-3
     """Relative and absolute tolerance, if it is adaptive."""
-    grid: Grid = "path"
-    """Its times: as measured best for the path, even, or quadratic towards the data."""
+    grid_power: float = 2.0
+    """Steps go like (1 - k / n)^power: 1 even, 2 short near the data."""
 
-    def options(self) -> SolverOptions:
-        """The keywords of `kacjax.generate` and its like that say how to solve."""
-        return {
-            "steps": self.solver_steps,
-            "solver": self.solver,
-            "grid": None if self.grid == "path" else self.grid,
-            "rtol": self.tolerance,
-            "atol": self.tolerance,
-        }
+    def options(self) -> dict[str, Any]:
+        """The keywords of `kacjax.generate` and `kacjax.trajectory` that say how to solve."""
+        if self.solver not in ADAPTIVE:
+            return {
+                "steps": self.solver_steps,
+                "solver": self.solver,
+                "grid_power": self.grid_power,
+            }
+        # For each sample: it is then the same in whatever chunk, and alone.
+        tolerances = {"rtol": self.tolerance, "atol": self.tolerance}
+        return {"solver": self.solver, **tolerances, "per_sample_steps": True}
+
+    def check(self) -> None:
+        """Raises a `ValueError` if a number is not positive."""
+        check_positive("--tolerance", self.tolerance)
+        check_positive("--grid-power", self.grid_power)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,7 +151,7 @@ class TrainConfig:
     data: Annotated[str, tyro.conf.Suppress]
     model: PathConfig = PathConfig()
     network: NetworkConfig = NetworkConfig()
-    training: OptimiserConfig = OptimiserConfig()
+    training: OptimizerConfig = OptimizerConfig()
     sampling: SamplingConfig = SamplingConfig()
     out: Annotated[
         Path | None,
@@ -175,7 +173,7 @@ class TrainConfig:
             check_group(group)
         check_positive("--learning-rate", self.training.learning_rate)
         check_positive("--time-power", self.training.time_power)
-        check_positive("--tolerance", self.sampling.tolerance)
+        self.sampling.check()
         if not 0 <= self.training.ema_decay < 1:
             raise ValueError(f"--ema-decay must lie in [0, 1), got {self.training.ema_decay}.")
         check_seed(self.training.seed)
@@ -229,6 +227,38 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
+# What has another name now than in the files of older versions.
+_RENAMED = {
+    "parameterisation": "prediction",
+    "grid": "grid_power",
+    "power": "grid_power",
+    "memorisation_ratio": "memorization_ratio",
+}
+_VALUES = {
+    ("prediction", "data"): "x0",
+    ("grid_power", "path"): 2.0,
+    ("grid_power", "power"): 2.0,
+    ("grid_power", "uniform"): 1.0,
+}
+
+
+def read_json(text: str) -> Any:
+    """What a JSON file of a run or of a comparison says, in the names of this version.
+
+    Raises:
+        ValueError: If it is none.
+    """
+
+    def renamed(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        values = {_RENAMED.get(name, name): value for name, value in pairs}
+        return {
+            name: _VALUES.get((name, value), value) if isinstance(value, str) else value
+            for name, value in values.items()
+        }
+
+    return json.loads(text, object_pairs_hook=renamed)
+
+
 def to_dict(config: TrainConfig) -> dict[str, Any]:
     """What config.json holds: everything that decides the result, and not where it lies."""
     values = dataclasses.asdict(config)
@@ -245,7 +275,7 @@ def from_dict(values: dict[str, Any]) -> TrainConfig:
         data=values["data"],
         model=PathConfig(**values["model"]),
         network=NetworkConfig(**values["network"]),
-        training=OptimiserConfig(**values["training"]),
+        training=OptimizerConfig(**values["training"]),
         sampling=SamplingConfig(**values["sampling"]),
     )
     config.check()

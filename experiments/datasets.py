@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Shaped
+from jaxtyping import PRNGKeyArray as Key
 from matplotlib.figure import Figure
 
+from experiments.judging.classes import ClassJudge
 from kacjax import data, metrics, plots
-from kacjax._typing import Key
 
 TRAINING_POINTS = 200_000
 
@@ -159,7 +160,7 @@ class Grid2d(Plane):
         """Deviation of the samples within a mode over that of the data, 1 for samples like data.
 
         From the median absolute deviation within the radius, averaged over modes and components:
-        a few stray samples do not count for width, and neither does a shifted centre.
+        a few stray samples do not count for width, and neither does a shifted center.
         """
         offsets = samples[:, None] - data.GRID2D_MODES
         near = np.linalg.norm(offsets, axis=-1) <= self.radius
@@ -188,15 +189,15 @@ class DigitImages(Dataset):
         Headline("class_total_variation", "class TV", log=False),
         Headline("confidence", "confidence", "high", log=False),
         Headline("two_sample_accuracy", "2-sample acc.", log=False),
-        Headline("memorisation_ratio", "memorisation", "one", log=False),
+        Headline("memorization_ratio", "memorization", "one", log=False),
     )
 
     def __init__(self):
         self._digits = data.load_digits()
 
     @cached_property
-    def _judge(self) -> metrics.ClassJudge:
-        return metrics.ClassJudge(self._digits.train, self._digits.train_labels)
+    def _judge(self) -> ClassJudge:
+        return ClassJudge(self._digits.train, self._digits.train_labels)
 
     def training(self, key: Key) -> Float[Array, "num 64"]:
         """The training digits, whatever the key."""
@@ -216,7 +217,7 @@ class DigitImages(Dataset):
             "confidence": statistics.confidence,
             "confidence_of_held_out": self._judge.statistics(held_out).confidence,
             "two_sample_accuracy": self._two_sample_accuracy(samples),
-            "memorisation_ratio": float(metrics.memorisation_ratio(samples, train, held_out)),
+            "memorization_ratio": float(metrics.memorization_ratio(samples, train, held_out)),
         }
 
     def reference(self, num: int) -> dict[str, float]:
@@ -227,7 +228,7 @@ class DigitImages(Dataset):
             "class_total_variation": 0.0,
             "confidence": confidence,
             "two_sample_accuracy": 0.5,
-            "memorisation_ratio": 1.0,
+            "memorization_ratio": 1.0,
         }
 
     def _two_sample_accuracy(self, samples: Samples) -> float:

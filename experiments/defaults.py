@@ -4,7 +4,7 @@ import dataclasses
 
 from experiments.config import (
     NetworkConfig,
-    OptimiserConfig,
+    OptimizerConfig,
     PathConfig,
     SamplingConfig,
     TrainConfig,
@@ -12,7 +12,7 @@ from experiments.config import (
 from experiments.images.config import (
     FolderConfig,
     ImageConfig,
-    ImageOptimiserConfig,
+    ImageOptimizerConfig,
     KnownSetConfig,
     UNetConfig,
 )
@@ -24,7 +24,7 @@ def _plane(name: str) -> TrainConfig:
         data=name,
         model=PathConfig(a=9.0, c=3.0),
         network=NetworkConfig(width=128, depth=3),
-        training=OptimiserConfig(steps=20_000, batch_size=256, time_power=2.0),
+        training=OptimizerConfig(steps=20_000, batch_size=256, time_power=2.0),
         sampling=SamplingConfig(num_samples=5000),
     )
 
@@ -33,7 +33,7 @@ _DIGITS = TrainConfig(
     data="digits",
     model=PathConfig(a=9.0, c=3.0),
     network=NetworkConfig(width=256, depth=3),
-    training=OptimiserConfig(steps=5_500, batch_size=128),
+    training=OptimizerConfig(steps=5_500, batch_size=128),
     sampling=SamplingConfig(num_samples=2000),
 )
 
@@ -42,7 +42,7 @@ _CIFAR10 = ImageConfig(
     source=KnownSetConfig(flip=True),
     network=UNetConfig(size="cifar10"),
     # The paper's.
-    training=ImageOptimiserConfig(
+    training=ImageOptimizerConfig(
         steps=400_000, batch_size=128, learning_rate=2e-4, clip=1.0, ema_decay=0.9999
     ),
 )
@@ -51,7 +51,7 @@ _MNIST = ImageConfig(
     data="mnist",
     source=KnownSetConfig(flip=False),
     network=UNetConfig(size="mnist"),
-    training=ImageOptimiserConfig(steps=50_000, warmup=1000, ema_decay=0.999),
+    training=ImageOptimizerConfig(steps=50_000, warmup=1000, ema_decay=0.999),
 )
 
 _IMAGES = dataclasses.replace(_CIFAR10, data="images", source=FolderConfig())
@@ -64,7 +64,7 @@ DEFAULTS: dict[str, tuple[str, TrainConfig | ImageConfig]] = {
     "spirals": ("Two interleaved spirals.", _plane("spirals")),
     "funnel": ("Neal's funnel.", _plane("funnel")),
     "mnist": ("60,000 handwritten digits of 28 by 28 pixels.", _MNIST),
-    "cifar10": ("50,000 small colour images of ten classes, as in the paper.", _CIFAR10),
+    "cifar10": ("50,000 small color images of ten classes, as in the paper.", _CIFAR10),
     "images": ("A folder or zip of images.", _IMAGES),
 }
 """A line about each data set, and what `train` does with it unless flags say otherwise."""

@@ -20,9 +20,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
+from jaxtyping import PRNGKeyArray as Key
 
 import kacjax
 from experiments import report, runs
+from experiments.checks import check_count, check_positive
 from experiments.command import parse_flags, run, user_errors
 from experiments.compare.cells import digest
 from experiments.compare.figures import explosion_figure
@@ -30,14 +32,11 @@ from experiments.compare.models import Model, ModelsConfig, make_models
 from experiments.config import TrainConfig, check_seed
 from experiments.defaults import DEFAULTS
 from experiments.sampling import make_trainer
-from kacjax._typing import Key
-from kacjax._validation import check_count, check_positive
 from kacjax.data import GRID2D_MODES
 from kacjax.diagnostics import field_statistics
-from kacjax.losses import Velocity
 
 # Solver steps of a trajectory, crowded so that every decade of time has many.
-_SOLVER = {"steps": 300, "solver": "heun", "power": 4.0}
+_SOLVER = {"steps": 300, "solver": "heun", "grid_power": 4.0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +48,7 @@ class ExplosionConfig:
     c: float = 3.0
     """Kac: speed."""
     steps: int = 20_000
-    """Optimiser steps of the networks."""
+    """Optimizer steps of the networks."""
     trajectories: int = 1000
     """Trajectories to follow."""
     times: int = 41
@@ -77,10 +76,9 @@ def bound(path: kacjax.ProbabilityPath, times: np.ndarray) -> list[float] | None
     """The bound of every component, $|f'| max |x_0| + g' c$, where the process has a speed."""
     if not isinstance(path.process, kacjax.KacProcess):
         return None
-    t = jnp.asarray(times)
-    _, f_prime, _, g_prime = path._schedules(t, 1)
+    at = path.coefficients(jnp.asarray(times))
     reach = float(np.abs(GRID2D_MODES).max())
-    return np.asarray(jnp.abs(f_prime) * reach + g_prime * path.process.c).tolist()
+    return np.asarray(jnp.abs(at.f_dot) * reach + at.g_dot * path.process.c).tolist()
 
 
 def measure(config: ExplosionConfig, model: Model) -> dict[str, Any]:
@@ -111,14 +109,14 @@ def measure(config: ExplosionConfig, model: Model) -> dict[str, Any]:
 _field_statistics = eqx.filter_jit(field_statistics)
 
 
-def _learn(config: ExplosionConfig, model: Model, key: Key) -> Velocity:
-    """A network as for grid2d, trained on its nine centres alone."""
+def _learn(config: ExplosionConfig, model: Model, key: Key) -> kacjax.Velocity:
+    """A network as for grid2d, trained on its nine centers alone."""
     default = DEFAULTS["grid2d"][1]
     assert isinstance(default, TrainConfig)
     options = dataclasses.replace(default.training, steps=config.steps, seed=config.seed)
     trainer = make_trainer(dataclasses.replace(default, model=model.path, training=options), 2)
     with user_errors(FloatingPointError, saying=f"{model.name}: "):
-        state, _ = trainer.run(trainer.init(key), trainer.resident(GRID2D_MODES))
+        state, _ = trainer.run(trainer.init(key), trainer.device_data(GRID2D_MODES))
     return trainer.velocity(state)
 
 

@@ -3,7 +3,7 @@
 python -m experiments.features mnist --data-root DIR
 python -m experiments.features cifar10 --data-root DIR --epochs 8
 
-The folder then holds `classifier.safetensors`, which `kacjax.export.load_classifier` reads, and
+The folder then holds `classifier.safetensors`, which `experiments.compare` takes, and
 `features.json` with the accuracy on test images and, as a scale for the scores of a model, those of
 test images against other test images, of noise, and of blurred test images.
 """
@@ -22,11 +22,14 @@ from jaxtyping import UInt8
 from scipy.ndimage import gaussian_filter
 
 from experiments import report, runs
+from experiments.checks import check_count
 from experiments.classifier import Recipe, Trained, accuracy, train_classifier
 from experiments.command import parse_flags, run, user_errors
 from experiments.config import check_seed
-from kacjax import data, export, metrics, models
-from kacjax._validation import check_count
+from experiments.judging.classifier import ImageClassifier
+from experiments.judging.classifier_file import load_classifier, save_classifier
+from experiments.judging.judge import ImageJudge
+from kacjax import data, metrics
 
 CLASSIFIER, REPORT = "classifier.safetensors", "features.json"
 RECIPES = {
@@ -84,9 +87,9 @@ def train(config: FeaturesConfig) -> dict[str, Any]:
     }
     with runs.atomic(out / CLASSIFIER) as file:
         # Without times: the same training gives the same file.
-        export.save_classifier(file, trained.classifier, notes)
+        save_classifier(file, trained.classifier, notes)
         # What is judged is what was written: rounded.
-        classifier = export.load_classifier(file)
+        classifier = load_classifier(file)
     summary = {
         **notes,
         "seconds": trained.seconds,
@@ -100,7 +103,7 @@ def train(config: FeaturesConfig) -> dict[str, Any]:
 
 
 def scale(
-    classifier: models.ImageClassifier,
+    classifier: ImageClassifier,
     test: UInt8[np.ndarray, "num height width channels"],
     seed: int,
 ) -> dict[str, dict[str, float]]:
@@ -111,7 +114,7 @@ def scale(
     order = np.random.default_rng(seed).permutation(len(test))
     half = len(test) // 2
     reference, other = test[order[:half]], test[order[half : 2 * half]]
-    judge = metrics.ImageJudge(classifier, reference)
+    judge = ImageJudge(classifier, reference)
     blurred = gaussian_filter(other.astype(np.float32), (0, BLUR, BLUR, 0))
     sets = {
         "real": other,
@@ -123,7 +126,7 @@ def scale(
     for name, images in sets.items():
         statistics = judge.statistics(images)
         features = [judge.classify(some)[0] for some in (images, reference)]
-        kernel = metrics.kernel_distance(*features, key, subset_size=min(1000, half))
+        kernel = metrics.kid(*features, key, subset_size=min(1000, half))
         rows[name] = {
             "classifier_frechet_distance": statistics.classifier_frechet_distance,
             "classifier_kernel_distance": float(kernel.mean),

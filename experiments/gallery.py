@@ -4,7 +4,6 @@ python -m experiments.gallery --runs runs/grid2d-kac runs/grid2d-diffusion --out
 """
 
 import dataclasses
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,10 +15,10 @@ from matplotlib.figure import Figure
 
 from experiments import report, runs
 from experiments.command import UserError, parse_flags, run, user_errors
+from experiments.config import read_json
 from experiments.datasets import make_dataset
 from experiments.images.config import NAMES
-from kacjax.plots import images_figure
-from kacjax.plots.style import LABELS
+from kacjax.plots import LABELS, images_figure
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +66,7 @@ def _load(folder: Path) -> tuple[np.ndarray, dict[str, Any]]:
     """Samples and figures of a run."""
     damages = (OSError, ValueError, KeyError, TypeError)
     with user_errors(*damages, saying=f"{folder} is damaged: "):
-        metrics = json.loads((folder / runs.METRICS).read_text())
+        metrics = read_json((folder / runs.METRICS).read_text())
         rows = {"nfe": metrics["nfe"], "loss": metrics["loss"], **metrics["quality"]}
         return np.load(folder / runs.SAMPLES), rows
 

@@ -19,19 +19,17 @@ from jaxtyping import Array, Int
 
 import kacjax
 from experiments import report, runs
+from experiments.checks import check_count
 from experiments.command import UserError, parse_flags, run, user_errors
-from experiments.config import DATA, Grid, SamplingConfig, Solver, check_seed
+from experiments.config import DATA, SamplingConfig, Solver, check_seed
 from experiments.datasets import Dataset, make_dataset
 from experiments.images.config import ImageConfig
 from experiments.images.sampling import CHUNK, in_turn
-from experiments.sampling import draw, draw_trajectory, load_velocity, local_mesh, network
-from kacjax import plots
-from kacjax._validation import check_count, check_positive
+from experiments.sampling import draw, draw_trajectory, load_velocity
+from kacjax import Velocity, plots
 from kacjax.data import DIGITS_SIDE, to_uint8
-from kacjax.export import load_notes, path_to_dict
-from kacjax.generation import ADAPTIVE
-from kacjax.generation.fields import LabelledVelocity
-from kacjax.training import NetworkVelocity
+from kacjax.export import load_notes
+from kacjax.velocity import Guided
 
 _ANIMATED = 64
 
@@ -52,8 +50,8 @@ class GenerateConfig:
     """Solver of the ODE."""
     tolerance: float = 1e-3
     """Tolerance of an adaptive solver."""
-    grid: Grid = "path"
-    """Its times: as measured best for the path, even, or quadratic towards the data."""
+    grid_power: float = 2.0
+    """Steps go like (1 - k / n)^power: 1 even, 2 short near the data."""
     label: Annotated[
         tuple[int, ...],
         tyro.conf.arg(metavar="INT [INT ...]", help_behavior_hint="(default: all)"),
@@ -92,60 +90,51 @@ def generate(config: GenerateConfig) -> None:
             ("--chunk-size", config.chunk_size or 1),
         ):
             check_count(flag, value)
-        check_positive("--tolerance", config.tolerance)
+        sampling = SamplingConfig(
+            config.num, config.solver, config.steps, config.tolerance, config.grid_power
+        )
+        sampling.check()
         check_seed(config.seed)
     for flag, file, suffix in (("--out", config.out, ".npy"), ("--gif", config.gif, ".gif")):
         if file is not None and (file.suffix != suffix or file.is_dir()):
             raise UserError(f"{flag} must name a {suffix} file, got {file}.")
     velocity, data, model = _load(config.run)
-    about = network(velocity).config
+    about = velocity.network.config
     images = "shape" in about
     event = tuple(about["shape"]) if images else (about["dim"],)
     dataset = make_dataset(data) if data in DATA else None
-    function, labels = _classes(config, velocity, about["classes"])
-    sampling = SamplingConfig(
-        config.num, config.solver, config.steps, config.tolerance, config.grid
-    )
-    chunk = min(config.num, config.chunk_size or (CHUNK if images else config.num))
-    # As `train` has it: all points at once, images in chunks even if one is enough.
-    together = chunk == config.num and not images
-    control = "joint" if together and local_mesh() is None else "sample"
+    function, labels = _classes(config, velocity)
+    chunk = config.chunk_size or (CHUNK if images else None)
     key = jax.random.key(config.seed)
     start = time.perf_counter()
     samples, nfe = draw(
         function,
-        velocity.path,
         key,
         (config.num, *event),
         sampling,
         labels=labels,
-        control=control,
-        chunk_size=None if together else chunk,
-        progress=config.num > chunk,
+        chunk_size=chunk,
+        progress=chunk is not None and config.num > chunk,
     )
     seconds = time.perf_counter() - start
     samples, quality = _finish(samples, dataset, images)
     runs.write_array(config.out, samples)
     if config.gif is not None:
         shown = min(config.num, _ANIMATED)
-        # Where steps are chosen for all samples at once, the first ones alone would end elsewhere.
-        num = config.num if control == "joint" and sampling.solver in ADAPTIVE else shown
-        first = None if labels is None else labels[:num]
-        positions, times = draw_trajectory(
-            function, velocity.path, key, (num, *event), sampling, first, control
-        )
-        _animate(config.gif, positions[:, :shown], times, data)
+        first = None if labels is None else labels[:shown]
+        positions, times = draw_trajectory(function, key, (shown, *event), sampling, first)
+        _animate(config.gif, positions, times, data)
     rows = {"samples": config.num, "nfe": nfe, "seconds": seconds, **quality}
     print(report.table(f"{data}, {model}, from {config.run}", rows))
     print(*(file for file in (config.out, config.gif) if file is not None), sep="\n")
 
 
-def _load(source: Path) -> tuple[NetworkVelocity, str, str]:
+def _load(source: Path) -> tuple[Velocity, str, str]:
     """The velocity of a run or of a file, and the names of its data and of its model."""
     if source.is_file():
         with user_errors(ValueError, OSError):
             velocity, notes = kacjax.load_velocity(source), load_notes(source)
-            process = path_to_dict(velocity.path)["process"]["name"]
+        process = type(velocity.path.process).__name__
         return velocity, notes.get("data", "unknown data"), process
     trained = runs.load_config(source)
     dim = None if isinstance(trained, ImageConfig) else make_dataset(trained.data).dim
@@ -153,19 +142,16 @@ def _load(source: Path) -> tuple[NetworkVelocity, str, str]:
 
 
 def _classes(
-    config: GenerateConfig, velocity: NetworkVelocity, classes: int | None
-) -> tuple[LabelledVelocity, Int[Array, " num"] | None]:
+    config: GenerateConfig, velocity: Velocity
+) -> tuple[Velocity | Guided, Int[Array, " num"] | None]:
     """The velocity, guided if asked for, and the samples' labels."""
-    interval = config.guidance_interval
+    interval, classes = config.guidance_interval, velocity.classes
     if not classes:
         if config.label or config.guidance != 1 or interval is not None:
             raise UserError("--label and --guidance need a network that has learned classes.")
         return velocity, None
     if interval is not None and config.guidance == 1:
         raise UserError("--guidance-interval needs a --guidance other than 1, got 1.")
-    for label in config.label:
-        if not 0 <= label < classes:
-            raise UserError(f"--label must lie between 0 and {classes - 1}, got {label}.")
     labels = in_turn(config.label or range(classes), config.num)
     if config.guidance == 1:
         return velocity, labels
@@ -186,7 +172,7 @@ def _finish(
     return samples, dataset.quality(samples)
 
 
-def _animate(file: Path, trajectory: Array, times: Array, data: str) -> None:
+def _animate(file: Path, trajectory: Array, times: np.ndarray, data: str) -> None:
     """Writes the animation."""
     side = DIGITS_SIDE if data == "digits" else None
     with runs.atomic(file) as temporary, user_errors(ValueError, saying="--gif: "):

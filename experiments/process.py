@@ -14,11 +14,11 @@ import jax.numpy as jnp
 import tyro
 
 import kacjax
+from experiments.checks import check_count, check_positive
 from experiments.command import parse_flags, run, user_errors
 from experiments.config import check_seed
 from experiments.runs import write_figure
 from kacjax import plots
-from kacjax._validation import check_count, check_positive
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,7 +20,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.command import UserError, user_errors
-from experiments.config import TrainConfig, from_dict, to_dict
+from experiments.config import TrainConfig, from_dict, read_json, to_dict
 from experiments.images import config as images
 from experiments.images.config import ImageConfig
 
@@ -170,7 +170,7 @@ def load_config(folder: Path) -> TrainConfig | ImageConfig:
 
 def _read_config(folder: Path) -> dict[str, Any]:
     with user_errors(OSError, ValueError, saying=f"{folder / CONFIG} is damaged: "):
-        return json.loads((folder / CONFIG).read_text())
+        return read_json((folder / CONFIG).read_text())
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
+from jaxtyping import PRNGKeyArray as Key
 
 import kacjax
 from experiments import runs
@@ -16,12 +17,8 @@ from experiments.command import UserError, user_errors
 from experiments.config import SamplingConfig, TrainConfig
 from experiments.datasets import Dataset
 from experiments.images.config import ImageConfig
-from kacjax import sharding
-from kacjax._typing import Key
-from kacjax.export import path_to_dict
-from kacjax.generation.fields import LabelledVelocity
-from kacjax.generation.grids import default_grid
-from kacjax.training import NetworkVelocity, Trainer
+from kacjax import Trainer, Velocity, sharding
+from kacjax.training import default_optimizer
 
 
 def make_model(config: TrainConfig, dim: int) -> kacjax.models.MLP:
@@ -38,21 +35,23 @@ def make_model(config: TrainConfig, dim: int) -> kacjax.models.MLP:
 
 def make_trainer(config: TrainConfig, dim: int) -> Trainer:
     """The trainer of a run, as `train` has it."""
+    return Trainer(make_model(config, dim), config.model.make(), **fit_options(config))
+
+
+def fit_options(config: TrainConfig) -> dict[str, Any]:
+    """The keywords of `kacjax.fit` and `kacjax.Trainer` for a run."""
     options = config.training
-    return Trainer(
-        make_model(config, dim),
-        config.model.make(),
-        steps=options.steps,
-        batch_size=options.batch_size,
-        learning_rate=options.learning_rate,
-        warmup=options.warmup,
-        ema_decay=options.ema_decay,
-        time_power=options.time_power,
-        parameterisation=config.network.parameterisation,
-    )
+    return {
+        "steps": options.steps,
+        "batch_size": options.batch_size,
+        "optimizer": default_optimizer(options.steps, options.learning_rate, options.warmup),
+        "ema_decay": options.ema_decay,
+        "time_power": options.time_power,
+        "prediction": config.network.prediction,
+    }
 
 
-def save_velocity(folder: Path, velocity: NetworkVelocity, **notes: Any) -> None:
+def save_velocity(folder: Path, velocity: Velocity, **notes: Any) -> None:
     """Writes a trained velocity into the folder of a run."""
     with user_errors(ValueError, OSError, saying="cannot write the network: "):
         kacjax.save_velocity(folder / runs.VELOCITY, velocity, notes)
@@ -60,7 +59,7 @@ def save_velocity(folder: Path, velocity: NetworkVelocity, **notes: Any) -> None
 
 def load_velocity(
     folder: Path, config: TrainConfig | ImageConfig, dim: int | None = None
-) -> NetworkVelocity:
+) -> Velocity:
     """The trained velocity of a run.
 
     Args:
@@ -73,20 +72,14 @@ def load_velocity(
     """
     with user_errors(ValueError, OSError):
         velocity = kacjax.load_velocity(folder / runs.VELOCITY)
-    fits = (
-        path_to_dict(velocity.path) == path_to_dict(config.model.make())
-        and velocity.parameterisation == config.network.parameterisation
-    )
+    # The file holds numbers as they were in training.
+    paths = [jax.tree.map(np.float32, path) for path in (velocity.path, config.model.make())]
+    fits = paths[0] == paths[1] and velocity.prediction == config.network.prediction
     if dim is not None and isinstance(config, TrainConfig):
-        fits = fits and network(velocity).config == make_model(config, dim).config
+        fits = fits and velocity.network.config == make_model(config, dim).config
     if not fits:
         raise UserError(f"{folder} is damaged: {runs.VELOCITY} is of another run.")
     return velocity
-
-
-def network(velocity: NetworkVelocity) -> Any:
-    """The network of a velocity, with its `config`."""
-    return nnx.merge(velocity.graphdef, velocity.parameters)
 
 
 def local_mesh() -> Mesh | None:
@@ -96,8 +89,7 @@ def local_mesh() -> Mesh | None:
 
 
 def draw(
-    velocity: LabelledVelocity,
-    path: kacjax.ProbabilityPath,
+    velocity: Velocity | Guided,
     key: Key,
     shape: tuple[int, ...],
     sampling: SamplingConfig,
@@ -107,25 +99,17 @@ def draw(
 
     Args:
         velocity: The velocity, guided or not.
-        path: Its path.
         key: Random key.
         shape: Shape of the samples.
         sampling: The solver.
         **options: More of `kacjax.generate`.
 
     Raises:
-        UserError: If the solver diverged.
+        UserError: If the solver diverged, or a label is none of the network's.
     """
-    samples, nfe = kacjax.generate(
-        velocity,
-        path,
-        key,
-        shape=shape,
-        mesh=local_mesh(),
-        return_nfe=True,
-        **sampling.options(),
-        **options,
-    )
+    options = sampling.options() | {"mesh": local_mesh(), "return_nfe": True} | options
+    with user_errors(ValueError):
+        samples, nfe = kacjax.generate(velocity, velocity.path, key, shape, **options)
     if not np.all(np.isfinite(samples)):
         raise UserError(
             f"generation diverged with {sampling.solver} and {sampling.solver_steps} steps; "
@@ -135,7 +119,7 @@ def draw(
 
 
 def draw_samples(
-    velocity: NetworkVelocity, dataset: Dataset, key: Key, sampling: SamplingConfig
+    velocity: Velocity, dataset: Dataset, key: Key, sampling: SamplingConfig
 ) -> tuple[Float[np.ndarray, "num dim"], int]:
     """Samples in the range of the data, and how often the network was evaluated for each.
 
@@ -143,39 +127,30 @@ def draw_samples(
         UserError: If the solver diverged.
     """
     shape = (sampling.num_samples, dataset.dim)
-    samples, nfe = draw(velocity, velocity.path, key, shape, sampling)
+    samples, nfe = draw(velocity, key, shape, sampling)
     return dataset.finish(jnp.asarray(samples)), nfe
 
 
 def draw_trajectory(
-    velocity: LabelledVelocity,
-    path: kacjax.ProbabilityPath,
+    velocity: Velocity | Guided,
     key: Key,
     shape: tuple[int, ...],
     sampling: SamplingConfig,
     labels: Int[Array, " num"] | None = None,
-    control: str = "joint",
-) -> tuple[Float[Array, "times num *event"], Float[Array, " times"]]:
+) -> tuple[Float[Array, "times num *event"], Float[np.ndarray, " times"]]:
     """Samples on their way, and the times, as many as a solver of fixed steps has stops.
 
     Args:
         velocity: The velocity, guided or not.
-        path: Its path.
         key: Random key.
         shape: Shape of the samples.
         sampling: The solver.
         labels: Their classes.
-        control: How an adaptive solver chooses its steps, as `kacjax.generate` has it.
     """
-    grid, power = (sampling.grid, None) if sampling.grid != "path" else default_grid(path)
-    times = kacjax.time_grid(grid, float(path.T), sampling.solver_steps, power)
+    path = velocity.path
+    assert path is not None  # Only of a guided function is it unknown.
+    u = np.linspace(1, 0, sampling.solver_steps + 1, dtype=np.float32)
+    times = np.float32(path.T) * u**sampling.grid_power
     return kacjax.trajectory(
-        velocity,
-        path,
-        key,
-        shape=shape,
-        times=times,
-        labels=labels,
-        control=control,
-        **sampling.options(),
+        velocity, path, key, shape, times, labels=labels, **sampling.options()
     ), times

@@ -25,7 +25,13 @@ from experiments.datasets import make_dataset
 from experiments.defaults import DEFAULTS
 from experiments.images import train as images
 from experiments.images.config import NAMES, ImageConfig
-from experiments.sampling import draw_samples, draw_trajectory, make_model, save_velocity
+from experiments.sampling import (
+    draw_samples,
+    draw_trajectory,
+    fit_options,
+    make_model,
+    save_velocity,
+)
 
 
 def train(config: TrainConfig) -> Path:
@@ -47,13 +53,7 @@ def train(config: TrainConfig) -> Path:
                 path,
                 dataset.training(data_key),
                 training_key,
-                steps=config.training.steps,
-                batch_size=config.training.batch_size,
-                learning_rate=config.training.learning_rate,
-                warmup=config.training.warmup,
-                ema_decay=config.training.ema_decay,
-                time_power=config.training.time_power,
-                parameterisation=config.network.parameterisation,
+                **fit_options(config),
             )
         save_velocity(folder, result.velocity, data=config.data)
 
@@ -65,7 +65,7 @@ def train(config: TrainConfig) -> Path:
             runs.write_figure(folder / name, figure)
         trajectories = dataset.trajectory_figure(
             lambda num: draw_trajectory(
-                result.velocity, path, sampling_key, (num, dataset.dim), config.sampling
+                result.velocity, sampling_key, (num, dataset.dim), config.sampling
             )[0]
         )
         if trajectories is not None:

@@ -73,7 +73,8 @@ def check_labels(
             f"labels must be integers of shape {(num,)}, got {array.dtype} of shape {array.shape}."
         )
     if is_concrete(array) and num:
-        low, high = int(array.min()), int(array.max())
+        # In NumPy: within jit even constants of JAX would be traced.
+        low, high = int(np.asarray(array).min()), int(np.asarray(array).max())
         highest = None if classes is None else classes - 1 + null
         if low < 0 or (highest is not None and high > highest):
             allowed = "not be negative" if highest is None else f"lie in 0..{highest}"
@@ -95,7 +96,13 @@ def as_floats(name: str, x: Any) -> Float[Array, "batch *event"]:
             f"{name} must hold floats of shape (batch, *event), got {array.dtype} of shape "
             f"{array.shape}."
         )
-    return array.astype(jnp.promote_types(array.dtype, jnp.float32))
+    return widen(array)
+
+
+def widen(array: Array) -> Array:
+    """An array of floats of 32 bits at least, also under strict dtype promotion."""
+    wide = jnp.issubdtype(array.dtype, jnp.floating) and array.dtype.itemsize >= 4
+    return array if wide else array.astype(jnp.float32)
 
 
 def check_path(velocity: Any, path: Any) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from kacjax._typing import Key
-from kacjax._validation import check_positive, choose
+from kacjax._validation import check_positive, choose, widen
 from kacjax.paths import ProbabilityPath
 
 Weight: TypeAlias = str | Callable[[Float[Array, " batch"]], Array]
@@ -181,4 +181,4 @@ def _as_floats(x0: Any) -> Float[Array, "batch *event"]:
         return (2 * x0.astype(jnp.float32) - 255) * jnp.float32(1 / 255)
     if not jnp.issubdtype(x0.dtype, jnp.floating):
         raise ValueError(f"x0 must be floats, or bytes as uint8, got {x0.dtype}.")
-    return x0.astype(jnp.promote_types(x0.dtype, jnp.float32))
+    return widen(x0)

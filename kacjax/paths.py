@@ -25,7 +25,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from kacjax._typing import ArrayLike, Key, Shape
-from kacjax._validation import check_nonnegative, check_positive, is_concrete
+from kacjax._validation import check_nonnegative, check_positive, is_concrete, widen
 from kacjax.processes import KacProcess, Process, WienerProcess
 from kacjax.schedules import Schedule, make_clock, make_signal
 
@@ -134,7 +134,7 @@ class ProbabilityPath(eqx.Module):
             >>> float(c.f), float(c.sigma)
             (0.75, 0.25)
         """
-        t = jnp.asarray(t, jnp.result_type(jnp.result_type(t), jnp.float32))
+        t = widen(jnp.asarray(t))
         T = jnp.asarray(self.T, t.dtype)
         u = jnp.maximum(t / T, SMALLEST_TIME)
         if ndim is not None:

@@ -13,7 +13,7 @@ from flax import linen, nnx
 from jaxtyping import Array, Float, Int
 
 from kacjax._typing import ArrayLike, Key
-from kacjax._validation import check_choice, check_count, is_concrete
+from kacjax._validation import check_choice, check_count, is_concrete, widen
 from kacjax.paths import ProbabilityPath
 
 PREDICTIONS = ("velocity", "x0")
@@ -79,7 +79,7 @@ class Velocity(eqx.Module):
         A `key` switches the network's dropout on; a network that takes none has no dropout.
         """
         output = _call(self.network, t, x, label, key)
-        output = output.astype(jnp.promote_types(x.dtype, jnp.float32))
+        output = output.astype(widen(x).dtype)
         if self.prediction == "x0":
             output = self.path.velocity_from_x0(t, x.astype(output.dtype), output)
         return output.astype(x.dtype)

@@ -1,7 +1,7 @@
 """Compares Kac, diffusion and flow matching on one data set, on equal terms.
 
 python -m experiments.compare grid2d --quick
-python -m experiments.compare grid2d --a 9 25 --c 3 5 --solver euler heun --power 2 3 --out runs/ac
+python -m experiments.compare grid2d --a 9 25 --c 3 5 --solver euler heun --grid-power 2 3 --out runs/ac
 """
 
 import sys

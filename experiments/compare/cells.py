@@ -106,7 +106,7 @@ def save_network(
 
     Args:
         cell: The cell.
-        step: Optimiser steps taken.
+        step: Optimizer steps taken.
         save: Writes the network into a folder.
         record: Anything that JSON can hold.
 

@@ -9,11 +9,12 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import tyro
 
+from experiments.checks import check_count, check_positive
 from experiments.compare.models import ModelsConfig, make_models
 from experiments.config import (
     MAX_SEED,
     NetworkConfig,
-    OptimiserConfig,
+    OptimizerConfig,
     SamplingConfig,
     TrainConfig,
     to_dict,
@@ -21,37 +22,39 @@ from experiments.config import (
 from experiments.images import config as images
 from experiments.images.config import (
     ImageConfig,
-    ImageOptimiserConfig,
+    ImageOptimizerConfig,
     KnownSetConfig,
     UNetConfig,
 )
-from kacjax._validation import check_count, check_positive
-from kacjax.generation import ADAPTIVE, FIXED
+from kacjax.generation import ADAPTIVE
 
 # To be raised when judging or generating changes its meaning: older judgements are then not read.
-_JUDGEMENT_VERSION = 2
+_JUDGEMENT_VERSION = 3
 # The same for that of images.
 _IMAGES_VERSION = 2
 
 FixedSolver = Literal["euler", "ab2", "heun", "midpoint", "rk4"]
 AdaptiveSolver = Literal["tsit5", "dopri5", "dopri8"]
 
+# Evaluations of the network for a step.
+_EVALUATIONS = {"euler": 1, "ab2": 1, "heun": 2, "midpoint": 2, "rk4": 4}
+
 # What --quick does in place of flags that are left at their defaults; steps are divided by this.
 _QUICK_DIVISOR, _QUICK_SAMPLES, _QUICK_SEEDS, _QUICK_CHECKPOINTS = 5, 2000, 1, (0.25, 1.0)
 
 
 class Sampler(NamedTuple):
-    """One way to generate: a solver with the exponent of its time grid and its evaluations.
+    """One way to generate: a solver with the exponent of its steps and its evaluations.
 
     Attributes:
         solver: Name of the solver.
-        power: Exponent of the time grid; 0 for the default grid of the path, and for an adaptive
-            solver, which chooses its own times.
+        grid_power: Exponent of the steps; 0 for the default, see `evaluation.grid_power`, and for an adaptive
+            solver, which chooses its own steps.
         nfe: Evaluations asked for; 0 for an adaptive solver.
     """
 
     solver: str
-    power: float
+    grid_power: float
     nfe: int
 
     @property
@@ -62,12 +65,12 @@ class Sampler(NamedTuple):
     @property
     def steps(self) -> int:
         """Steps of a fixed-step solver: as many as the evaluations pay for, at least one."""
-        return 1 if self.adaptive else max(1, self.nfe // FIXED[self.solver][1])
+        return 1 if self.adaptive else max(1, self.nfe // _EVALUATIONS[self.solver])
 
     @property
     def name(self) -> str:
         """A short name, such as `euler`, or `euler^3` with the exponent of another grid."""
-        return f"{self.solver}^{self.power:g}" if self.power else self.solver
+        return f"{self.solver}^{self.grid_power:g}" if self.grid_power else self.solver
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,8 +81,8 @@ class EvaluationConfig:
     """Evaluations of the network for a sample."""
     solver: tuple[FixedSolver, ...] = ("ab2",)
     """Solvers with fixed steps."""
-    power: tuple[float, ...] = ()
-    """Exponents of their grids; the path's default if none."""
+    grid_power: tuple[float, ...] = ()
+    """Exponents of their steps; 2 if none, in time the path's best."""
     coordinates: Literal["straight", "time"] = "straight"
     """Coordinates of every solver: those in which paths are straight, or time as it is."""
     adaptive: tuple[AdaptiveSolver, ...] = ("tsit5",)
@@ -110,7 +113,7 @@ class EvaluationConfig:
 
     def samplers(self) -> list[Sampler]:
         """Every way to generate, the adaptive ones last."""
-        fixed = itertools.product(self.solver, self.power or (0.0,), sorted(set(self.nfe)))
+        fixed = itertools.product(self.solver, self.grid_power or (0.0,), sorted(set(self.nfe)))
         return [Sampler(*each) for each in fixed] + [Sampler(each, 0, 0) for each in self.adaptive]
 
 
@@ -121,7 +124,7 @@ class CompareConfig:
     data: Annotated[str, tyro.conf.Suppress]
     models: ModelsConfig = dataclasses.field(default_factory=ModelsConfig)
     network: NetworkConfig = dataclasses.field(default_factory=NetworkConfig)
-    training: OptimiserConfig = dataclasses.field(default_factory=OptimiserConfig)
+    training: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     evaluation: EvaluationConfig = EvaluationConfig()
     seeds: int = 3
     """Seeds, counted from --seed: of network, batches, noise and prior."""
@@ -149,7 +152,7 @@ class CompareConfig:
         for name, values in (
             ("--a", self.models.a),
             ("--c", self.models.c),
-            ("--power", self.evaluation.power),
+            ("--grid-power", self.evaluation.grid_power),
             ("--tolerance", (self.evaluation.tolerance,)),
         ):
             for value in values:
@@ -197,7 +200,7 @@ class CompareConfig:
         return range(self.training.seed, self.training.seed + self.seeds)
 
     def steps(self) -> list[int]:
-        """The numbers of optimiser steps after which to judge, rising."""
+        """The numbers of optimizer steps after which to judge, rising."""
         return sorted({max(1, round(each * self.training.steps)) for each in self.checkpoints})
 
     def runs(self, seed: int) -> Mapping[str, TrainConfig | ImageConfig]:
@@ -258,7 +261,7 @@ class ImageCompareConfig(CompareConfig):
 
     source: KnownSetConfig = dataclasses.field(default_factory=KnownSetConfig)
     network: UNetConfig = dataclasses.field(default_factory=UNetConfig)
-    training: ImageOptimiserConfig = dataclasses.field(default_factory=ImageOptimiserConfig)
+    training: ImageOptimizerConfig = dataclasses.field(default_factory=ImageOptimizerConfig)
     classifier: Annotated[
         Path | None,
         tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: for mnist, the library's)"),

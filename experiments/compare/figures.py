@@ -10,9 +10,10 @@ from matplotlib.figure import Figure
 from experiments.compare.config import Sampler
 from experiments.compare.table import NFE, SECONDS, Entry, Interval
 from experiments.datasets import Headline
-from kacjax.plots.style import BLUE, COLOURS, GREEN, GREY, LABELS, VERMILION, panels, styled
+from kacjax.plots import COLORS, LABELS, panels, styled
 
-_FAMILIES = {"kac": BLUE, "diffusion": VERMILION, "flow": GREEN}
+GRAY = COLORS["data"]
+_FAMILIES = {name.split("-")[0]: COLORS[name] for name in ("kac", "diffusion", "flow-matching")}
 _MARKERS = "osD^vPXh"
 _MOST_COLUMNS = 3
 
@@ -23,16 +24,16 @@ def label(model: str) -> str:
 
 
 def style_of(models: Sequence[str]) -> dict[str, dict]:
-    """Colour and marker of every model: the family's colour, paler for each further member."""
+    """Color and marker of every model: the family's color, paler for each further member."""
     seen: dict[str, int] = {}
     styles = {}
     for i, model in enumerate(models):
         family = model.split("-")[0]
         rank = seen.setdefault(family, 0)
         seen[family] += 1
-        base = np.array(matplotlib.colors.to_rgb(_FAMILIES.get(family, GREY)))
-        colour = COLOURS.get(model) or tuple(base + (1 - base) * min(0.75, 0.25 * rank))
-        styles[model] = {"color": colour, "marker": _MARKERS[i % len(_MARKERS)]}
+        base = np.array(matplotlib.colors.to_rgb(_FAMILIES.get(family, GRAY)))
+        color = COLORS.get(model) or tuple(base + (1 - base) * min(0.75, 0.25 * rank))
+        styles[model] = {"color": color, "marker": _MARKERS[i % len(_MARKERS)]}
     return styles
 
 
@@ -51,7 +52,7 @@ def quality_figure(
     for ax, headline in zip(axes, headlines, strict=True):
         _draw_lines(ax, entries, headline.key, lambda entry: entry.figures[NFE].mean)
         if headline.key in reference:
-            ax.axhline(reference[headline.key], color=GREY, linewidth=1, linestyle=":")
+            ax.axhline(reference[headline.key], color=GRAY, linewidth=1, linestyle=":")
         _axis_of(ax, headline)
         _ticks_at(ax, sorted({e.sampler.nfe for e in entries if not e.sampler.adaptive}))
         ax.set_xlabel("evaluations of the network (NFE)")
@@ -68,7 +69,7 @@ def training_figure(
         _draw_lines(ax, entries, headline.key, lambda entry: float(entry.step))
         _axis_of(ax, headline)
         _ticks_at(ax, sorted({entry.step for entry in entries}))
-        ax.set_xlabel(f"optimiser steps ({sampler.name}, NFE {sampler.nfe})")
+        ax.set_xlabel(f"optimizer steps ({sampler.name}, NFE {sampler.nfe})")
     return _finish(figure, axes)
 
 
@@ -120,13 +121,13 @@ def explosion_figure(found: Mapping[str, Mapping]) -> Figure:
     """
     figure, axes = panels(2, 8.4, 3.9)
     for model, style in style_of(list(found)).items():
-        values, colour = found[model], style["color"]
+        values, color = found[model], style["color"]
         t = values["times"]
         for ax, what in zip(axes, ("max_component", "max_lipschitz"), strict=True):
-            ax.plot(t, values["exact"][what], color=colour, label=label(model))
-            ax.plot(t, values["learned"][what], color=colour, linestyle="--")
+            ax.plot(t, values["exact"][what], color=color, label=label(model))
+            ax.plot(t, values["learned"][what], color=color, linestyle="--")
         if values["bound"] is not None:
-            axes[0].plot(t, values["bound"], color=colour, linestyle=":", linewidth=2.2)
+            axes[0].plot(t, values["bound"], color=color, linestyle=":", linewidth=2.2)
     for ax in axes:
         ax.set(xscale="log", yscale="log", xlabel="time $t$, data at the left")
     axes[0].set_ylabel("largest component of the velocity")
@@ -191,5 +192,5 @@ def _finish(figure: Figure, axes: Sequence[Axes], note: str = "") -> Figure:
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=min(4, max(1, len(labels))))
     if note:
-        figure.supxlabel(note, fontsize=9, color=GREY)
+        figure.supxlabel(note, fontsize=9, color=GRAY)
     return figure

@@ -55,7 +55,6 @@ def make_models(config: ModelsConfig) -> list[Model]:
 
 def _wiener(sigma: float, clock: Clock) -> Model:
     suffix = "" if sigma == 1 else f"-sigma{sigma:.3g}"
-    if clock == "t2" and sigma == 1:
-        return Model("flow-matching", PathConfig(path="flow-matching"))
-    name = "diffusion" if clock == "t" else "flow-matching"
-    return Model(name + suffix, PathConfig(path="diffusion", sigma=sigma, clock=clock))
+    if clock == "t2":
+        return Model("flow-matching" + suffix, PathConfig(path="flow-matching", sigma=sigma))
+    return Model("diffusion" + suffix, PathConfig(path="diffusion", sigma=sigma))

@@ -24,7 +24,7 @@ from experiments.compare.table import Entry, Label, interval, rows_to_markdown
 from experiments.datasets import Headline
 
 _COLUMNS = (
-    *("model", "baseline", "step", "solver", "power", "nfe", "metric", "kind"),
+    *("model", "baseline", "step", "solver", "grid_power", "nfe", "metric", "kind"),
     *("value", "low", "high", "seeds", "verdict"),
 )
 # Width of a column in the terminal.
@@ -137,7 +137,7 @@ def to_csv(rows: Iterable[Row]) -> str:
     writer.writerow(_COLUMNS)
     for entry, baseline, pairs in rows:
         sampler = entry.sampler
-        power = "" if sampler.adaptive else sampler.power
+        power = "" if sampler.adaptive else sampler.grid_power
         head = (entry.model, baseline.model, entry.step, sampler.solver, power, sampler.nfe or "")
         for name, (kind, *rest) in pairs.items():
             writer.writerow((*head, name, kind, *rest))

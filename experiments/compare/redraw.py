@@ -5,7 +5,6 @@ python -m experiments.compare.redraw results.json --out figures --against diffus
 """
 
 import dataclasses
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from experiments import runs
 from experiments.command import UserError, parse_flags, run, user_errors
 from experiments.compare import report
 from experiments.compare.subjects import headlines_of
+from experiments.config import read_json
 from experiments.report import files
 
 
@@ -45,7 +45,7 @@ def redraw(config: RedrawConfig) -> list[str]:
         text = config.results.read_text()
     damages = (ValueError, KeyError, TypeError, AttributeError, IndexError)
     with user_errors(*damages, saying=f"{config.results} is not a results file of a comparison: "):
-        results: dict[str, Any] = json.loads(text)
+        results: dict[str, Any] = read_json(text)
         models = {judgement["model"]: None for judgement in results["judgements"]}
         found = [set(row["quality"] or ()) for j in results["judgements"] for row in j["rows"]]
         known = set.union(*found) | results["real data"].keys()

@@ -17,8 +17,7 @@ from experiments.images.judged import LOADERS, JudgedImages
 from experiments.images.train import make_network
 from experiments.images.train import make_trainer as make_image_trainer
 from experiments.sampling import load_velocity, make_trainer
-from kacjax import sharding
-from kacjax.training import NetworkVelocity, Trainer, TrainState
+from kacjax import Trainer, TrainState, Velocity, sharding
 
 Run = TrainConfig | ImageConfig
 
@@ -39,7 +38,7 @@ class Subject(abc.ABC):
         """The trainer of a run, its data, and a function that makes its first state."""
 
     @abc.abstractmethod
-    def load(self, folder: Path, run: Any) -> NetworkVelocity:
+    def load(self, folder: Path, run: Any) -> Velocity:
         """The velocity that lies in a folder.
 
         Raises:
@@ -60,10 +59,10 @@ class VectorSubject(Subject):
         # The keys of `experiments.train`.
         data_key, training_key, _ = jax.random.split(jax.random.key(run.training.seed), 3)
         trainer = make_trainer(run, self.dataset.event[0])
-        source = trainer.resident(self.dataset.training(data_key))
+        source = trainer.device_data(self.dataset.training(data_key))
         return trainer, source, lambda: trainer.init(training_key)
 
-    def load(self, folder: Path, run: TrainConfig) -> NetworkVelocity:
+    def load(self, folder: Path, run: TrainConfig) -> Velocity:
         """The velocity that lies in a folder."""
         return load_velocity(folder, run, self.dataset.event[0])
 
@@ -84,12 +83,12 @@ class ImageSubject(Subject):
         trainer = make_image_trainer(run, self._images, self._mesh)
 
         def first() -> TrainState:
-            whole = dataclasses.replace(trainer, model=make_network(run, self._images))
+            whole = dataclasses.replace(trainer, network=make_network(run, self._images))
             return whole.init(jax.random.key(run.training.seed))
 
         return trainer, self._images.source(trainer, run, 0), first
 
-    def load(self, folder: Path, run: ImageConfig) -> NetworkVelocity:
+    def load(self, folder: Path, run: ImageConfig) -> Velocity:
         """The velocity that lies in a folder."""
         return load_velocity(folder, run)
 

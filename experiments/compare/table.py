@@ -13,7 +13,18 @@ from experiments.compare.config import Sampler
 from experiments.datasets import Headline
 
 CONFIDENCE = 0.95
-_COLUMNS = ("model", "step", "solver", "power", "nfe", "metric", "mean", "low", "high", "seeds")
+_COLUMNS = (
+    "model",
+    "step",
+    "solver",
+    "grid_power",
+    "nfe",
+    "metric",
+    "mean",
+    "low",
+    "high",
+    "seeds",
+)
 # Figures of a row that do not come from the data set.
 NFE, SECONDS = "nfe", "seconds_per_sample"
 REAL = "real data"
@@ -40,7 +51,7 @@ class Entry(NamedTuple):
 
     Attributes:
         model: Name of the model.
-        step: Optimiser steps.
+        step: Optimizer steps.
         sampler: The way to generate.
         figures: Intervals by name of the figure.
         qualities: What the data set found of each seed, none where the generation failed.
@@ -73,7 +84,7 @@ def make_entries(judgements: Iterable[Mapping[str, Any]]) -> list[Entry]:
     found: dict[tuple[str, int, Sampler], dict[int, Mapping[str, Any]]] = {}
     for judgement in judgements:
         for row in judgement["rows"]:
-            sampler = Sampler(row["solver"], row["power"], row["asked"])
+            sampler = Sampler(row["solver"], row["grid_power"], row["asked"])
             line = found.setdefault((judgement["model"], judgement["step"], sampler), {})
             line[judgement["seed"]] = row
     return [
@@ -131,7 +142,7 @@ def to_csv(entries: Iterable[Entry]) -> str:
     for model, step, sampler, figures, _ in entries:
         for name, (mean, half, seeds) in figures.items():
             low, high = ("", "") if math.isnan(half) else (mean - half, mean + half)
-            power = "" if sampler.adaptive else sampler.power
+            power = "" if sampler.adaptive else sampler.grid_power
             row = (model, step, sampler.solver, power, sampler.nfe or "", name)
             writer.writerow((*row, mean, low, high, seeds))
     return text.getvalue()

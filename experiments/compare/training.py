@@ -6,12 +6,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from kacjax import Trainer, TrainState, Velocity
 from kacjax.checkpoints import Checkpoints
-from kacjax.training import NetworkVelocity, Trainer, TrainState
-from kacjax.training.loop import ResidentData
 
 Begin = Callable[[], TrainState]
-Keep = Callable[[int, NetworkVelocity, dict[str, Any]], None]
+Keep = Callable[[int, Velocity, dict[str, Any]], None]
 
 # Seconds of training that an interruption may cost.
 _SAVE_EVERY = 60.0
@@ -21,7 +20,7 @@ _RECENT = 1000
 
 def train(
     trainer: Trainer,
-    source: ResidentData,
+    source: Any,
     begin: Begin,
     steps: Sequence[int],
     keep: Keep,
@@ -34,7 +33,7 @@ def train(
 
     Args:
         trainer: The run.
-        source: Its data.
+        source: Its data, from `Trainer.device_data`.
         begin: Makes the state before the first step.
         steps: Numbers of steps, rising, at most the trainer's own.
         keep: Called with each of them, the velocity, and the record. Training goes on in the

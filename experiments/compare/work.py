@@ -14,7 +14,7 @@ from experiments.compare.evaluation import Judge
 from experiments.compare.subjects import Subject
 from experiments.compare.training import train
 from experiments.sampling import save_velocity
-from kacjax.training import NetworkVelocity
+from kacjax import Velocity
 
 Say = Callable[[str], None]
 
@@ -63,7 +63,7 @@ def _train(config: CompareConfig, subject: Subject, cell: Cell, title: str, say:
         return
     begin = time.perf_counter()
 
-    def keep(step: int, velocity: NetworkVelocity, record: dict[str, Any]) -> None:
+    def keep(step: int, velocity: Velocity, record: dict[str, Any]) -> None:
         cells.save_network(cell, step, lambda folder: save_velocity(folder, velocity), record)
         speed = record["steps_per_second"]
         say(f"{title}: step {step:,}, loss {record['loss']:.4g}, {speed:.0f} steps/s")

@@ -9,6 +9,7 @@ import tyro
 from flax import nnx
 
 import kacjax
+from experiments.checks import check_choice, check_positive
 from experiments.config import (
     PathConfig,
     SamplingConfig,
@@ -16,7 +17,6 @@ from experiments.config import (
     check_seed,
     flag,
 )
-from kacjax._validation import check_choice, check_positive
 
 NAMES = ("mnist", "cifar10", "images")
 Size = Literal["tiny", "mnist", "cifar10"]
@@ -80,7 +80,7 @@ class UNetConfig:
     """Type to compute in; parameters are float32."""
     remat: bool = False
     """Compute twice instead of remembering: less memory."""
-    parameterisation: Literal["data", "velocity"] = "velocity"
+    prediction: Literal["x0", "velocity"] = "velocity"
     """What the network predicts."""
 
     def make(self, shape: tuple[int, ...], classes: int, T: float, seed: int) -> kacjax.models.UNet:
@@ -108,11 +108,11 @@ class UNetConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class ImageOptimiserConfig:
+class ImageOptimizerConfig:
     """Training."""
 
     steps: int = 400_000
-    """Optimiser steps."""
+    """Optimizer steps."""
     batch_size: int = 128
     """Images in one step, over all devices."""
     learning_rate: float = 2e-4
@@ -175,7 +175,7 @@ class ImageConfig:
     source: KnownSetConfig | FolderConfig = KnownSetConfig()
     model: PathConfig = dataclasses.field(default_factory=PathConfig)
     network: UNetConfig = UNetConfig()
-    training: ImageOptimiserConfig = ImageOptimiserConfig()
+    training: ImageOptimizerConfig = ImageOptimizerConfig()
     sampling: SamplingConfig = dataclasses.field(
         default_factory=lambda: SamplingConfig(num_samples=64)
     )
@@ -204,7 +204,7 @@ class ImageConfig:
             check_group(group)
         for name in ("learning_rate", "clip", "time_power"):
             check_positive(flag(name), getattr(self.training, name))
-        check_positive("--tolerance", self.sampling.tolerance)
+        self.sampling.check()
         for name, value in (
             ("ema_decay", self.training.ema_decay),
             ("b2", self.training.b2),
@@ -259,7 +259,7 @@ def from_dict(values: dict[str, Any]) -> ImageConfig:
         source=kind(**source),
         model=PathConfig(**values["model"]),
         network=UNetConfig(**network),
-        training=ImageOptimiserConfig(**values["training"]),
+        training=ImageOptimizerConfig(**values["training"]),
         sampling=SamplingConfig(**values["sampling"]),
     )
     config.check()

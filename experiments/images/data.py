@@ -11,9 +11,8 @@ from jaxtyping import UInt8
 
 from experiments.command import user_errors
 from experiments.images.config import FolderConfig, ImageConfig
-from kacjax import data
+from kacjax import Trainer, data
 from kacjax.data import ImageArrays, ImageBatch, ImageStream
-from kacjax.training import Trainer
 
 # Real images that figures show beside generated ones.
 _SHOWN = 64
@@ -35,7 +34,7 @@ class ImageSet:
     shape: tuple[int, ...]
     classes: tuple[str, ...]
     num: int
-    shown: UInt8[np.ndarray, "shown height width colours"]
+    shown: UInt8[np.ndarray, "shown height width channels"]
     fingerprint: str
     content: ImageArrays | ImageStream
 
@@ -45,12 +44,14 @@ class ImageSet:
         Raises:
             UserError: If the images do not fit the network.
         """
-        labelled, flip = config.network.conditional, config.source.flip
+        labeled, flip = config.network.conditional, config.source.flip
         with user_errors(ValueError, OSError):
             if isinstance(self.content, ImageStream):
                 self.content.set_state({**self.content.get_state(), "step": step})
-                return _batches(self.content, labelled, flip, config.training.seed, step)
-            return trainer.resident(self.content.images, self.content.labels if labelled else None)
+                return _batches(self.content, labeled, flip, config.training.seed, step)
+            return trainer.device_data(
+                self.content.images, self.content.labels if labeled else None
+            )
 
     def close(self) -> None:
         """Ends the threads of a stream."""
@@ -95,7 +96,7 @@ def _stream(source: FolderConfig, batch_size: int, seed: int) -> ImageSet:
 
 
 def _batches(
-    stream: ImageStream, labelled: bool, flip: bool, seed: int, step: int
+    stream: ImageStream, labeled: bool, flip: bool, seed: int, step: int
 ) -> Iterator[ImageBatch]:
     """The batches from `step` on, mirrored at random as a function of seed and step."""
     process, count = jax.process_index(), jax.process_count()
@@ -105,7 +106,7 @@ def _batches(
             coins = np.random.default_rng((seed, step)).random(count * len(images)) < 0.5
             mine = coins[process * len(images) :][: len(images), None, None, None]
             images = np.where(mine, images[:, :, ::-1], images)
-        yield ImageBatch(images, labels if labelled else None)
+        yield ImageBatch(images, labels if labeled else None)
         step += 1
 
 

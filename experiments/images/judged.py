@@ -7,16 +7,18 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
+from jaxtyping import PRNGKeyArray as Key
 from matplotlib.figure import Figure
 
 from experiments.command import UserError, user_errors
 from experiments.datasets import Dataset, Headline
 from experiments.images.data import ImageSet
-from kacjax import data, export, metrics, plots
-from kacjax._typing import Key
+from experiments.judging.classifier_file import load_classifier, mnist_classifier
+from experiments.judging.judge import ImageJudge
+from kacjax import data, metrics, plots
 from kacjax.data import ImageArrays, to_float, to_uint8
 
-Images = UInt8[np.ndarray, "num height width colours"]
+Images = UInt8[np.ndarray, "num height width channels"]
 LOADERS = {"mnist": data.load_mnist, "cifar10": data.load_cifar10}
 
 
@@ -40,7 +42,7 @@ class JudgedImages(Dataset):
         Headline("class_total_variation", "class TV", log=False),
         Headline("coverage", "coverage", "high", log=False),
         Headline("precision", "precision", "high", log=False),
-        Headline("memorisation_ratio", "memorisation", "one", log=False),
+        Headline("memorization_ratio", "memorization", "one", log=False),
     )
 
     def __init__(self, name: str, images: ImageSet, root: Path | None, classifier: Path | None):
@@ -50,23 +52,19 @@ class JudgedImages(Dataset):
             )
         with user_errors(ValueError, OSError, ImportError):
             test = LOADERS[name]("test", root).images
-            judge = (
-                export.mnist_classifier()
-                if classifier is None
-                else export.load_classifier(classifier)
-            )
+            judge = mnist_classifier() if classifier is None else load_classifier(classifier)
         order = np.random.default_rng(0).permutation(len(test))
         self._real, self._other = np.array_split(test[order], 2)
-        self._judge = metrics.ImageJudge(judge, self._real)
+        self._judge = ImageJudge(judge, self._real)
         self._images = images
         self.event = images.shape
 
-    def training(self, key: Key) -> Float[Array, "num height width colours"]:
+    def training(self, key: Key) -> Float[Array, "num height width channels"]:
         """Some training images as numbers in [-1, 1], whatever the key."""
         del key
         return jnp.asarray(to_float(self._images.shown))
 
-    def finish(self, samples: Float[Array, "num height width colours"]) -> Images:
+    def finish(self, samples: Float[Array, "num height width channels"]) -> Images:
         """As bytes."""
         return np.asarray(to_uint8(samples))
 
@@ -81,15 +79,15 @@ class JudgedImages(Dataset):
         real = self._judge.real_features
         # What these two say depends on the numbers.
         equal = min(len(features), len(real))
-        manifold = metrics.manifold_statistics(features[:equal], real[:equal])
-        memorised = metrics.memorisation_ratio(features, self._training_features, real[:equal])
+        manifold = metrics.prdc(features[:equal], real[:equal])
+        memorized = metrics.memorization_ratio(features, self._training_features, real[:equal])
         return {
             "classifier_frechet_distance": float(found.classifier_frechet_distance),
             "confidence": float(found.confidence),
             "class_total_variation": float(found.total_variation),
             "coverage": float(manifold.coverage),
             "precision": float(manifold.precision),
-            "memorisation_ratio": float(memorised),
+            "memorization_ratio": float(memorized),
         }
 
     @cached_property

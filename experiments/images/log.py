@@ -14,8 +14,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from experiments import runs
-from experiments.command import user_errors
-from kacjax._optional import require
+from experiments.command import UserError, user_errors
 from kacjax.training import StepMetrics
 
 # Seconds between two lines of progress where they do not replace each other.
@@ -82,17 +81,20 @@ class Log:
     """Where rows and pictures go; opened at the step from which the run goes on.
 
     Raises:
-        UserError: If it cannot be written.
-        ImportError: If the extra `images` is not installed.
+        UserError: If it cannot be written, or the extra `images` is not installed.
     """
 
     def __init__(self, folder: Path, step: int):
+        try:
+            from tensorboardX import SummaryWriter  # It comes with an extra.
+        except ImportError as error:
+            raise UserError(f'{error}: it comes with pip install "kacjax[images]".') from error
         self._file = folder / runs.LOG
         lines = read_rows(self._file, step)
         runs.write_text(self._file, "".join(json.dumps(row) + "\n" for row in lines))
         with user_errors(OSError, saying="cannot write the log: "):
             self._rows = self._file.open("a")
-            self._board = require("tensorboardX", "images").SummaryWriter(
+            self._board = SummaryWriter(
                 str(folder / runs.TENSORBOARD), purge_step=step, flush_secs=30
             )
 
@@ -109,7 +111,7 @@ class Log:
                         self._board.add_scalar(tag, number, step)
 
     def pictures(self, step: int, name: str, images: np.ndarray) -> None:
-        """Shows images of shape `(num, height, width, colours)` in TensorBoard."""
+        """Shows images of shape `(num, height, width, channels)` in TensorBoard."""
         with user_errors(OSError, saying="cannot write the log: "):
             self._board.add_images(name, images, step, dataformats="NHWC")
 

@@ -5,20 +5,20 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, UInt8
+from jaxtyping import PRNGKeyArray as Key
 
 from experiments.config import SamplingConfig
-from experiments.sampling import draw, network
-from kacjax._typing import Key
+from experiments.sampling import draw
+from kacjax import Velocity
 from kacjax.data import to_uint8
-from kacjax.training import NetworkVelocity
 
 CHUNK = 256
 """Images that are generated together."""
 
 
 def draw_images(
-    velocity: NetworkVelocity, key: Key, sampling: SamplingConfig, num: int | None = None
-) -> tuple[UInt8[np.ndarray, "num height width colours"], int]:
+    velocity: Velocity, key: Key, sampling: SamplingConfig, num: int | None = None
+) -> tuple[UInt8[np.ndarray, "num height width channels"], int]:
     """Images as bytes, and how often the network was evaluated for each.
 
     A network that knows classes draws them in turn.
@@ -32,13 +32,11 @@ def draw_images(
     Raises:
         UserError: If the solver diverged.
     """
-    config = network(velocity).config
+    config = velocity.network.config
     num = sampling.num_samples if num is None else num
-    labels = in_turn(range(config["classes"] or 0), num)
+    labels = in_turn(range(velocity.classes or 0), num)
     shape, chunk = (num, *config["shape"]), min(num, CHUNK)
-    samples, nfe = draw(
-        velocity, velocity.path, key, shape, sampling, labels=labels, chunk_size=chunk
-    )
+    samples, nfe = draw(velocity, key, shape, sampling, labels=labels, chunk_size=chunk)
     return to_uint8(samples), nfe
 
 

@@ -9,19 +9,22 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import nnx
 
 from experiments import hosts, runs
 from experiments.command import UserError, one_line, user_errors
-from experiments.images.config import ImageConfig, differences, to_dict
+from experiments.images.config import ImageConfig, ImageOptimizerConfig, differences, to_dict
 from experiments.images.data import ImageSet
 from experiments.images.log import Clock, Interval, Log, Progress
 from experiments.interrupt import StopSignals
+from kacjax import Trainer, TrainState, Velocity
 from kacjax.checkpoints import Checkpoints
-from kacjax.training import NetworkVelocity, NonFiniteError, Trainer, TrainState, make_schedule
+from kacjax.training import NonFiniteError
 
 LONGEST_CALL = 200
 """Most steps in one call of the device."""
@@ -54,9 +57,7 @@ class Session:
         self.step = self._saved = 0
         self.clock = Clock(trainer.batch_size)
         self._stop, self._interval = stop, Interval()
-        self._rate = make_schedule(
-            trainer.schedule, trainer.learning_rate, trainer.steps, trainer.warmup
-        )
+        self._rate = learning_rate(config.training)
 
     def train(
         self, network: Callable[[], nnx.Module], pictures: Callable[[Log | None], None]
@@ -100,14 +101,15 @@ class Session:
         asked = bool(hosts.gather(np.array(self._stop.asked)).any())
         return self.step == self.trainer.steps and not asked
 
-    def velocity(self) -> NetworkVelocity:
+    def velocity(self) -> Velocity:
         """The averaged velocity on one device of this process; all processes must call this."""
         velocity = self.trainer.velocity(self.state)
-        parameters = jax.tree.map(jnp.asarray, hosts.to_host(velocity.parameters))
-        return dataclasses.replace(velocity, parameters=parameters)
+        arrays, rest = eqx.partition(velocity.network, eqx.is_array)
+        local = jax.tree.map(jnp.asarray, hosts.to_host(arrays))
+        return dataclasses.replace(velocity, network=eqx.combine(local, rest))
 
     def _start(self, network: Callable[[], nnx.Module]) -> TrainState:
-        trainer = dataclasses.replace(self.trainer, model=network())
+        trainer = dataclasses.replace(self.trainer, network=network())
         return trainer.init(jax.random.key(self.config.training.seed))
 
     def _continue(self, checkpoints: Checkpoints) -> TrainState | None:
@@ -196,6 +198,16 @@ class Session:
         with _checkpoint_errors():
             checkpoints.save(self.step, self.state, description)
         self._saved = self.step
+
+
+def learning_rate(training: ImageOptimizerConfig) -> optax.Schedule:
+    """The learning rate of `kacjax.training.default_optimizer` at each step, for the log."""
+    peak, rise = training.learning_rate, min(training.warmup, training.steps // 2)
+    if training.schedule == "cosine":
+        return optax.warmup_cosine_decay_schedule(0.0, peak, rise, training.steps)
+    end = 0.0 if training.schedule == "linear" else peak
+    after = optax.linear_schedule(peak, end, training.steps - rise)
+    return optax.join_schedules([optax.linear_schedule(0.0, peak, rise), after], [rise])
 
 
 @contextlib.contextmanager

@@ -7,7 +7,9 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import nnx
 from jax.sharding import Mesh
+from jaxtyping import PRNGKeyArray as Key
 
 import kacjax
 from experiments import hosts, report, runs
@@ -19,9 +21,8 @@ from experiments.images.sampling import draw_images
 from experiments.images.session import LONGEST_CALL, Session, tell
 from experiments.interrupt import StopSignals
 from experiments.sampling import save_velocity
-from kacjax import plots, sharding
-from kacjax._typing import Key
-from kacjax.training import Trainer
+from kacjax import Trainer, plots, sharding
+from kacjax.training import default_optimizer
 
 _GRID = 64
 
@@ -42,7 +43,7 @@ def train(config: ImageConfig, command: str) -> Path:
         config.model.make()
     with user_errors(ValueError, RuntimeError, saying="cannot join the other processes: "):
         devices = config.devices
-        sharding.initialise_distributed(devices.coordinator, devices.processes, devices.process_id)
+        sharding.initialize_distributed(devices.coordinator, devices.processes, devices.process_id)
     with user_errors(ValueError):
         mesh = (
             sharding.make_mesh(fsdp=devices.fsdp)
@@ -84,14 +85,17 @@ def make_trainer(config: ImageConfig, images: ImageSet, mesh: Mesh | None) -> Tr
             config.model.make(),
             steps=training.steps,
             batch_size=training.batch_size,
-            learning_rate=training.learning_rate,
-            warmup=training.warmup,
-            schedule=training.schedule,
-            b2=training.b2,
-            clip=training.clip,
+            optimizer=default_optimizer(
+                training.steps,
+                training.learning_rate,
+                training.warmup,
+                training.clip,
+                training.schedule,
+                training.b2,
+            ),
             ema_decay=training.ema_decay,
             time_power=training.time_power,
-            parameterisation=network.parameterisation,
+            prediction=network.prediction,
             label_dropout=network.label_dropout if network.conditional else 0.0,
             flip=config.source.flip,
             accumulate=training.accumulate,
@@ -139,7 +143,7 @@ def finish(session: Session) -> None:
         "loss": last["loss"],
         "images_per_second": session.clock.speed() or last["images_per_second"],
         "compile_seconds": session.trainer.compile_seconds,
-        "parameters": _parameters(velocity.parameters),
+        "parameters": _parameters(velocity.network.params),
         "nfe": nfe,
         "generation_seconds_with_compile": seconds,
     }
@@ -171,7 +175,7 @@ def _sampling_key(session: Session) -> Key:
 
 def _headline(session: Session) -> str:
     config, device = session.config, jax.devices()[0]
-    count = _parameters(session.trainer.structure.parameters)
+    count = _parameters(nnx.state(session.trainer.network, nnx.Param))
     devices = f"{jax.device_count()} x {device.device_kind}"
     num = session.images.num
     return f"{config.data}, {config.model.path}: {num:,} images, {count:,} parameters, {devices}"

@@ -1,12 +1,33 @@
 """Flows whose answer is known, for the tests of generation."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+import kacjax
 from kacjax import flow_matching_path
 
 PATH = flow_matching_path()
 DEVIATION = 0.3
+
+
+class GaussianFlow(eqx.Module):
+    """The velocity that scales a Gaussian from the noise's deviation to `DEVIATION`.
+
+    It is linear, of the variance f^2 DEVIATION^2 + sigma^2; for Brownian motion it is the marginal
+    velocity of normal data.
+    """
+
+    process_path: kacjax.ProbabilityPath
+
+    def __call__(self, t, x, label=None):
+        c = self.process_path.coefficients(t, x.ndim)
+        half_change = c.f * c.f_dot * DEVIATION**2 + c.sigma * c.sigma_dot
+        return x * (half_change / (c.f**2 * DEVIATION**2 + c.sigma**2))
+
+    def data(self, noise):
+        """Where points at `T` come from, if the signal vanishes there."""
+        return noise * DEVIATION / self.process_path.coefficients(self.process_path.T).sigma
 
 
 def gaussian_velocity(t, x):
@@ -27,10 +48,21 @@ def recording(velocity):
     times = []
 
     def recorded(t, x, *label):
-        jax.debug.callback(lambda t: times.append(float(t[0])), t, ordered=True)
+        jax.debug.callback(lambda t: times.append(float(t[0])), t)
         return velocity(t, x, *label)
 
     return recorded, times
+
+
+def counting(velocity):
+    """The velocity, and a list that grows by one whenever it is traced."""
+    traces = []
+
+    def counted(t, x, *label):
+        traces.append(1)
+        return velocity(t, x, *label)
+
+    return counted, traces
 
 
 def rough_velocity(t, x):

@@ -1,8 +1,7 @@
-"""Straight coordinates: the change of variables, its inverse, and what it does for the solvers."""
+"""Straight coordinates: the change of variables, and what it does for the solvers."""
 
 import itertools
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,17 +11,10 @@ from hypothesis import strategies as st
 
 import kacjax
 from kacjax import decode, encode, generate, initial_noise, kac_path, log_density, trajectory
-from kacjax.generation.coordinates import (
-    FrameTable,
-    StraightField,
-    bend,
-    frame_at,
-    is_straightened,
-    place,
-    straighten,
-    time_at,
-)
-from kacjax.generation.fields import VelocityField
+from kacjax.generation.coordinates import make_coordinates
+from kacjax.generation.likelihood import _DensityField
+
+pytestmark = pytest.mark.optimised
 
 KEY = jax.random.key(0)
 PATHS = {
@@ -33,36 +25,43 @@ PATHS = {
     "flow matching": kacjax.flow_matching_path(),
 }
 every_path = pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
+ending_in_noise = pytest.mark.parametrize("name", [n for n, p in PATHS.items() if p.prior_is_noise])
 
 
 def towards(path, datum):
     """The velocity of a network that always predicts the same datum."""
-    return lambda t, x: path.velocity_from_data(t, x, jnp.broadcast_to(datum, x.shape))
+    return lambda t, x: path.velocity_from_x0(t, x, jnp.broadcast_to(datum, x.shape))
+
+
+def rho_at(path, t):
+    """The control, written out."""
+    c = path.coefficients(t)
+    return c.sigma / (c.f + c.sigma)
 
 
 @every_path
 @pytest.mark.parametrize("precision", [32, 64])
-def test_times_are_found_again(path, precision):
-    """To 16 units in the last place, relative for early times, absolute for late ones."""
+def test_times_and_controls_are_found_again(path, precision):
     with jax.enable_x64(precision == 64):
         dtype = jnp.result_type(float)
-        tolerance = 16 * float(jnp.finfo(dtype).eps)
-        t = jnp.asarray(path.T * np.append(np.geomspace(1e-7, 1, 60) ** 1.5, 0.99), dtype)
-        t = t[place(path, t) > 1e-9]
-        found = time_at(path, place(path, t))
-        assert found.dtype == dtype
-        np.testing.assert_allclose(found, t, rtol=2 * tolerance, atol=0)
-        late = t > 0.5 * path.T
-        np.testing.assert_allclose(found[late], t[late], rtol=0, atol=tolerance * path.T)
+        coordinates = make_coordinates(path, None)
+        t = jnp.asarray(path.T * np.geomspace(1e-7, 1, 60), dtype)
+        tau = coordinates.solver_time(t)
+        assert tau.dtype == dtype
+        np.testing.assert_allclose(coordinates.time(tau), t, rtol=8 * float(jnp.finfo(dtype).eps))
+        np.testing.assert_allclose(coordinates.rho(tau), rho_at(path, t), rtol=1e-5)
+        levels = jnp.asarray(np.geomspace(1e-5, 1, 30), dtype) * coordinates.rho(jnp.ones(()))
+        found = coordinates.rho(coordinates.at_rho(levels))
+        np.testing.assert_allclose(found, levels, rtol=2e-3)
 
 
 @every_path
-def test_places_rise_from_the_data_to_the_noise(path):
-    t = path.T * jnp.linspace(0, 1, 200)
-    places = place(path, t)
-    assert np.all(np.diff(places) > 0)
-    assert places[0] == 0
-    assert (places[-1] == 1) == path.signal.vanishes
+def test_the_control_rises_from_the_data_to_the_noise(path):
+    coordinates = make_coordinates(path, None)
+    rho = coordinates.rho(jnp.linspace(0, 1, 200))
+    assert np.all(np.diff(rho) > 0)
+    assert rho[0] == 0
+    assert (rho[-1] == 1) == path.prior_is_noise
 
 
 @settings(deadline=None, max_examples=10)
@@ -76,88 +75,135 @@ def test_places_rise_from_the_data_to_the_noise(path):
 )
 def test_any_kac_path_has_them(a, c, T, clock, signal, part):
     path = kac_path(a, c, T, signal, clock)
-    t = jnp.asarray(part * T, jnp.float32)
-    np.testing.assert_allclose(time_at(path, place(path, t)), t, rtol=1e-4)
-    x = jnp.asarray([0.3, -2.0])
-    np.testing.assert_allclose(bend(path, t, straighten(path, t, x)), x, rtol=1e-6)
+    coordinates = make_coordinates(path, None)
+    tau = coordinates.solver_time(jnp.asarray(part * T, jnp.float32))
+    rho = coordinates.rho(tau)
+    np.testing.assert_allclose(coordinates.rho(coordinates.at_rho(rho)), rho, rtol=5e-3)
+    x = jnp.asarray([[0.3, -2.0]])
+    c = path.coefficients(part * T)
+    u = coordinates.scaled(tau, x, -1)
+    np.testing.assert_allclose(u, x / (c.f + c.sigma), rtol=1e-5)
+    np.testing.assert_allclose(coordinates.scaled(tau, u, 1), x, rtol=1e-6)
 
 
 @every_path
 def test_the_slope_is_the_chain_rule(path, x64):
-    """Against automatic differentiation of u(t) and rho(t) along a solution; a density likewise."""
-    x, v, change = jnp.array([[0.4, -1.0]]), jnp.array([[2.0, 0.7]]), jnp.array([3.0])
-    field = StraightField(lambda t, state, args: (v, change), eqx.Partial(frame_at, path))
+    """Against automatic differentiation of u(tau) and rho(tau) along a solution."""
+    coordinates = make_coordinates(path, None)
+    x, v = jnp.array([[0.4, -1.0]]), jnp.array([[2.0, 0.7]])
 
     @jax.jit
     def both(t):
-        ones = (jnp.ones_like(t),)
-        u, u_prime = jax.jvp(lambda s: straighten(path, s, x + (s - t) * v), (t,), ones)
-        rho, rho_prime = jax.jvp(lambda s: place(path, s), (t,), ones)
-        return field(rho[None], (u, change), None), (u_prime / rho_prime, change / rho_prime)
+        tau, ones = coordinates.solver_time(t), (jnp.ones_like(t),)
+
+        def u(tau):
+            return coordinates.scaled(tau, x + (coordinates.time(tau) - t) * v, -1)
+
+        u, u_prime = jax.jvp(u, (tau,), ones)
+        _, rho_prime = jax.jvp(coordinates.rho, (tau,), ones)
+        slope = coordinates.slope(tau, u, None, lambda t, x: v)
+        return slope, u_prime / rho_prime, coordinates.derivative(tau)[0], rho_prime
 
     for part in (1e-4, 0.03, 0.5, 0.9):
-        for found, expected in zip(*both(jnp.asarray(part * path.T)), strict=True):
-            np.testing.assert_allclose(found, expected, rtol=1e-8)
+        slope, expected, derivative, rho_prime = both(jnp.asarray(part * path.T))
+        np.testing.assert_allclose(slope, expected, rtol=1e-8)
+        np.testing.assert_allclose(derivative, rho_prime, rtol=1e-12)
 
 
 @every_path
-def test_a_table_holds_the_frames_of_its_places(path):
-    """Also for places that a solver has rounded."""
-    places = place(path, jnp.asarray(path.T)) * jnp.array([1.0, 0.4, 0.1, 1e-3])
-    table = FrameTable(places, frame_at(path, places))
-    for i, rounded in enumerate(places * (1 + 1e-6)):
-        expected = frame_at(path, places[i])
-        np.testing.assert_allclose(table(rounded), expected, rtol=1e-5)
+def test_the_divergence_is_the_trace_of_the_slope(path, x64):
+    coordinates = make_coordinates(path, None, 2)
+    u, tau = jnp.array([[0.4, -1.0], [0.1, 0.2]]), jnp.asarray(0.6)
+    velocity = lambda t, x: jnp.sin(x @ jnp.array([[1.0, 2.0], [-0.5, 3.0]])) * t[:, None]  # noqa: E731
+    state = (u, jnp.zeros(2))
+    slope, divergence = _DensityField(velocity)(coordinates, tau, state, (None, None))
+    np.testing.assert_allclose(slope, coordinates.slope(tau, u, None, velocity), rtol=1e-12)
+    one = lambda u: coordinates.slope(tau, u[None], None, velocity)[0]  # noqa: E731
+    np.testing.assert_allclose(divergence, [jnp.trace(jax.jacfwd(one)(row)) for row in u], 1e-10)
 
 
 def test_flow_matching_is_straight_as_it_is():
-    path = PATHS["flow matching"]
+    coordinates = make_coordinates(PATHS["flow matching"], None)
     t, x = jnp.linspace(0.01, 0.99, 9), jax.random.normal(KEY, (9, 2))
-    np.testing.assert_allclose(place(path, t), t, rtol=1e-6)
+    np.testing.assert_allclose(coordinates.rho(jnp.sqrt(t)), t, rtol=1e-6)
     velocity = lambda t, x: jnp.sin(3 * x) + t[:, None]  # noqa: E731
-    slope = StraightField(VelocityField(velocity), eqx.Partial(frame_at, path))(
-        t[:1].repeat(9), x, None
-    )
-    np.testing.assert_allclose(slope, velocity(t[:1].repeat(9), x), rtol=1e-5)
+    slope = coordinates.slope(jnp.asarray(0.4), x, None, velocity)
+    np.testing.assert_allclose(slope, velocity(jnp.full(9, 0.16), x), rtol=1e-5)
 
 
 @every_path
-def test_one_step_reaches_what_is_predicted(path):
+@pytest.mark.parametrize("power", [1.0, 2.0, 3.5])
+def test_steps_are_those_of_the_control(path, power):
+    r"""rho_k = rho(T) (1 - k / n)^p, up to the mesh; from a later time, roots that are even."""
+    coordinates = make_coordinates(path, None)
+    taus = coordinates.grid(path.T, 0.0, 8, power)
+    assert taus[0] == 1
+    assert taus[-1] == 0
+    levels = coordinates.rho(jnp.ones(())) * jnp.linspace(1, 0, 9) ** power
+    np.testing.assert_allclose(coordinates.rho(taus[1:-1]), levels[1:-1], rtol=5e-3)
+    taus = coordinates.grid(path.T, 0.3 * path.T, 8, power)
+    np.testing.assert_allclose(taus[-1] ** 2, 0.3, rtol=1e-6)
+    roots = coordinates.rho(taus) ** (1 / power)
+    np.testing.assert_allclose(np.diff(roots), (roots[-1] - roots[0]) / 8, rtol=5e-3)
+    upwards = coordinates.grid(0.3 * path.T, path.T, 8, power)
+    np.testing.assert_allclose(upwards, taus[::-1], rtol=1e-6)
+
+
+@ending_in_noise
+def test_one_step_reaches_what_is_predicted(name):
     """As in time it does for flow matching only."""
-    if not path.signal.vanishes:
-        return
-    datum = jnp.array([0.5, -0.3])
+    path, datum = PATHS[name], jnp.array([0.5, -0.3])
     x = generate(towards(path, datum), path, KEY, (20, 2), 1)
     np.testing.assert_allclose(x, jnp.broadcast_to(datum, x.shape), atol=2e-6)
     in_time = generate(
         towards(path, datum), path, KEY, (20, 2), 1, solver="euler", coordinates="time"
     )
     missed = float(np.max(np.abs(np.asarray(in_time) - np.asarray(datum))))
-    assert (missed < 1e-5) == (path == PATHS["flow matching"])
+    assert (missed < 1e-5) == (name == "flow matching")
 
 
 def test_euler_is_ddim(x64):
     r"""$x' = f' \hat x_0 + \sigma' (x - f \hat x_0) / \sigma$ at every step, written out."""
-    path, steps = kacjax.diffusion_path(), 5
+    path = kacjax.diffusion_path()
     predict = lambda x: jnp.tanh(2 * x)  # noqa: E731
-    velocity = lambda t, x: path.velocity_from_data(t, x, predict(x))  # noqa: E731
-    found = generate(velocity, path, KEY, (6, 2), steps, solver="euler", power=2.0)
+    velocity = lambda t, x: path.velocity_from_x0(t, x, predict(x))  # noqa: E731
+    times = jnp.array([1.0, 0.7, 0.3, 0.1, 0.01, 0.0])
+    found = generate(velocity, path, KEY, (6, 2), times, solver="euler")
     x = initial_noise(path, KEY, (6, 2))
-    times = time_at(path, jnp.linspace(1, 0, steps + 1) ** 2)
     for t, after in itertools.pairwise(times):
         data = predict(x)
         x = (1 - after) * data + jnp.sqrt(after / t) * (x - (1 - t) * data)
     np.testing.assert_allclose(found, x, atol=1e-9)
 
 
+def test_two_steps_of_ab2_written_out(x64):
+    """With steps of different lengths: the slope is extrapolated to the middle of the second."""
+    path = kacjax.diffusion_path()
+    velocity = lambda t, x: path.velocity_from_x0(t, x, jnp.tanh(2 * x))  # noqa: E731
+    times = jnp.array([1.0, 0.7, 0.3])
+    (found,) = trajectory(velocity, path, KEY, (6, 2), times[2:], [1.0, 0.7, 0.3, 0.0])
+    r = np.sqrt(times) / (1 - times + np.sqrt(times))
+    scale = 1 - times + np.sqrt(times)
+    x = initial_noise(path, KEY, (6, 2))
+
+    def slope(x, t):  # noise minus data
+        data = jnp.tanh(2 * x)
+        return (x - (1 - t) * data) / jnp.sqrt(t) - data
+
+    first = slope(x, times[0])
+    u = x / scale[0] + (r[1] - r[0]) * first
+    second = slope(u * scale[1], times[1])
+    h = r[2] - r[1]
+    u = u + h * second + h**2 / (2 * (r[1] - r[0])) * (second - first)
+    np.testing.assert_allclose(found, u * scale[2], atol=1e-9)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", PATHS)
+@ending_in_noise
 def test_the_coordinates_do_not_change_the_solution(name, x64):
     """Generated, on the way, back to the noise, and its log-density: all with small tolerance."""
     path = PATHS[name]
-    if not path.signal.vanishes:
-        return
-    velocity = lambda t, x: path.velocity_from_data(t, x, 0.5 * jnp.tanh(3 * x))  # noqa: E731
+    velocity = lambda t, x: path.velocity_from_x0(t, x, 0.5 * jnp.tanh(3 * x))  # noqa: E731
     # Both coordinates at once where the way begins at t = 0.05: diffusion is infinitely fast before.
     options = {"solver": "dopri8", "rtol": 1e-8, "atol": 1e-8}
     t_min, noise = 0.05 * path.T, initial_noise(path, KEY, (7, 2))
@@ -195,8 +241,8 @@ def test_samples_carry_derivatives_in_the_process(make, x64):
 
 def test_a_process_for_each_component_is_solved_in_time():
     path = kac_path(a=jnp.array([4.0, 25.0]), c=jnp.array([2.0, 3.0]))
-    assert not is_straightened(path)
-    assert is_straightened(PATHS["kac"])
+    assert not make_coordinates(path, None).straight
+    assert make_coordinates(PATHS["kac"], None).straight
     velocity = lambda t, x: -x  # noqa: E731
     x = generate(velocity, path, KEY, (3, 2), 4)
     np.testing.assert_array_equal(x, generate(velocity, path, KEY, (3, 2), 4, coordinates="time"))
@@ -204,12 +250,12 @@ def test_a_process_for_each_component_is_solved_in_time():
         generate(velocity, path, KEY, (3, 2), 4, coordinates="straight")
 
 
-class _TwoDeviations(kacjax.processes.Process):
+class _TwoDeviations(kacjax.Process):
     """A process of a user's, with another deviation in each of two components."""
 
     deviations: tuple = (0.5, 2.0)
 
-    def transport(self, s, n):
+    def from_normal(self, s, n):
         return jnp.asarray(self.deviations) * jnp.sqrt(s) * n
 
     def variance(self, s):
@@ -217,6 +263,4 @@ class _TwoDeviations(kacjax.processes.Process):
 
 
 def test_numbers_do_not_make_a_process_one_of_one_component():
-    path = kac_path()
-    path = kacjax.ProbabilityPath(_TwoDeviations(), path.signal, path.clock, path.T)
-    assert not is_straightened(path)
+    assert not make_coordinates(kacjax.ProbabilityPath(_TwoDeviations()), None).straight

@@ -5,8 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kacjax import generate, initial_noise, trajectory
-from tests.generation.flows import DEVIATION, PATH, gaussian_velocity
+from kacjax import diffusion_path, generate, initial_noise, trajectory
+from tests.generation.flows import DEVIATION, PATH, GaussianFlow, gaussian_velocity
+
+pytestmark = pytest.mark.optimised
 
 KEY = jax.random.key(0)
 
@@ -15,18 +17,23 @@ KEY = jax.random.key(0)
     "options",
     [
         {"solver": "heun"},
-        pytest.param({"solver": "tsit5", "control": "sample"}, marks=pytest.mark.slow),
+        {"solver": "ab2"},
+        pytest.param({"solver": "tsit5", "per_sample_steps": True}, marks=pytest.mark.slow),
     ],
 )
-def test_trajectory_ends_where_generate_does(options):
-    times = jnp.array([1.0, 0.4, 0.0])
-    x = trajectory(gaussian_velocity, PATH, KEY, (5, 1), times, 200, **options)
-    assert x.shape == (3, 5, 1)
-    np.testing.assert_allclose(x[0], initial_noise(PATH, KEY, (5, 1)))
-    end = generate(gaussian_velocity, PATH, KEY, (5, 1), 200, **options)
+@pytest.mark.parametrize("path", [PATH, diffusion_path()], ids=["flow matching", "diffusion"])
+def test_trajectory_ends_where_generate_does(path, options):
+    """And is right on its way, at the start and the end too, a time before the last step included."""
+    times, flow = np.array([1.0, 0.4, 1e-6, 0.0]), GaussianFlow(path)
+    x = trajectory(flow, path, KEY, (5, 1), times, 100, **options)
+    assert x.shape == (4, 5, 1)
+    np.testing.assert_allclose(x[0], initial_noise(path, KEY, (5, 1)), rtol=1e-6)
+    end = generate(flow, path, KEY, (5, 1), 100, **options)
     np.testing.assert_allclose(x[-1], end, rtol=1e-5)
-    scale = np.sqrt(0.6**2 * DEVIATION**2 + 0.4**2)
-    np.testing.assert_allclose(x[1], x[0] * scale, rtol=1e-3)
+    for i in (1, 2):
+        c = path.coefficients(times[i])
+        scale = np.sqrt(c.f**2 * DEVIATION**2 + c.sigma**2)
+        np.testing.assert_allclose(x[i], x[0] * scale, rtol=3e-3)
 
 
 def test_labels_go_along():
@@ -39,12 +46,19 @@ def test_labels_go_along():
         jnp.array([1.0, 0.5]),
         2,
         labels=labels,
-        grid="uniform",
     )
     np.testing.assert_allclose((x[0] - x[1])[:, 0], [0, 1.5], atol=1e-6)
 
 
-def test_bad_times():
-    for times in (jnp.array([0.0, 1.0]), jnp.array([2.0, 0.0]), jnp.ones((2, 2))):
-        with pytest.raises(ValueError, match="times must be a vector that falls"):
-            trajectory(gaussian_velocity, PATH, KEY, (2, 1), times)
+@pytest.mark.parametrize(
+    ("times", "message"),
+    [
+        ([0.0, 1.0], r"saved must fall within \[0, 1.0\]"),
+        ([2.0, 0.0], r"saved must fall within \[0, 1.0\]"),
+        (np.ones((2, 2)), r"saved must be a vector of times, got shape \(2, 2\)"),
+        ([], "saved must be a vector of times"),
+    ],
+)
+def test_bad_times(times, message):
+    with pytest.raises(ValueError, match=message):
+        trajectory(gaussian_velocity, PATH, KEY, (2, 1), np.asarray(times))
