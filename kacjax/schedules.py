@@ -141,4 +141,5 @@ def power_grid(
     ratio = jnp.asarray(end, u.dtype) / start
     # The root has no derivative at 0.
     low = jnp.where(ratio > 0, jnp.power(jnp.where(ratio > 0, ratio, 1), 1 / power), 0)
-    return (start * jnp.power(low + (1 - low) * u, power)).at[0].set(start).at[-1].set(end)
+    levels = jnp.asarray(start * jnp.power(low + (1 - low) * u, power))
+    return levels.at[0].set(start).at[-1].set(end)

@@ -12,6 +12,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 from tqdm import tqdm
@@ -56,7 +57,7 @@ def initial_noise(
 
 @eqx.filter_jit
 def _draw(
-    path: ProbabilityPath, key: Key, rows: Int[Array, " rows"], event: Shape, x0: Array | None
+    path: ProbabilityPath, key: Key, rows: Int[Array, " rows"], event: Shape, x0: Samples | None
 ) -> Array:
     def one(row, x0):
         x0 = None if x0 is None else x0[None]
@@ -133,45 +134,38 @@ def generate(
     shape, x0 = _check_draw(key, shape, x0)
     if per_sample_steps is None:
         per_sample_steps = chunk_size is not None or mesh is not None
-    options = {"solver": solver, "coordinates": coordinates, "grid_power": grid_power, "rtol": rtol}
+    options: Any = {"solver": solver, "coordinates": coordinates, "grid_power": grid_power, "rtol": rtol}
     options |= {"atol": atol, "per_sample_steps": per_sample_steps}
     labels = check_labels(labels, shape[0], getattr(velocity, "classes", None))
 
-    def chunk(first: int, size: int) -> tuple[Array, Any]:
+    def chunk(first: int, size: int) -> tuple[Any, Any]:
         rows = np.arange(first, first + size)
-        given, where = (velocity, path, key), None
+        moved, where = (velocity, path, key), None
         if mesh is not None:
             where, everywhere = _shardings(mesh)
             # Samples past the last one, with the data of others, fill up what is divided.
             rows = np.arange(first, first + -(-size // mesh.size) * mesh.size)
-            given = _put(given, everywhere)
+            moved = _put(moved, everywhere)
         known = [None if part is None else part[rows % shape[0]] for part in (x0, labels)]
         parts = _put((jnp.asarray(rows), *known), where)
-        noise = _put(_draw(as_arrays(given[1]), given[2], parts[0], shape[1:], parts[1]), where)
-        result = solve(
-            *given[:2],
-            noise,
-            given[1].T,
-            0.0,
-            steps,
-            labels=parts[2],
-            return_nfe=return_nfe,
-            **options,
-        )
-        x, nfe = result if return_nfe else (result, None)
+        noise = _put(_draw(as_arrays(moved[1]), moved[2], parts[0], shape[1:], parts[1]), where)
+        every = {"labels": parts[2], "return_nfe": return_nfe, **options}
+        result: Any = solve(moved[0], moved[1], noise, moved[1].T, 0.0, steps, **every)
+        x, nfe = result if return_nfe else (result, np.zeros(()))
         kept = min(size, shape[0] - first)
         x = x[:kept] if kept < len(rows) else _put(x, where)
-        return x, nfe[:kept] if return_nfe and nfe.ndim else nfe
+        return x, nfe[:kept] if nfe.ndim else nfe
 
     if chunk_size is None:
         x, nfe = chunk(0, shape[0])
         return (x, nfe) if return_nfe else x
     check_count("chunk_size", chunk_size)
-    samples, counts = None, []
+    samples: Any = None
+    counts: list[Any] = []
     size = min(chunk_size, shape[0])
     for first in tqdm(range(0, shape[0], size), desc="generate", disable=not progress):
         x, nfe = chunk(first, size)
-        if isinstance(x, jax.core.Tracer):
+        if isinstance(x, Tracer):
             raise ValueError(f"chunk_size must be None under jit, vmap, grad; got {chunk_size}.")
         samples = np.empty(shape, x.dtype) if samples is None else samples
         samples[first : first + len(x)] = x
