@@ -125,7 +125,8 @@ class Trainer:
         }
         own |= {"network": network_rest, "path": path_rest, "trained": Static(mask)}
         own |= {"optimizer": self.optimizer or default_optimizer(self.steps)}
-        return params, path, Plan(**own | {"classes": velocity.classes})
+        own["classes"] = velocity.classes
+        return params, path, Plan(**own)
 
     @functools.cached_property
     def _memory(self) -> dict[Any, Any]:
