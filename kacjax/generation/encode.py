@@ -3,6 +3,7 @@
 import warnings
 from typing import Any, Unpack
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -185,17 +186,21 @@ def interpolate(
 
 
 def _turn(a: Array, b: Array, weight: Array) -> Array:
-    """Vectors between two along the great circle, with lengths that go evenly."""
+    """Vectors between two along the great circle, with lengths that go evenly.
+
+    With the angle 2 h between the directions u, v, and p from -1 to 1, it is cos(p h) times their
+    middle plus sin(p h) / sin(h) times (v - u) / 2: this holds at all angles.
+    """
 
     def length(x):
         return jnp.sqrt(jnp.sum(x**2, axis=-1, keepdims=True) + 1e-24)
 
-    u, v = a / length(a), b / length(b)
-    # By the chord: the arc's cosine loses small angles.
-    angle = 2 * jnp.arcsin(jnp.clip(length(u - v) / 2, 0, 1))
-    # Between opposite vectors all great circles are as short; a straight line is taken.
-    curved = jnp.sin(angle) > 1e-6
-    sine = jnp.where(curved, jnp.sin(angle), 1)
-    first = jnp.where(curved, jnp.sin((1 - weight) * angle) / sine, 1 - weight)
-    second = jnp.where(curved, jnp.sin(weight * angle) / sine, weight)
-    return ((1 - weight) * length(a) + weight * length(b)) * (first * u + second * v)
+    u, v, p = a / length(a), b / length(b), 2 * weight - 1
+    # Opposite vectors have no middle; any vector across will do.
+    axis = jax.nn.one_hot(jnp.argmin(jnp.abs(u), axis=-1), u.shape[-1], dtype=u.dtype)
+    across = axis - jnp.sum(axis * u, axis=-1, keepdims=True) * u
+    middle = jnp.where(length(u + v) < 5e-4, across, u + v)
+    h = jnp.arctan2(length(v - u), length(u + v))
+    sines = p * jnp.sinc(p * h / jnp.pi) / jnp.sinc(h / jnp.pi)
+    turned = jnp.cos(p * h) * middle / length(middle) + sines * (v - u) / 2
+    return ((1 - weight) * length(a) + weight * length(b)) * turned
