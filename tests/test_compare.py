@@ -9,6 +9,7 @@ import math
 import os
 import shutil
 import statistics
+from pathlib import Path
 from types import SimpleNamespace
 
 import chex
@@ -232,6 +233,25 @@ def test_results_alone_give_the_same_tables_and_curves(finished, tmp_path, capsy
         assert printed.count("\n") == 1
     assert redraw.main([str(tmp_path / "absent"), "--out", str(tmp_path / "none")]) == 2
     assert not (tmp_path / "none").exists()
+
+
+def test_results_of_older_versions_are_redrawn(tmp_path, capsys):
+    """Their figures and settings had other names."""
+    file = Path(__file__).parents[1] / "benchmarks" / "results" / "compare-mnist.json"
+    assert "memorisation_ratio" in file.read_text()
+    assert redraw.main([str(file), "--out", str(tmp_path)]) == 0
+    assert "memorization" in (tmp_path / report.MARKDOWN).read_text()
+    assert "memorization_ratio" in (tmp_path / report.CSV).read_text()
+    results = json.loads((tmp_path / report.RESULTS).read_text())
+    assert results["network"]["prediction"] == "velocity"
+    assert results["evaluation"]["grid_power"] == []
+
+
+def test_steps_in_time_are_those_of_earlier_tables():
+    kac, wiener = kacjax.kac_path, kacjax.diffusion_path
+    paths = [kac(), kac(clock="t2"), wiener(), kacjax.flow_matching_path(0.4)]
+    assert [evaluation.grid_power(path, "time") for path in paths] == [2, 1.5, 4, 1.5]
+    assert {evaluation.grid_power(path, "straight") for path in paths} == {2}
 
 
 def test_pairs_follow_from_the_judgements(finished):
