@@ -20,49 +20,37 @@ from benchmarks.common import surroundings, write_result
 COUNTS = (1_000, 10_000, 100_000)
 
 
-def generate(num: int, mode: str) -> None:
-    """Generates in this process, and prints its seconds and its peak size in MiB."""
+def generate(num: int, chunk_size: int = 1000) -> tuple[float, float]:
+    """Generates in this process: seconds, and the process's peak size in MiB."""
     path = kacjax.kac_path()
-    model = kacjax.models.MLP(dim=64, rngs=nnx.Rngs(0))
+    velocity = kacjax.Velocity(kacjax.models.MLP(dim=64, rngs=nnx.Rngs(0)), path)
     start = time.perf_counter()
-    arguments = (model, path, jax.random.key(0), (num, 64), 10)
-    if mode == "array":
-        samples = kacjax.generate(*arguments, solver="heun", chunk_size=1000)
-        assert samples.shape == (num, 64)
-    else:
-        chunks = kacjax.generate_chunks(*arguments, solver="heun", chunk_size=1000)
-        assert sum(len(chunk) for chunk in chunks) == num
+    samples = kacjax.generate(
+        velocity, path, jax.random.key(0), (num, 64), 10, solver="heun", chunk_size=chunk_size
+    )
+    assert samples.shape == (num, 64)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(time.perf_counter() - start, peak)
+    return time.perf_counter() - start, peak
 
 
 def main() -> None:
     """Runs the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--one", nargs=2, metavar=("NUM", "MODE"), help="one run, here")
+    parser.add_argument("--one", type=int, metavar="NUM", help="one run, here")
     arguments = parser.parse_args()
     if arguments.one:
-        generate(int(arguments.one[0]), arguments.one[1])
+        print(*generate(arguments.one))
         return
-    result: dict = {}
-    for mode in ("array", "chunks"):
-        for num in COUNTS:
-            command = [
-                sys.executable,
-                "-m",
-                "benchmarks.generation_memory",
-                "--one",
-                str(num),
-                mode,
-            ]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
-            seconds, peak = map(float, done.stdout.split())
-            result.setdefault(mode, {})[f"{num}"] = {"peak MiB": peak, "seconds": seconds}
-            size = np.dtype(np.float32).itemsize * 64 * num / 2**20
-            print(
-                f"{mode:>7} {num:>8}: peak {peak:.0f} MiB, samples {size:.1f} MiB, {seconds:.1f} s"
-            )
-    print("written:", write_result("generation_memory", result | surroundings("flax")).name)
+    result = {}
+    for num in COUNTS:
+        command = [sys.executable, "-m", "benchmarks.generation_memory", "--one", str(num)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        seconds, peak = map(float, done.stdout.split())
+        result[f"{num}"] = {"peak MiB": peak, "seconds": seconds}
+        size = np.dtype(np.float32).itemsize * 64 * num / 2**20
+        print(f"{num:>8}: peak {peak:.0f} MiB, samples {size:.1f} MiB, {seconds:.1f} s")
+    file = write_result("generation_memory", {"array": result} | surroundings("flax"))
+    print("written:", file.name)
 
 
 if __name__ == "__main__":

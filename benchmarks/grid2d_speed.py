@@ -17,24 +17,24 @@ from flax import nnx
 import kacjax
 from benchmarks import table_method, torch_loop
 from benchmarks.common import device_name, surroundings, time_calls, write_result
-from kacjax.models.embeddings import time_feature_count, time_features
 
 A, C, BATCH = 9.0, 3.0, 256
-EMBEDDING = 64 - 2 * 4 - 1
+SINUSOIDS = 64
 
 
 class Perceptron(nnx.Module):
-    """Three hidden layers of 256 units on the point and a time embedding of about 64 numbers."""
+    """Three hidden layers of 256 units on the point and 64 sinusoids of the time."""
 
     def __init__(self, rngs: nnx.Rngs):
-        self.dim = EMBEDDING + 1
-        sizes = [2 + time_feature_count(self.dim), 256, 256, 256, 2]
+        sizes = [2 + SINUSOIDS, 256, 256, 256, 2]
         pairs = itertools.pairwise(sizes)
         self.layers = nnx.List([nnx.Linear(i, o, rngs=rngs) for i, o in pairs])
 
     def __call__(self, t, x):
         """The velocity."""
-        h = jnp.concatenate([x, time_features(t, 1.0, self.dim)], axis=-1)
+        frequencies = 1000 * jnp.geomspace(1, 1e-4, SINUSOIDS // 2, endpoint=False)
+        angles = t[:, None] * frequencies[None].astype(t.dtype)
+        h = jnp.concatenate([x, jnp.sin(angles), jnp.cos(angles)], axis=-1)
         for layer in list(self.layers)[:-1]:
             h = jax.nn.silu(layer(h))
         return self.layers[-1](h)
@@ -86,7 +86,7 @@ def main() -> None:
             jax.random.key(turn),
             arguments.steps,
             BATCH,
-            parameterisation="velocity",
+            prediction="velocity",
             progress=False,
         )
         speeds["kacjax"].append(run.steps_per_second)

@@ -35,8 +35,8 @@ def build_table(a: float, c: float, T: float, rows: int = ROWS, columns: int = C
 def sample(table, key, t, shape, a: float, c: float, T: float):
     """Displacements at times `t` of shape `(batch, 1)`."""
     rows, columns = table.shape
-    place_key, atom_key, sign_key = jax.random.split(key, 3)
-    u = jnp.minimum(jax.random.uniform(place_key, shape), (columns - 1) / columns) * (columns - 1)
+    inner_key, atom_key, sign_key = jax.random.split(key, 3)
+    u = jnp.minimum(jax.random.uniform(inner_key, shape), (columns - 1) / columns) * (columns - 1)
     row = jnp.clip((t / T * rows).astype(jnp.int32) - 1, 0, rows - 1)
     low = u.astype(jnp.int32)
     left, right = table[row, low], table[row, jnp.minimum(low + 1, columns - 1)]

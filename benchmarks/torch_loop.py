@@ -59,7 +59,7 @@ def steps_per_second(table, data, a: float, c: float, batch: int, steps: int, wa
     table, data = torch.from_numpy(table), torch.from_numpy(data)
     network = Network()
     average = [parameter.detach().clone() for parameter in network.parameters()]
-    optimiser = torch.optim.Adam(network.parameters(), lr=1e-3)
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
     begin = 0.0
     for step in range(warmup + steps):
         if step == warmup:
@@ -69,10 +69,10 @@ def steps_per_second(table, data, a: float, c: float, batch: int, steps: int, wa
         y, noise_velocity = table_noise(table, t, 2, a, c)
         target = noise_velocity - x0
         loss = ((network(t[:, 0], (1 - t) * x0 + y) - target) ** 2).mean()
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimiser.step()
+        optimizer.step()
         with torch.no_grad():
             torch._foreach_lerp_(average, list(network.parameters()), 0.001)
     return steps / (time.perf_counter() - begin)

@@ -117,9 +117,9 @@ class TorchUNet(nn.Module):
         self, shape, channels, multipliers, blocks, attention, head_channels, dropout, T=1.0, **_
     ):
         super().__init__()
-        width, colours = 2 * channels, shape[-1]
+        width, colors = 2 * channels, shape[-1]
         self.time = TimeEmbedding(channels, width, T)
-        self.first = conv(colours, channels)
+        self.first = conv(colors, channels)
         self.encoder, self.middle, self.decoder = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         heads = [
             head_channels if min(shape[:2]) >> level in attention else None
@@ -144,10 +144,10 @@ class TorchUNet(nn.Module):
                 current = outputs
             if level:
                 self.decoder.append(Resample(current, up=True))
-        self.norm, self.last = norm(current), conv(current, colours, zero=True)
+        self.norm, self.last = norm(current), conv(current, colors, zero=True)
 
     def forward(self, t, x):
-        """The velocity at images `(batch, colours, height, width)`."""
+        """The velocity at images `(batch, colors, height, width)`."""
         time = self.time(t)
         h = self.first(x)
         skips = [h]

@@ -7,7 +7,7 @@ is answered by a line with the seconds that they took; the first at a batch size
 compilation and warm-up.
 
 The loss is that of flow matching with plain Gaussian noise, cheaper than the Kac process in any
-implementation. Adam, clipping and the average of the parameters are as in `kacjax.train_step`.
+implementation. Adam, clipping and the average of the parameters are as in `kacjax.fit`.
 """
 
 import json
@@ -20,7 +20,7 @@ from benchmarks.torch_unet import TorchUNet
 
 
 class Training:
-    """Network, average and optimiser."""
+    """Network, average and optimizer."""
 
     def __init__(self, config, dtype: str, compile: str | None):
         torch.backends.cuda.matmul.allow_tf32 = True
@@ -37,7 +37,7 @@ class Training:
             torch.compile(self.network, mode=compile, dynamic=False) if compile else self.network
         )
         fused = self.device.type == "cuda"
-        self.optimiser = torch.optim.Adam(
+        self.optimizer = torch.optim.Adam(
             self.parameters, lr=2e-4, betas=(0.9, 0.99), fused=fused, foreach=not fused
         )
 
@@ -50,17 +50,17 @@ class Training:
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=reduced):
             predicted = self.call(t, (1 - scale) * x0 + scale * noise)
         loss = ((predicted - (noise - x0)) ** 2).mean()
-        self.optimiser.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
-        self.optimiser.step()
+        self.optimizer.step()
         with torch.no_grad():
             torch._foreach_lerp_(self.average, self.parameters, 1e-4)
 
     def run(self, batch: int, steps: int) -> dict[str, float | None]:
         """Seconds of `steps` steps."""
-        height, width, colours = self.shape
-        x0 = torch.rand(batch, colours, height, width, device=self.device) * 2 - 1
+        height, width, colors = self.shape
+        x0 = torch.rand(batch, colors, height, width, device=self.device) * 2 - 1
         x0 = x0.to(memory_format=torch.channels_last)
         cuda = self.device.type == "cuda"
         if cuda:

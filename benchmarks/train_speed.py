@@ -3,64 +3,100 @@
 A step is forward, backward, clipping, Adam and average. kacjax trains on the Kac process; PyTorch
 the same network (`benchmarks/torch_unet.py`) on plain Gaussian noise, with `torch.compile`,
 `channels_last`, and autocast where the type is bfloat16. They run in turns in one call, each in its
-own process. Needs the extra `torch-baseline`, unless `--no-torch`. Writes, for each size,
-`benchmarks/results/train_speed-DEVICE.json`.
+own process. Needs the extra `torch-baseline`, unless `--no-torch`. Writes
+`benchmarks/results/train_speed-DEVICE.json` after each batch size.
 
     python -m benchmarks.train_speed --size cifar10 --batch 128 512
+    python -m benchmarks.train_speed --no-torch --xla-options xla_gpu_graph_min_graph_size=2
 """
 
 import argparse
 import json
 import os
+import pathlib
 import statistics
 import subprocess
 import sys
 import time
-from functools import partial
+from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 import kacjax
 from benchmarks.common import RESULTS, device_name, surroundings, write_result
 from benchmarks.unet_flops import forward_flops, matrix_peak
 from kacjax.models import UNet, unet_size
-from kacjax.training import NetworkVelocity, init_state, make_optimiser, train_step
+from kacjax.training.step import programs_of
 
 SHAPES = {"cifar10": (32, 32, 3), "mnist": (28, 28, 1), "tiny": (32, 32, 3)}
 
 
 class JaxTraining:
-    """The kacjax side at one batch size: a compiled step and its state."""
+    """The kacjax side at one batch size: the program that `Trainer.run` calls, and its state.
 
-    def __init__(self, model: UNet, batch: int):
-        graphdef, parameters = nnx.split(model)
-        velocity = NetworkVelocity(parameters, kacjax.kac_path(), graphdef)
-        optimiser = make_optimiser(2e-4, 400_000, 5000, 1.0)
-        self.batch, self.state = batch, init_state(parameters, optimiser, jax.random.key(0))
-        self.images = jax.random.uniform(
-            jax.random.key(1), (batch, *model.shape), minval=-1.0, maxval=1.0
+    Args:
+        model: The network.
+        batch: Images in a step.
+        options: Options of the compiler, by name.
+        steps_per_call: Steps in one call of the device; as `fit` chooses if missing.
+    """
+
+    def __init__(
+        self,
+        model: UNet,
+        batch: int,
+        options: Mapping[str, Any] | None = None,
+        steps_per_call: int | None = None,
+    ):
+        trainer = kacjax.Trainer(
+            model,
+            kacjax.kac_path(),
+            steps=400_000,
+            batch_size=batch,
+            optimizer=kacjax.training.default_optimizer(400_000, 2e-4, 5000),
+            ema_decay=0.9999,
+            steps_per_call=steps_per_call,
         )
-
-        def step(state, images):
-            key = jax.random.fold_in(state.key, state.step)
-            return train_step(
-                state, images, key, velocity=velocity, optimiser=optimiser, ema_decay=0.9999
-            )
-
-        lowered = jax.jit(step, donate_argnums=0).lower(self.state, self.images)
+        rng = np.random.default_rng(0)
+        images = rng.uniform(-1, 1, (4 * batch, *model.shape)).astype(np.float32)
+        self.state, self.source = trainer.init(jax.random.key(0)), trainer.device_data(images)
+        # No public name gives the program of a run with options of the compiler.
+        _, self.path, plan = trainer._parts
+        self.cursor = trainer._cursor(self.state, self.source, 0)
+        self.steps_per_call = trainer._capacity(self.source)
+        programs = programs_of(plan, self.steps_per_call)
+        if self.steps_per_call > 1:
+            count = jnp.zeros((), jnp.int32)
+            lowered = programs.loop.lower(self.state, self.cursor, self.path, self.source, count)
+        else:
+            self.going = jnp.asarray(True)
+            arguments = self.state, self.cursor, self.going, self.path, self.source
+            lowered = programs.step.lower(*arguments)
         begin = time.perf_counter()
-        self.program = lowered.compile()
+        self.program = lowered.compile(compiler_options=dict(options or {}))
         self.compile_seconds = time.perf_counter() - begin
-        # Of the program as written: libraries that the device calls hide their operations.
+        # Of one step of the program as written: libraries that the device calls hide theirs.
         self.flops = (lowered.cost_analysis() or {}).get("flops")
 
     def run(self, steps: int) -> float:
         """Seconds of `steps` steps."""
-        begin = time.perf_counter()
-        for _ in range(steps):
-            self.state, _ = self.program(self.state, self.images)
+        begin, left = time.perf_counter(), steps
+        while left:
+            if self.steps_per_call > 1:
+                count = min(left, self.steps_per_call)
+                self.state, self.cursor, _, _ = self.program(
+                    self.state, self.cursor, self.path, self.source, np.asarray(count, np.int32)
+                )
+            else:
+                count = 1
+                self.state, self.cursor, self.going, _ = self.program(
+                    self.state, self.cursor, self.going, self.path, self.source
+                )
+            left -= count
         jax.block_until_ready(self.state)
         return time.perf_counter() - begin
 
@@ -116,10 +152,14 @@ class TorchTraining:
 
 
 def measure_batch(
-    model: UNet, batch: int, torch: TorchTraining | None, steps: int, turns: int, trace: str | None
+    ours: JaxTraining,
+    batch: int,
+    torch: TorchTraining | None = None,
+    steps: int = 20,
+    turns: int = 3,
+    trace: str | None = None,
 ) -> dict[str, Any]:
     """Images per second of both, in turns."""
-    ours = JaxTraining(model, batch)
     ours.run(2)
     theirs = torch.run(batch, 3) if torch else {}
     speeds: dict[str, list[float]] = {"kacjax": [], "torch": []}
@@ -133,6 +173,7 @@ def measure_batch(
             ours.run(3)
     result = {
         "images per second": {name: values for name, values in speeds.items() if values},
+        "steps per call": ours.steps_per_call,
         "compile seconds": ours.compile_seconds,
         "bytes": ours.memory(),
         "step flops per image, XLA": ours.flops and ours.flops / batch,
@@ -145,6 +186,21 @@ def measure_batch(
     return result
 
 
+def read_option(text: str) -> tuple[str, bool | int | float | str]:
+    """Name and value of a compiler's option, `NAME=VALUE`."""
+    name, separator, value = text.partition("=")
+    if not (name and separator):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE.")
+    if value.lower() in ("true", "false"):
+        return name, value.lower() == "true"
+    for kind in (int, float):
+        try:
+            return name, kind(value)
+        except ValueError:
+            pass
+    return name, value
+
+
 def parse_arguments() -> argparse.Namespace:
     """Reads the flags."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -153,6 +209,15 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=20, help="steps of a turn (20)")
     parser.add_argument("--turns", type=int, default=3, help="turns (3)")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: by the device")
+    parser.add_argument(
+        "--xla-options",
+        nargs="+",
+        default=[],
+        type=read_option,
+        metavar="NAME=VALUE",
+        help="options of the compiler for kacjax's step, xla_gpu_autotune_level=4 for instance",
+    )
+    parser.add_argument("--steps-per-call", type=int, help="default: as kacjax.fit chooses")
     parser.add_argument("--remat", action="store_true", help="rematerialise residual blocks")
     parser.add_argument("--no-torch", action="store_true", help="kacjax alone")
     parser.add_argument("--no-compile", action="store_true", help="no torch.compile")
@@ -178,37 +243,42 @@ def main() -> None:
     torch = None
     if not arguments.no_torch:
         torch = TorchTraining(arguments.torch_python, model.config, dtype, mode)
-    measure = partial(
-        measure_batch, model, torch=torch, steps=arguments.steps, turns=arguments.turns
-    )
-    batches = {}
+    xla_options = dict(arguments.xla_options)
+    name = " ".join([arguments.size, *(f"{key}={value}" for key, value in xla_options.items())])
+    entry = {
+        "config": model.config,
+        "parameters": count,
+        "torch.compile": mode if torch else None,
+        "XLA options": xla_options,
+        "matrix products, flops per second by side": peaks,
+        "step flops per image, by hand": flops,
+        "batches": {},
+        **surroundings("jaxlib", "flax", "optax", "kacjax"),
+    }
     for batch in arguments.batch:
-        row = measure(batch, trace=arguments.trace)
+        ours = JaxTraining(model, batch, xla_options, arguments.steps_per_call)
+        row = measure_batch(ours, batch, torch, arguments.steps, arguments.turns, arguments.trace)
         speed = statistics.median(row["images per second"]["kacjax"])
         row["share of the matrix peak"] = speed * flops / peak
-        batches[str(batch)] = row
         print(f"batch {batch}: kacjax {speed:.1f} images/s, {speed * flops / peak:.1%} of the peak")
         if torch:
             theirs = statistics.median(row["images per second"]["torch"])
             assert row["torch"]["parameters"] == count
             print(f"batch {batch}: torch  {theirs:.1f} images/s, ratio {row['ratio']:.2f}")
+        entry["batches"][str(batch)] = row
+        # A command that is cut off keeps the batch sizes that it has done.
+        print("written:", write_size(name, entry).name, flush=True)
     if torch:
         torch.close()
-    entry = {
-        "config": model.config,
-        "parameters": count,
-        "torch.compile": mode,
-        "matrix products, flops per second by side": peaks,
-        "step flops per image, by hand": flops,
-        "batches": batches,
-        **surroundings("jaxlib", "flax", "optax", "kacjax"),
-    }
-    name = f"train_speed-{device_name()}"
-    old = RESULTS / f"{name}.json"
+
+
+def write_size(name: str, entry: Mapping[str, Any]) -> pathlib.Path:
+    """Writes the results of one size, and its options, to the device's file beside the others."""
+    file = f"train_speed-{device_name()}"
+    old = RESULTS / f"{file}.json"
     sizes = json.loads(old.read_text())["sizes"] if old.exists() else {}
     what = "training the U-Net: forward, backward, clipping, Adam, average"
-    result = {"what": what, "sizes": sizes | {arguments.size: entry}}
-    print("written:", write_result(name, result).name)
+    return write_result(file, {"what": what, "sizes": sizes | {name: entry}})
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ def forward_flops(config: Mapping[str, Any]) -> int:
     Args:
         config: `UNet.config`.
     """
-    height, width, colours = config["shape"]
+    height, width, colors = config["shape"]
     channels, blocks, embedding = config["channels"], config["blocks"], 2 * config["channels"]
     levels = [channels * multiplier for multiplier in config["multipliers"]]
     pixels = [height * width // 4**level for level in range(len(levels))]
@@ -41,7 +41,7 @@ def forward_flops(config: Mapping[str, Any]) -> int:
 
     # The time's features: sinusoids, and nine of its logarithm.
     total = 2 * (channels + 9) * embedding + 2 * embedding**2
-    total += conv(colours, channels, 0) + conv(levels[0], colours, 0)
+    total += conv(colors, channels, 0) + conv(levels[0], colors, 0)
     current, skips = channels, [channels]
     for level, outputs in enumerate(levels):
         if level:

@@ -132,7 +132,7 @@ def make_clock(clock: str | Schedule) -> Schedule:
 
 def power_grid(
     start: ArrayLike, end: Scalar, steps: int, power: Scalar
-) -> Float[Array, " steps+1"]:
+) -> Float[Array, " {steps}+1"]:
     r"""Numbers that fall from `start` to `end`, of which the root $x^{1/p}$ falls evenly.
 
     To 0 they are $x_k = x_0 (1 - k / n)^p$. The ends are exact.
@@ -141,4 +141,5 @@ def power_grid(
     ratio = jnp.asarray(end, u.dtype) / start
     # The root has no derivative at 0.
     low = jnp.where(ratio > 0, jnp.power(jnp.where(ratio > 0, ratio, 1), 1 / power), 0)
-    return (start * jnp.power(low + (1 - low) * u, power)).at[0].set(start).at[-1].set(end)
+    levels = jnp.asarray(start * jnp.power(low + (1 - low) * u, power))
+    return levels.at[0].set(start).at[-1].set(end)

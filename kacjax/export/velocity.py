@@ -180,17 +180,15 @@ def _make(where: str, header: dict[str, Any], arrays: _Arrays) -> Velocity:
     """
     try:
         values, path = header["network"], path_from_dict(header["path"])
-        cls, config, frozen = (
-            find_class(values["class"]),
-            values["config"],
-            values["mode"] == "eval",
-        )
+        cls: Any = find_class(values["class"])
+        config, frozen = values["config"], values["mode"] == "eval"
         if issubclass(cls, linen.Module):
             variables = {tuple(name.split(".")[1:]): array for name, array in arrays.items()}
             network = LinenNetwork(traverse_util.unflatten_dict(variables), cls(**config))
         elif issubclass(cls, nnx.Module):
-            nnx.eval_shape(lambda: cls(**config, rngs=_FewKeys(100 + 3 * len(arrays))))
-            module = nnx.eval_shape(lambda: cls(**config, rngs=nnx.Rngs(0)))
+            make: Any = cls  # It is a class of the user's or ours.
+            nnx.eval_shape(lambda: make(**config, rngs=_FewKeys(100 + 3 * len(arrays))))
+            module = nnx.eval_shape(lambda: make(**config, rngs=nnx.Rngs(0)))
             if frozen:
                 module.eval()
             # What was trained is what the file calls so.

@@ -12,15 +12,17 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 from tqdm import tqdm
 
 from kacjax._pytrees import as_arrays
 from kacjax._typing import Key, Scalar, Shape, Vector
-from kacjax._validation import check_count, check_labels
+from kacjax._validation import check_count, check_labels, check_path
 from kacjax.generation.solve import Options, Velocity, solve
 from kacjax.paths import ProbabilityPath
+from kacjax.processes.base import check_draw
 
 Samples = Array | np.ndarray
 
@@ -49,15 +51,13 @@ def initial_noise(
         >>> bool(jnp.all(few == more[:2]))
         True
     """
-    shape = _check_shape(shape)
-    if x0 is not None and x0.shape != shape:
-        raise ValueError(f"x0 must have the shape {shape}, got {x0.shape}.")
+    shape, x0 = _check_draw(key, shape, x0)
     return _draw(as_arrays(path), key, jnp.arange(shape[0]), shape[1:], x0)
 
 
 @eqx.filter_jit
 def _draw(
-    path: ProbabilityPath, key: Key, rows: Int[Array, " rows"], event: Shape, x0: Array | None
+    path: ProbabilityPath, key: Key, rows: Int[Array, " rows"], event: Shape, x0: Samples | None
 ) -> Array:
     def one(row, x0):
         x0 = None if x0 is None else x0[None]
@@ -130,50 +130,42 @@ def generate(
         >>> bool(jnp.allclose(jnp.abs(x[:, 0]), 1, atol=1e-2))
         True
     """
-    shape = _check_shape(shape)
+    check_path(velocity, path)
+    shape, x0 = _check_draw(key, shape, x0)
     if per_sample_steps is None:
         per_sample_steps = chunk_size is not None or mesh is not None
-    options = {"solver": solver, "coordinates": coordinates, "grid_power": grid_power, "rtol": rtol}
+    options: Any = {"solver": solver, "coordinates": coordinates, "grid_power": grid_power, "rtol": rtol}
     options |= {"atol": atol, "per_sample_steps": per_sample_steps}
     labels = check_labels(labels, shape[0], getattr(velocity, "classes", None))
-    if x0 is not None and x0.shape != shape:
-        raise ValueError(f"x0 must have the shape {shape}, got {x0.shape}.")
 
-    def chunk(first: int, size: int) -> tuple[Array, Any]:
+    def chunk(first: int, size: int) -> tuple[Any, Any]:
         rows = np.arange(first, first + size)
-        given, where = (velocity, path, key), None
+        moved, where = (velocity, path, key), None
         if mesh is not None:
             where, everywhere = _shardings(mesh)
             # Samples past the last one, with the data of others, fill up what is divided.
             rows = np.arange(first, first + -(-size // mesh.size) * mesh.size)
-            given = _put(given, everywhere)
+            moved = _put(moved, everywhere)
         known = [None if part is None else part[rows % shape[0]] for part in (x0, labels)]
         parts = _put((jnp.asarray(rows), *known), where)
-        noise = _put(_draw(as_arrays(given[1]), given[2], parts[0], shape[1:], parts[1]), where)
-        result = solve(
-            *given[:2],
-            noise,
-            given[1].T,
-            0.0,
-            steps,
-            labels=parts[2],
-            return_nfe=return_nfe,
-            **options,
-        )
-        x, nfe = result if return_nfe else (result, None)
+        noise = _put(_draw(as_arrays(moved[1]), moved[2], parts[0], shape[1:], parts[1]), where)
+        every = {"labels": parts[2], "return_nfe": return_nfe, **options}
+        result: Any = solve(moved[0], moved[1], noise, moved[1].T, 0.0, steps, **every)
+        x, nfe = result if return_nfe else (result, np.zeros(()))
         kept = min(size, shape[0] - first)
         x = x[:kept] if kept < len(rows) else _put(x, where)
-        return x, nfe[:kept] if return_nfe and nfe.ndim else nfe
+        return x, nfe[:kept] if nfe.ndim else nfe
 
     if chunk_size is None:
         x, nfe = chunk(0, shape[0])
         return (x, nfe) if return_nfe else x
     check_count("chunk_size", chunk_size)
-    samples, counts = None, []
+    samples: Any = None
+    counts: list[Any] = []
     size = min(chunk_size, shape[0])
     for first in tqdm(range(0, shape[0], size), desc="generate", disable=not progress):
         x, nfe = chunk(first, size)
-        if isinstance(x, jax.core.Tracer):
+        if isinstance(x, Tracer):
             raise ValueError(f"chunk_size must be None under jit, vmap, grad; got {chunk_size}.")
         samples = np.empty(shape, x.dtype) if samples is None else samples
         samples[first : first + len(x)] = x
@@ -226,12 +218,16 @@ def trajectory(
     return solve(velocity, path, noise, path.T, 0.0, steps, labels=labels, saved=times, **options)
 
 
-def _check_shape(shape: Shape) -> Shape:
-    if not isinstance(shape, tuple | list) or not shape:
-        raise ValueError(f"shape must be a tuple (num, *event), got {shape!r}.")
-    for size in shape:
-        check_count("shape, each number,", size)
-    return tuple(int(size) for size in shape)
+def _check_draw(key: Key, shape: Shape, x0: Any) -> tuple[Shape, Samples | None]:
+    """The shape and the data of samples; data stay on the host if they were there."""
+    check_draw(key, shape)
+    if not shape or not all(shape):
+        raise ValueError(f"shape must be (num, *event), of sizes of at least 1, got {shape}.")
+    shape = tuple(map(int, shape))
+    x0 = x0 if x0 is None or isinstance(x0, jax.Array) else np.asarray(x0)
+    if x0 is not None and (x0.shape != shape or not jnp.issubdtype(x0.dtype, jnp.floating)):
+        raise ValueError(f"x0 must hold floats of shape {shape}, got {x0.dtype} of {x0.shape}.")
+    return shape, x0
 
 
 def _shardings(mesh: Mesh) -> tuple[NamedSharding, NamedSharding]:

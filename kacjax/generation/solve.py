@@ -21,12 +21,13 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from kacjax._pytrees import as_arrays
-from kacjax._typing import Scalar, Vector
+from kacjax._typing import ArrayLike, Scalar, Vector
 from kacjax._validation import (
     as_floats,
     check_choice,
     check_count,
     check_labels,
+    check_nonnegative,
     check_path,
     check_positive,
     is_concrete,
@@ -67,8 +68,8 @@ def solve(
     velocity: Velocity,
     path: ProbabilityPath,
     x: Float[Array, "batch *event"],
-    t0: Scalar,
-    t1: Scalar,
+    t0: ArrayLike,
+    t1: ArrayLike,
     steps: int | Vector = 50,
     *,
     labels: Vector | None = None,
@@ -128,7 +129,7 @@ def integrate(
     path: ProbabilityPath,
     state: tuple[Array, ...],
     args: PyTree[Array],
-    times: tuple[Scalar, Scalar, int | Vector],
+    times: tuple[ArrayLike, ArrayLike, int | Vector],
     options: Options,
     saved: Vector | None = None,
     count: bool = False,
@@ -153,9 +154,11 @@ def integrate(
     rtol, atol = (1e-3 if value is None else value for value in (rtol, atol))
     for name, value in (("rtol", rtol), ("atol", atol), ("grid_power", power)):
         check_positive(name, value)
+    check_nonnegative("t0", t0)
+    check_nonnegative("t1", t1)
     upwards = t1 is path.T or (t0 is not path.T and bool(t0 < t1))
     if is_concrete(t0) and is_concrete(t1):
-        check_times("t0 and t1", [t0, t1], path, falling=not upwards)
+        check_times("t0 and t1", np.stack([t0, t1]), path, falling=not upwards)
         if t0 == t1:
             raise ValueError(f"t1 must differ from t0, got {t0} and {t1}.")
     given = None
@@ -253,7 +256,7 @@ def _integrate(field, coordinates, solver, numbers, arrays, steps, choices):
 
 def _solve(
     field, coordinates, solver, state, args, upwards, taus, edge, floor, saved, tolerances
-) -> tuple[tuple[Array, ...], Array]:
+) -> Any:
     """The states at the solver times `saved`, or at the end as the only one; and steps tried."""
 
     def slope(tau, state, args):

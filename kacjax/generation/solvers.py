@@ -120,9 +120,9 @@ def stage_times(solver: diffrax.AbstractSolver) -> tuple[float, ...]:
 
 def evaluations(solver: diffrax.AbstractSolver) -> tuple[int, int] | None:
     """Evaluations a step, and before the first; None if stages are solved for, or not told."""
-    if isinstance(solver, diffrax.AbstractERK):
-        reused = int(solver.tableau.fsal)
-        return solver.tableau.num_stages - reused, reused
+    tableau = getattr(solver, "tableau", None)
+    if isinstance(solver, diffrax.AbstractERK) and isinstance(tableau, diffrax.ButcherTableau):
+        return tableau.num_stages - int(tableau.fsal), int(tableau.fsal)
     if isinstance(solver, diffrax.Euler) or hasattr(solver, "stage_times"):
         return len(stage_times(solver)), 0
     return None

@@ -185,7 +185,10 @@ def trajectory_gif(
         _square(ax, 1.05 * float(np.abs(positions).max()))
     with writer.saving(figure, os.fspath(file), dpi=100):
         for t, x in zip(np.asarray(times), positions, strict=True):
-            shown.set_data(_tiled(x, side, 8, 8)) if images else shown.set_offsets(x)
+            # A picture or points; each has a setter of its own.
+            getattr(shown, "set_data" if images else "set_offsets")(
+                _tiled(x, side, 8, 8) if images else x
+            )
             ax.set_title(f"$t = {t:.3f}$")
             writer.grab_frame()
         for _ in range(20):

@@ -41,7 +41,8 @@ STYLE: dict[Any, Any] = {
     "mathtext.fontset": "cm",
 }
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def styled(draw: Callable[P, R]) -> Callable[P, R]:

@@ -6,7 +6,7 @@ so that $\partial_s p + \partial_y (v p) = 0$; the distribution function is $\Ph
 
 import abc
 from functools import partial
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import equinox as eqx
 import jax
@@ -319,7 +319,7 @@ class Process(eqx.Module):
         return quotient(elasticity, 2 * s)
 
 
-def align_positive(**values: ArrayLike) -> tuple[Array, ...]:
+def align_positive(**values: Any) -> tuple[Array, ...]:
     """`align`, after a check that a concrete process time `s` is positive."""
     check_positive("s", as_numbers("s", values["s"]))
     return align(**values)

@@ -152,6 +152,47 @@ class KacProcess(Process):
         kappa, change = jax.jvp(law.scaled_variance, (lam,), (lam,))
         return base.quotient(1 + change / (2 * kappa), s) + jnp.zeros_like(c)
 
+    def sample_jump_times(
+        self, key: Key, horizon: ArrayLike, shape: Shape = (), max_jumps: int | None = None
+    ) -> Float[Array, "... jumps"]:
+        """Draws the times at which paths turn; `position_at` says where they are in between.
+
+        Args:
+            key: Random key.
+            horizon: Last time, broadcast against `shape`.
+            shape: Shape of the paths.
+            max_jumps: As in `sample_path`.
+
+        Returns:
+            Increasing times of shape `(*shape, max_jumps)`, padded with `inf` past the horizon.
+
+        Example:
+            >>> process = kacjax.KacProcess(a=9.0)
+            >>> process.sample_jump_times(jax.random.key(0), 0.5, (100,)).min() > 0
+            Array(True, dtype=bool)
+        """
+        base.check_draw(key, shape)
+        bound = telegraph.resolve_bound(max_jumps, self.a, horizon, math.prod(shape))
+        aligned = align(s=horizon, a=self.a, shape=shape)
+        s, a = (jnp.broadcast_to(value, shape).reshape(-1) for value in aligned)
+        return telegraph.sample_jumps(key, a, s, bound).reshape(*shape, bound)
+
+    def position_at(
+        self, jump_times: Float[Array, "... jumps"], direction: ArrayLike, s: ArrayLike
+    ) -> Values:
+        """Position at time `s` of paths with these jump times and first directions, 1 or -1.
+
+        Example:
+            >>> jumps = jnp.array([[0.25, jnp.inf]])
+            >>> kacjax.KacProcess(c=2.0).position_at(jumps, jnp.ones(1), 0.5)
+            Array([0.], dtype=float32)
+        """
+        shape = jump_times.shape[:-1]
+        aligned = align(direction=direction, s=s, c=self.c, shape=shape)
+        direction, s, c = (jnp.broadcast_to(value, shape).reshape(-1) for value in aligned)
+        jumps = jump_times.reshape(-1, jump_times.shape[-1])
+        return (c * jax.vmap(telegraph.position)(jumps, direction, s)).reshape(shape)
+
     def sample_path(
         self, key: Key, times: ArrayLike, shape: Shape, max_jumps: int | None = None
     ) -> Float[Array, "times ..."]:

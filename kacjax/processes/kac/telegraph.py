@@ -65,6 +65,13 @@ def position(jumps: Array, direction: Array, time: Array) -> Array:
 
 
 @partial(jax.jit, static_argnames="max_jumps")
+def sample_jumps(key: Key, a: Array, horizon: Array, max_jumps: int) -> Array:
+    """The jump times of many paths, each with a rate and a last time of its own."""
+    keys = jax.random.split(key, a.size)
+    return jax.vmap(jump_times, (0, 0, 0, None))(keys, a, horizon, max_jumps)
+
+
+@partial(jax.jit, static_argnames="max_jumps")
 def sample_positions(
     key: Key, a: Float[Array, " paths"], times: Float[Array, "paths times"], max_jumps: int
 ) -> tuple[Float[Array, "paths times"], Int[Array, " paths"], Float[Array, " paths"]]:
