@@ -268,6 +268,9 @@ def test_pairs_follow_from_the_judgements(finished):
             np.array([found[model][seed, int(row["nfe"])][row["metric"]] for seed in (0, 1)])
             for model in ("kac-t", "diffusion")
         )
+        if row["kind"] == "difference" and row["metric"] == "relative_mode_width":
+            # Its best value is 1; a width of 0, of a mode that is hit once, has no logarithm.
+            own, rival = np.abs(own - 1), np.abs(rival - 1)
         expected = {
             "ratio": lambda q, b: np.exp(np.mean(np.log(q / b))),
             "difference": lambda q, b: np.mean(q - b),
