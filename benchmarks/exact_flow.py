@@ -25,7 +25,6 @@ from scipy.spatial.distance import cdist
 import kacjax
 from benchmarks.common import surroundings, write_result
 from benchmarks.grids import PATHS, data_sets
-from experiments.compare.evaluation import grid_power
 from kacjax.generation import ADAPTIVE, COORDINATES, FIXED
 
 NUM = 4000
@@ -53,8 +52,11 @@ def permutation_test(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def euler(path, coordinates) -> dict:
-    """The options of Euler's method, with the exponent of the steps that suits the path best."""
-    power = grid_power(path, coordinates)
+    """The options of Euler's method, with the exponent of the steps that `grids` found best."""
+    power = 2.0
+    if coordinates == "time":
+        quadratic = isinstance(path.clock, kacjax.schedules.QuadraticClock)
+        power = 1.5 if quadratic else 2.0 if has_atoms(path) else 4.0
     return {"solver": "euler", "coordinates": coordinates, "grid_power": power}
 
 

@@ -298,7 +298,10 @@ def test_devices_and_chunk_sizes_change_nothing():
     """One device against eight simulated ones, chunks of 99, 100 and 1,000, 1,999 samples."""
     environment = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
-        [sys.executable, "-c", DEVICES], env=os.environ | environment, capture_output=True, text=True
+        [sys.executable, "-c", DEVICES],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr[-3000:]
 

@@ -70,7 +70,13 @@ def test_what_is_counted_is_what_is_evaluated(name):
                 continue  # It has no estimate of its error.
             velocity, times = recording(GaussianFlow(DIFFUSION))
             x, nfe = solve(
-                velocity, DIFFUSION, jnp.ones((2, 1)), *ends, solver=solver, return_nfe=True, **options
+                velocity,
+                DIFFUSION,
+                jnp.ones((2, 1)),
+                *ends,
+                solver=solver,
+                return_nfe=True,
+                **options,
             )
             jax.effects_barrier()
             assert int(nfe) == len(times) > 0, (options, ends)
@@ -169,14 +175,18 @@ def test_any_solver_of_diffrax(x64):
     # A tolerance makes any solver choose its steps, one with a name too.
     np.testing.assert_allclose(run("heun", rtol=1e-5), true, atol=1e-2)
     for solver in ("rk45", 3, diffrax.Heun):
-        with pytest.raises(ValueError, match=r"solver, if it is none of Diffrax, must be one of ab2"):
+        with pytest.raises(
+            ValueError, match=r"solver, if it is none of Diffrax, must be one of ab2"
+        ):
             run(solver)
 
 
 def test_the_step_limit_is_one_line():
     """It names the solver and the tolerances, and what can be done."""
     wild = lambda t, x: 1e4 * jnp.sin(1e5 * t)[:, None] * jnp.ones_like(x)  # noqa: E731
-    with pytest.raises(ValueError, match="solver Tsit5 did not reach rtol=1e-07, atol=1e-07") as info:
+    with pytest.raises(
+        ValueError, match="solver Tsit5 did not reach rtol=1e-07, atol=1e-07"
+    ) as info:
         generate(wild, PATH, KEY, (2, 1), solver="tsit5", rtol=1e-7, atol=1e-7)
     assert "\n" not in str(info.value)
     assert info.value.__cause__ is None
