@@ -125,8 +125,8 @@ def scale(
     rows = {}
     for name, images in sets.items():
         statistics = judge.statistics(images)
-        features = [judge.classify(some)[0] for some in (images, reference)]
-        kernel = metrics.kid(*features, key, subset_size=min(1000, half))
+        features, _ = judge.classify(images)
+        kernel = metrics.kid(features, judge.real_features, key, subset_size=min(1000, half))
         rows[name] = {
             "classifier_frechet_distance": statistics.classifier_frechet_distance,
             "classifier_kernel_distance": float(kernel.mean),

@@ -19,6 +19,7 @@ from experiments.datasets import Dataset
 from experiments.images.config import ImageConfig
 from kacjax import Trainer, Velocity, sharding
 from kacjax.training import default_optimizer
+from kacjax.velocity import Guided
 
 
 def make_model(config: TrainConfig, dim: int) -> kacjax.models.MLP:
@@ -107,9 +108,11 @@ def draw(
     Raises:
         UserError: If the solver diverged, or a label is none of the network's.
     """
+    path = velocity.path
+    assert path is not None  # Only of a guided function is it unknown.
     options = sampling.options() | {"mesh": local_mesh(), "return_nfe": True} | options
     with user_errors(ValueError):
-        samples, nfe = kacjax.generate(velocity, velocity.path, key, shape, **options)
+        samples, nfe = kacjax.generate(velocity, path, key, shape, **options)
     if not np.all(np.isfinite(samples)):
         raise UserError(
             f"generation diverged with {sampling.solver} and {sampling.solver_steps} steps; "

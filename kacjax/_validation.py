@@ -90,13 +90,13 @@ def as_floats(name: str, x: Any) -> Float[Array, "batch *event"]:
         ValueError: If they are no floats: whether bytes are to be scaled, nobody can tell; or have
             no batch.
     """
-    array = jnp.asarray(x)
+    array = x if isinstance(x, jax.Array) else np.asarray(x)
     if not jnp.issubdtype(array.dtype, jnp.floating) or array.ndim < 1:
         raise ValueError(
             f"{name} must hold floats of shape (batch, *event), got {array.dtype} of shape "
             f"{array.shape}."
         )
-    return widen(array)
+    return widen(jnp.asarray(array))
 
 
 def widen(array: Array) -> Array:
@@ -106,7 +106,11 @@ def widen(array: Array) -> Array:
 
 
 def check_path(velocity: Any, path: Any) -> None:
-    """Raises a `ValueError` if a velocity knows its path, and it is another one."""
+    """Raises a `ValueError` if a velocity knows its path, and it is another one; or is none."""
+    if not callable(velocity):
+        raise ValueError(f"velocity must be callable as velocity(t, x), got {velocity!r:.100}.")
+    if not hasattr(path, "coefficients"):
+        raise ValueError(f"path must be a kacjax.ProbabilityPath, got {type(path).__name__}.")
     own = getattr(velocity, "path", None)
     if own is None or own is path:
         return

@@ -54,6 +54,11 @@ class ExactVelocity(eqx.Module):
         std: Deviation of a Gaussian around each datum, or None.
         width: Relative width of the layer that stands for an atom.
         block: Data that are looked at together; by default as many as memory allows.
+
+    Example:
+        >>> velocity = kacjax.exact_velocity(kacjax.diffusion_path(), jnp.zeros((1, 2)), std=1.0)
+        >>> velocity.log_density(jnp.zeros(1), jnp.zeros((1, 2)))  # -log 2 pi
+        Array([-1.837877], dtype=float32)
     """
 
     path: ProbabilityPath

@@ -228,7 +228,7 @@ class ProbabilityPath(eqx.Module):
                 f"the signal {self.signal!r} does not vanish at T, so that the prior depends on the "
                 "data: pass x0, or use the signal 'linear' or 'cosine' to generate from noise alone."
             )
-        return c.f * x0 + noise
+        return c.f * widen(jnp.asarray(x0)) + noise
 
     def velocity_from_x0(
         self,
@@ -296,7 +296,7 @@ class ProbabilityPath(eqx.Module):
             latest = np.max(np.asarray(t, np.float64), initial=0)
             if latest > _LATEST * np.max(np.asarray(self.T)):
                 raise ValueError(f"t must not exceed T = {self.T}, got {latest}.")
-        return [jnp.asarray(t), *arrays.values()]
+        return [widen(part) for part in (jnp.asarray(t), *arrays.values())]
 
 
 def kac_path(

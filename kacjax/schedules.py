@@ -132,7 +132,7 @@ def make_clock(clock: str | Schedule) -> Schedule:
 
 def power_grid(
     start: ArrayLike, end: Scalar, steps: int, power: Scalar
-) -> Float[Array, " steps+1"]:
+) -> Float[Array, " {steps}+1"]:
     r"""Numbers that fall from `start` to `end`, of which the root $x^{1/p}$ falls evenly.
 
     To 0 they are $x_k = x_0 (1 - k / n)^p$. The ends are exact.

@@ -104,11 +104,7 @@ class NNXNetwork(eqx.Module):
         return getattr(nnx.merge(self.graphdef, self.params, self.rest), "config", {})
 
     def __call__(self, t: Array, x: Array, label: Array | None = None, *, key: Key | None = None):
-        """Calls the module.
-
-        Raises:
-            ValueError: If the call changes a variable: there is nobody to keep it.
-        """
+        """Calls the module; a call that changes a variable is a `ValueError`."""
         # A copy: a call that changes a variable must not change this one.
         module = nnx.merge(self.graphdef, self.params, self.rest, copy=True)
         output = _call(module, t, x, label, key)
@@ -192,14 +188,7 @@ def trainable(network: Any) -> Any:
 
 
 class Guided(eqx.Module):
-    r"""A velocity with classifier-free guidance; made by `guided`.
-
-    Attributes:
-        velocity: The class-conditional velocity.
-        scale: Strength of guidance.
-        interval: First and last time at which there is guidance.
-        null_label: The label that stands for no class.
-    """
+    """A velocity with classifier-free guidance; made by `guided`, which says what the fields are."""
 
     velocity: Callable[..., Array]
     scale: ArrayLike
@@ -284,11 +273,7 @@ def guided(
 
 
 def _call(network: Callable[..., Array], t: Array, x: Array, label: Any, key: Any) -> Array:
-    """Calls a network with what it takes of label and key.
-
-    Raises:
-        ValueError: If there are labels, and the network takes none.
-    """
+    """Calls a network with what it takes of label and key."""
     takes = inspect.signature(network).parameters
     everything = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in takes.values())
     given: dict[str, Any] = {}

@@ -28,7 +28,7 @@ QUICK = [
 
 
 def draw_pictures(folder: Path) -> Path:
-    """Fills a folder with 30 coloured images in two classes."""
+    """Fills a folder with 30 colored images in two classes."""
     random = np.random.default_rng(0)
     for i in range(30):
         file = folder / ("bright" if i % 2 else "dark") / f"{i}.png"

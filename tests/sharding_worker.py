@@ -12,8 +12,9 @@ from flax import nnx
 
 import kacjax
 from kacjax import Trainer, sharding
-from kacjax.data.batches import draw_batch
 from kacjax.models import MLP, UNet, unet_size
+from kacjax.training import default_optimizer
+from kacjax.training.data import DeviceData, cursor_at, next_batch
 
 STEPS, BATCH, DIM = 20, 48, 5
 KEY = jax.random.key
@@ -23,7 +24,8 @@ DATA = np.random.default_rng(0).normal(size=(100, DIM)).astype(np.float32)
 def make_trainer(mesh=None, width=64, **options) -> Trainer:
     """A run of twenty steps, with layers of which some are split and some are not."""
     model = MLP(DIM, rngs=nnx.Rngs(0), width=width, depth=1)
-    numbers = {"steps": STEPS, "batch_size": BATCH, "warmup": 2, "steps_per_call": 12}
+    optimizer = default_optimizer(STEPS, warmup=2)
+    numbers = {"steps": STEPS, "batch_size": BATCH, "optimizer": optimizer, "steps_per_call": 12}
     return Trainer(model, kacjax.kac_path(), **numbers, mesh=mesh, **options)
 
 
@@ -32,7 +34,8 @@ def make_unet_trainer(mesh=None) -> Trainer:
     # Of fewer channels, most parameters would be too small to be split.
     size = {**unet_size("tiny"), "channels": 16, "dropout": 0.0, "classes": 3}
     model = UNet((8, 8, 1), rngs=nnx.Rngs(0), **size)
-    numbers = {"steps": STEPS, "batch_size": 16, "learning_rate": 2e-4, "steps_per_call": 1}
+    optimizer = default_optimizer(STEPS, learning_rate=2e-4)
+    numbers = {"steps": STEPS, "batch_size": 16, "optimizer": optimizer}
     return Trainer(model, kacjax.kac_path(), **numbers, label_dropout=0.1, flip=True, mesh=mesh)
 
 
@@ -40,7 +43,18 @@ def host_batches(part: int, parts: int):
     """The batches that a run on resident data draws: the part of one process of several."""
     key = jax.random.split(KEY(0))[0]
     rows = slice(part * BATCH // parts, (part + 1) * BATCH // parts)
-    return (np.asarray(draw_batch(DATA, key, k, BATCH)[0])[rows] for k in range(STEPS))
+    for step in range(STEPS):
+        cursor = cursor_at(key, step, BATCH, len(DATA))
+        yield np.asarray(next_batch(DeviceData(DATA), key, cursor, BATCH)[0][0])[rows]
+
+
+def bytes_per_device(tree) -> int:
+    """The bytes that a pytree of arrays takes on the fullest device of this process."""
+    totals = {}
+    for leaf in jax.tree.leaves(tree):
+        for shard in leaf.addressable_shards:
+            totals[shard.device] = totals.get(shard.device, 0) + shard.data.nbytes
+    return max(totals.values())
 
 
 def flat(tree) -> np.ndarray:
@@ -50,14 +64,14 @@ def flat(tree) -> np.ndarray:
 
 def train(trainer: Trainer, source=None) -> dict[str, np.ndarray]:
     """Runs all steps, with a break after seven; losses, parameters, average."""
-    source = trainer.resident(DATA) if source is None else source
+    source = trainer.device_data(DATA) if source is None else source
     state, first = trainer.run(trainer.init(KEY(0)), source, 7)
     state, rest = trainer.run(state, source)
     if trainer.mesh is not None:
-        whole = sharding.replicate((state.parameters, state.ema), trainer.mesh)
+        whole = sharding.replicate((state.params, state.ema), trainer.mesh)
     else:
-        whole = state.parameters, state.ema
-    held = sharding.bytes_per_device((state.parameters, state.ema, state.optimiser))
+        whole = state.params, state.ema
+    held = bytes_per_device((state.params, state.ema, state.opt_state))
     return {
         "losses": np.concatenate([first.loss, rest.loss]),
         "norms": np.concatenate([first.gradient_norm, rest.gradient_norm]),
@@ -79,11 +93,11 @@ def on_eight_devices() -> dict[str, np.ndarray]:
     both = make_trainer(sharding.make_mesh(2, 4), accumulate=2)
     runs = {"8x1": train(whole), "1x8": train(split), "stream": train(both, host_batches(0, 1))}
     results = named(runs)
-    arguments = whole.init(KEY(0)), whole.resident(DATA), np.asarray(0, np.int32)
-    results["text"] = np.asarray(whole._resident.compile(*arguments).as_text())
+    lowered = whole.lower(whole.init(KEY(0)), whole.device_data(DATA))
+    results["text"] = np.asarray(lowered.compile().as_text())
     for fsdp in (1, 8):
         state = make_trainer(sharding.make_mesh(fsdp=fsdp), width=512).init(KEY(0))
-        held = sharding.bytes_per_device((state.parameters, state.ema, state.optimiser))
+        held = bytes_per_device((state.params, state.ema, state.opt_state))
         results[f"wide/{fsdp}"] = np.asarray(held)
     results["errors"] = np.asarray([refusal(48 + 1), refusal(3), refusal(48, accumulate=4)])
     return results
@@ -96,7 +110,7 @@ def unet_on_eight_devices() -> dict[str, np.ndarray]:
     meshes = {"1": None, "8x1": sharding.make_mesh(), "1x8": sharding.make_mesh(fsdp=8)}
     trainers = {name: make_unet_trainer(mesh) for name, mesh in meshes.items()}
     labels = np.arange(32) % 3
-    return named({name: train(t, t.resident(images, labels)) for name, t in trainers.items()})
+    return named({name: train(t, t.device_data(images, labels)) for name, t in trainers.items()})
 
 
 def refusal(batch_size: int, accumulate: int = 1) -> str:
@@ -111,7 +125,7 @@ def refusal(batch_size: int, accumulate: int = 1) -> str:
 def on_two_processes(coordinator: str, process: int) -> dict[str, np.ndarray]:
     """One device each, the state split over both; resident data and host batches."""
     for _ in range(2):
-        assert sharding.initialise_distributed(coordinator, 2, process)
+        assert sharding.initialize_distributed(coordinator, 2, process)
     assert (jax.process_count(), jax.device_count(), len(jax.local_devices())) == (2, 2, 1)
     split = train(make_trainer(sharding.make_mesh(fsdp=2)))
     trainer = make_trainer(sharding.make_mesh())

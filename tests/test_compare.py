@@ -147,7 +147,7 @@ def test_the_table_follows_from_the_cells(finished):
     found = judgements(out)
     assert len(found) == 8
     # Two models, two steps, two numbers of evaluations.
-    keys = {(r["model"], r["step"], r["solver"], r["power"], r["nfe"]) for r in rows}
+    keys = {(r["model"], r["step"], r["solver"], r["grid_power"], r["nfe"]) for r in rows}
     assert len(keys) == 8
     for row in rows:
         values = [
@@ -270,7 +270,7 @@ def test_models_of_one_seed_start_from_the_same_normals(monkeypatch):
     priors = []
 
     def generate(velocity, path, key, shape, **options):
-        priors.append(np.asarray(path.process.normal_score(1.0, path.sample_prior(key, shape))))
+        priors.append(np.asarray(path.process.to_normal(1.0, path.sample_prior(key, shape))))
         return np.zeros(shape), 1
 
     monkeypatch.setattr(kacjax, "generate", generate)
@@ -293,7 +293,7 @@ def test_models_of_one_seed_start_from_the_same_normals(monkeypatch):
 def one_row(nfe):
     """A judgement that cost nothing."""
     quality = make_dataset("grid2d").quality(np.zeros((3, 2), np.float32))
-    row = {"solver": "euler", "power": 0.0, "asked": nfe, "nfe": float(nfe)}
+    row = {"solver": "euler", "grid_power": 0.0, "asked": nfe, "nfe": float(nfe)}
     statistics = {name: [1.0, 2.0] for name in ("t", "mean_norm", "max_lipschitz")}
     samples = np.zeros((3, 2), np.float32)
     return Judgement([{**row, "seconds_per_sample": 1.0, "quality": quality}], samples, statistics)
@@ -392,7 +392,7 @@ def fails(capsys, flags, *words):
         (["--seeds", "0"], ["--seeds must be an integer of at least 1"]),
         (["--checkpoints", "0.5"], ["--checkpoints must lie in (0, 1] and hold 1, got 0.5"]),
         (["--checkpoints", "0", "1"], ["--checkpoints"]),
-        (["--power", "0"], ["--power must be positive"]),
+        (["--grid-power", "0"], ["--grid-power must be positive"]),
         (["--tolerance", "-1"], ["--tolerance must be positive"]),
         (["--steps", "0"], ["--steps"]),
         (["--against", "gan"], ["--against must be one of kac-t, diffusion, got gan"]),
@@ -462,7 +462,7 @@ def judged(model, seed, step, **rows):
         quality = None if error is None else {"error": error, "hits": hits, "width": 1.1}
         common = {"nfe": float(nfe) or 77.0, "seconds_per_sample": 1e-5 * (1 + float(nfe))}
         power = 0.0 if solver == "tsit5" else 2.0
-        entry = {"solver": solver, "power": power, "asked": int(nfe), "quality": quality}
+        entry = {"solver": solver, "grid_power": power, "asked": int(nfe), "quality": quality}
         entries.append({**entry, **common})
     return {"model": model, "seed": seed, "step": step, "rows": entries}
 
@@ -581,7 +581,7 @@ def test_training_that_was_stopped_gives_the_same_networks(tmp_path, monkeypatch
         batch_size=8,
         steps_per_call=1,
     )
-    source = trainer.resident(np.random.default_rng(0).normal(size=(20, 2)))
+    source = trainer.device_data(np.random.default_rng(0).normal(size=(20, 2)))
     key, folder = jax.random.key(1), tmp_path / "state"
 
     def run(into, steps=(2, 6), until=6):
@@ -589,7 +589,7 @@ def test_training_that_was_stopped_gives_the_same_networks(tmp_path, monkeypatch
             if step > until:
                 raise KeyboardInterrupt
             # Training goes on in the velocity's memory.
-            into[step] = jax.tree.map(np.array, velocity.parameters), record["loss"]
+            into[step] = jax.tree.map(np.array, velocity.network.params), record["loss"]
 
         training.train(trainer, source, lambda: trainer.init(key), steps, keep, folder)
 
@@ -614,8 +614,8 @@ def test_relative_width_of_modes():
     assert abs(dataset.relative_width(real) - 1) < 0.05
     modes = np.round(real)
     assert abs(dataset.relative_width(modes + 2 * (real - modes)) / 2 - 1) < 0.05
-    centres = np.tile(np.array([[0.0, 0.0], [1.0, -1.0]], np.float32), (50, 1))
-    assert dataset.relative_width(centres) == 0
+    centers = np.tile(np.array([[0.0, 0.0], [1.0, -1.0]], np.float32), (50, 1))
+    assert dataset.relative_width(centers) == 0
     assert dataset.relative_width(np.full((10, 2), 0.5, np.float32)) == 0
 
 

@@ -15,11 +15,12 @@ from kacjax import (
     trajectory,
 )
 from kacjax.data import target
-from kacjax.data.grid2d import GRID2D_MODES
-from kacjax.processes.kac.spread import _EDGE
-from kacjax.schedules import LinearClock, LinearSignal
+from kacjax.data.targets import GRID2D_MODES
+from kacjax.processes.base import EDGE
 from tests.processes.test_base import UniformProcess
 from tests.statistics import frequency_bound
+
+pytestmark = pytest.mark.optimised
 
 KEY = jax.random.key(0)
 PATHS = {
@@ -67,19 +68,19 @@ def test_velocity_moves_its_law(path, options, x64):
 
     value, scale = jax.vmap(residual)(t, x)
     c = getattr(path.process, "c", jnp.inf)
-    reach = c * path.clock(t)[:, None, None]
-    z = jnp.abs(x[:, None] - path.signal(t)[:, None, None] * data[None]) / reach
+    at = path.coefficients(t, 3)
+    z = jnp.abs(x[:, None] - at.f * data[None]) / (c * at.g)
     # Points on their own cone, as the sampler's atoms are, have one-sided derivatives. Just outside
     # a cone the density is no law's but a slope, which has fallen to e^-25 where it is left out.
     atom = jnp.any(jnp.abs(z[jnp.arange(400), index] - 1) < 1e-7, axis=1)
-    slope = jnp.any((z > 1) & (z < 1 + 25 * _EDGE * options.get("width", 0)), axis=(1, 2))
+    slope = jnp.any((z > 1) & (z < 1 + 25 * EDGE * options.get("width", 0)), axis=(1, 2))
     np.testing.assert_allclose(jnp.where(atom | slope, 0, value / scale), 0, atol=1e-8)
     # Of the second path's samples 27 % have turned in both components.
     assert jnp.sum(~(atom | slope)) > 90
 
 
 def test_brownian_velocity_is_that_of_the_posterior_mean():
-    """For Brownian motion the velocity is `velocity_from_data` of E[x0 | x]: another formula."""
+    """For Brownian motion the velocity is `velocity_from_x0` of E[x0 | x]: another formula."""
     path = PATHS["diffusion"]
     t, x = jnp.array([0.3, 0.05, 0.9]), jnp.array([[0.1, 0.0], [0.4, 0.25], [1.0, -1.0]])
     square = np.sum((x[:, None] - (1 - t)[:, None, None] * DATA[None]) ** 2, axis=-1)
@@ -87,8 +88,8 @@ def test_brownian_velocity_is_that_of_the_posterior_mean():
     posterior /= posterior.sum(axis=1, keepdims=True)
     mean = jnp.asarray(posterior, jnp.float32) @ DATA
     np.testing.assert_allclose(
-        path.exact_velocity(DATA, weights=WEIGHTS)(t, x),
-        path.velocity_from_data(t, x, mean),
+        exact_velocity(path, DATA, WEIGHTS)(t, x),
+        path.velocity_from_x0(t, x, mean),
         rtol=1e-4,
     )
 
@@ -125,7 +126,7 @@ def test_cones_lead_into_their_data():
 
 
 def test_any_process_has_an_exact_velocity():
-    path = ProbabilityPath(UniformProcess(), LinearSignal(1.0), LinearClock(1.0), 1.0)
+    path = ProbabilityPath(UniformProcess())
     t, x = jnp.array([0.5]), jnp.array([[0.3, -0.1]])
     found = exact_velocity(path, DATA[:1])(t, x)
     np.testing.assert_allclose(found, path.conditional_velocity(t, x, DATA[:1]), rtol=1e-4)
@@ -144,7 +145,7 @@ def test_nine_points_are_reached_in_their_shares(name):
     The shares are unequal: equal ones would come out by symmetry.
     """
     weights = np.array([4, 3, 2, 1, 1, 2, 3, 4, 5]) / 25
-    velocity = PATHS[name].exact_velocity(jnp.asarray(GRID2D_MODES), weights=weights)
+    velocity = exact_velocity(PATHS[name], jnp.asarray(GRID2D_MODES), weights)
     x, nfe = generate(velocity, PATHS[name], KEY, (5000, 2), 100, return_nfe=True)
     assert int(nfe) == 100
     distances, index = nearest(x, GRID2D_MODES)
@@ -164,7 +165,7 @@ def test_two_hundred_points_are_reached_and_marginals_agree(name):
     bound of Dvoretzky, Kiefer, Wolfowitz and Massart, in the sum of both, false alarm 1e-7 each.
     """
     path, num = PATHS[name], 4000
-    velocity = path.exact_velocity(POINTS)
+    velocity = exact_velocity(path, POINTS)
     times = np.array([0.6, 0.3, 0.1, 0.0])
     x = np.asarray(trajectory(velocity, path, KEY, (num, 2), times, 100))
     distances, index = nearest(x[-1], POINTS)
@@ -194,7 +195,7 @@ def test_two_hundred_points_are_reached_and_marginals_agree(name):
         ({"weights": np.ones(2)}, r"weights must have the shape \(3,\), got \(2,\)"),
         ({"weights": np.array([1.0, 0.0, 1.0])}, "weights must be positive"),
         ({"width": 1.0}, "width must lie between 0 and 1, got 1.0"),
-        ({"std": 0.1}, "std must be None unless the noise is Brownian motion"),
+        ({"std": 0.1}, "blur must be None but for Brownian motion"),
         ({"std": -1.0, "path": diffusion_path()}, "std must not be negative"),
         ({"std": np.ones(2), "path": diffusion_path()}, "std must be a number or of shape"),
         ({"block": 0}, "block must be an integer of at least 1"),

@@ -129,7 +129,7 @@ def test_generate_is_reproducible_and_follows_its_flags(untouched, tmp_path):
     assert first.shape == (7, 2)
     np.testing.assert_array_equal(samples("--steps", "4", "--seed", "3"), first)
     assert not np.array_equal(samples("--steps", "4", "--seed", "4"), first)
-    assert not np.array_equal(samples("--steps", "4", "--seed", "3", "--grid", "uniform"), first)
+    assert not np.array_equal(samples("--steps", "4", "--seed", "3", "--grid-power", "1"), first)
     chunks = samples("--steps", "4", "--seed", "3", "--chunk-size", "3")
     np.testing.assert_allclose(chunks, first, atol=1e-5)
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["samples.npy"]
@@ -170,7 +170,7 @@ def test_generate_takes_a_velocity_alone_and_animates(untouched, tmp_path, capsy
 @pytest.mark.slow
 @pytest.mark.parametrize("flags", [[], slow(["--chunk-size", "70"])])
 def test_animations_end_in_the_samples(flags, untouched, tmp_path, monkeypatch):
-    """With adaptive steps too, which are chosen for all points, or with chunks for each."""
+    """With adaptive steps too, which are chosen for each sample."""
     shown, files = [], []
 
     def keep(file, trajectory, *arguments, **options):
@@ -186,7 +186,7 @@ def test_animations_end_in_the_samples(flags, untouched, tmp_path, monkeypatch):
     assert shown[0].shape == (4, 64, 2)
     np.testing.assert_allclose(shown[0][-1], samples[:64], atol=1e-5)
     if "--chunk-size" not in flags:
-        # As `train` draws them: in one batch with common steps.
+        # As `train` draws them.
         velocity = kacjax.load_velocity(untouched / "velocity.safetensors")
         sampling = SamplingConfig(80, "tsit5")
         dataset = make_dataset("grid2d")
@@ -211,7 +211,7 @@ def test_an_animation_that_cannot_be_written_leaves_nothing(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", ["diffusion", *map(slow, ["kac", "flow-matching"])])
-def test_runs_generate_on_the_grid_of_their_path(path, tmp_path):
+def test_runs_generate_with_the_defaults_of_the_library(path, tmp_path):
     """What `train` and `generate` make by default is what the library's default makes."""
     arguments = ["moons", "--path", path, *QUICK, "--solver-steps", "4", "--out", str(tmp_path)]
     assert train.main([*arguments, "--overwrite"]) == 0
@@ -348,7 +348,7 @@ def test_paths_of_the_three_models():
     kac = PathConfig(a=4.0, c=2.0, T=2.0, clock="t2").make()
     assert (kac.process.a, kac.process.c, kac.T) == (4.0, 2.0, 2.0)
     assert PathConfig(path="diffusion", sigma=3.0).make().process.sigma == 3.0
-    assert PathConfig(path="flow-matching", signal="constant").make().signal.vanishes
+    assert PathConfig(path="flow-matching", signal="constant").make().prior_is_noise
 
 
 def test_a_run_that_fails_leaves_the_old_one(untouched, monkeypatch, capsys):

@@ -237,14 +237,14 @@ def test_a_finished_run_is_finished_again(pictures, whole, tmp_path, capsys):
     out = tmp_path / "run"
     shutil.copytree(whole, out)
     values = json.loads((out / "config.json").read_text())
-    del values["sampling"]["grid"], values["sampling"]["tolerance"]
+    del values["sampling"]["grid_power"], values["sampling"]["tolerance"]
     (out / "config.json").write_text(json.dumps(values))
     flags = ["--on-nonfinite", "skip", "--num-samples", "3", "--solver", "heun"]
     assert train.main(arguments(pictures, out, "--resume", *flags)) == 0
     assert "images per second" in capsys.readouterr().out
     assert outcome(out) == outcome(whole)
     assert len(np.load(out / "samples.npy")) == 3
-    assert json.loads((out / "config.json").read_text())["sampling"]["grid"] == "path"
+    assert json.loads((out / "config.json").read_text())["sampling"]["grid_power"] == 2
 
 
 def test_what_would_be_lost_is_refused(pictures, whole, tmp_path, capsys):
@@ -313,7 +313,7 @@ def test_generate_draws_classes_with_guidance(pictures, tmp_path, capsys):
     np.testing.assert_allclose(within, second, atol=1)
     capsys.readouterr()
     for more, words in (
-        (["--label", "9"], ["--label must lie between 0 and 1", "9"]),
+        (["--label", "9"], ["labels must lie in 0..2 (2: no class)", "9"]),
         (["--guidance", "2", "--guidance-interval", "1", "0"], ["interval"]),
         (["--guidance-interval", "0", "1"], ["--guidance-interval needs a --guidance", "got 1"]),
     ):
@@ -365,7 +365,7 @@ def test_configurations_survive_their_file(name, tmp_path):
     assert differences(values, to_dict(config)) == []
     other = json.loads(json.dumps(values))
     other["training"]["steps"] = 7
-    del other["network"]["dropout"], other["sampling"]["grid"]
+    del other["network"]["dropout"], other["sampling"]["grid_power"]
     steps = config.training.steps
     said = ["--dropout was missing, is null", f"--steps was 7, is {steps}"]
     assert sorted(differences(other, values)) == said

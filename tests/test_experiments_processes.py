@@ -53,7 +53,7 @@ def close(out, wanted):
     """Two plain runs are the same but for the order of sums over the batch."""
     a, b = restore(out), restore(wanted)
     assert a.step == b.step == 60
-    for name in ("parameters", "ema"):
+    for name in ("params", "ema"):
         leaves = (jax.tree.leaves(getattr(run.state, name)) for run in (a, b))
         for x, y in zip(*leaves, strict=True):
             np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5)

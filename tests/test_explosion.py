@@ -32,7 +32,7 @@ def quickly(monkeypatch):
         return lambda t, x: 2 * exact(t, x)
 
     monkeypatch.setattr(explosion, "_learn", learn)
-    monkeypatch.setattr(explosion, "_SOLVER", {"steps": 60, "solver": "heun", "power": 4.0})
+    monkeypatch.setattr(explosion, "_SOLVER", {"steps": 60, "solver": "heun", "grid_power": 4.0})
     models = make_models(ModelsConfig(clock=("t",)))
     monkeypatch.setattr(explosion, "make_models", lambda config: models)
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from experiments import classifier, features
-from kacjax import export
+from experiments.judging.classifier_file import load_classifier
 from kacjax.data import ImageArrays
 
 RNG = np.random.default_rng(0)
@@ -50,7 +50,7 @@ def test_command_learns_writes_and_reports(small, tmp_path, capsys):
     assert scale["real"] < scale["blurred"]
     assert scale["real"] < scale["noise"]
     assert "test accuracy" in capsys.readouterr().out
-    loaded = export.load_classifier(out / "classifier.safetensors")
+    loaded = load_classifier(out / "classifier.safetensors")
     assert loaded.classes == ("lies", "stands")
     assert sorted(path.name for path in out.iterdir()) == [
         "classifier.safetensors",

@@ -42,10 +42,10 @@ def test_real_images_copies_and_noise_are_told_apart(judge):
     # Equal laws and numbers have a coverage of about 0.97.
     assert min(real["coverage"], copies["coverage"]) > 0.85
     assert min(real["precision"], copies["precision"]) > 0.75
-    assert 0.8 < real["memorisation_ratio"] < 1.25
-    assert copies["memorisation_ratio"] < 1e-6
+    assert 0.8 < real["memorization_ratio"] < 1.25
+    assert copies["memorization_ratio"] < 1e-6
     assert noise["coverage"] == noise["precision"] == 0
-    assert noise["memorisation_ratio"] > 3
+    assert noise["memorization_ratio"] > 3
     distance = "classifier_frechet_distance"
     assert 10 * max(real[distance], copies[distance]) < noise[distance]
 

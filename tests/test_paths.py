@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kacjax import KacProcess, ProbabilityPath, diffusion_path, flow_matching_path, kac_path
-from kacjax.schedules import CLOCKS, SIGNALS, make_clock, make_signal
+from kacjax.schedules import CLOCKS, SIGNALS
 
 pytestmark = pytest.mark.optimised
 
@@ -57,7 +57,8 @@ def test_target_is_the_derivative_of_the_path(maker, signal, clock, x64):
     point = path.sample(key, t, x0)
     np.testing.assert_allclose(point.velocity, derivative, rtol=1e-9, atol=1e-12)
     inside = (
-        jnp.abs(point.x_t - path.signal(t)[:, None] * x0) < 0.999999 * 2 * path.clock(t)[:, None]
+        jnp.abs(point.x_t - path.coefficients(t, 2).f * x0)
+        < 0.999999 * 2 * path.coefficients(t, 2).g
     )
     conditional = path.conditional_velocity(t, point.x_t, x0)
     keep = inside if isinstance(path.process, KacProcess) else jnp.ones_like(inside)
@@ -65,28 +66,28 @@ def test_target_is_the_derivative_of_the_path(maker, signal, clock, x64):
 
 
 @pytest.mark.parametrize("name", PATHS)
-def test_velocity_from_data_is_right_on_average(name):
+def test_velocity_from_x0_is_right_on_average(name):
     """E[velocity | x0] from the true datum, over 100,000 draws of noise: error below 5 sigma."""
     path = PATHS[name]
     t = jnp.full(100_000, 0.3)
     x0 = jnp.broadcast_to(jnp.array([[0.7, -0.2]]), (100_000, 2))
     point = path.sample(jax.random.key(0), t, x0)
-    error = path.velocity_from_data(t, point.x_t, x0) - point.velocity
+    error = path.velocity_from_x0(t, point.x_t, x0) - point.velocity
     bound = 5 * jnp.std(error, axis=0) / 100_000**0.5 + 1e-5
     assert np.all(np.abs(jnp.mean(error, axis=0)) < bound)
-    y = point.x_t - path.signal(t)[:, None] * x0
+    y = point.x_t - path.coefficients(t, 2).f * x0
     # The remainder is uncorrelated with the noise: the predictor is the best linear one.
     correlation = jnp.mean(error * y, axis=0) / (jnp.std(error, axis=0) * jnp.std(y, axis=0) + 1e-5)
     assert np.all(np.abs(correlation) < 0.02)
 
 
 @pytest.mark.parametrize("name", PATHS)
-def test_data_gain_is_the_derivative(name):
+def test_x0_gain_is_the_derivative(name):
     path, t = PATHS[name], jnp.array([0.01, 0.5, 0.9])
     x = jnp.ones((3, 1))
-    slope = jax.grad(lambda x0: jnp.sum(path.velocity_from_data(t, x, x0)))(x)
-    np.testing.assert_allclose(path.data_gain(t), slope[:, 0], rtol=1e-5)
-    assert np.all(path.data_gain(t) < 0)
+    slope = jax.grad(lambda x0: jnp.sum(path.velocity_from_x0(t, x, x0)))(x)
+    np.testing.assert_allclose(path.x0_gain(t), slope[:, 0], rtol=1e-5)
+    assert np.all(path.x0_gain(t) < 0)
 
 
 @pytest.mark.parametrize("name", PATHS)
@@ -128,7 +129,7 @@ def test_prior_of_a_signal_that_does_not_vanish_needs_data(signal):
         path.sample_prior(key, (5, 2))
     x0 = jnp.ones((5, 2))
     expected = (
-        path.signal(jnp.asarray(1.0)) * x0 + path.process.sample(key, 1.0, (5, 2))
+        path.coefficients(1.0).f * x0 + path.process.sample(key, 1.0, (5, 2))
         if signal != "constant"
         else None
     )
@@ -140,14 +141,59 @@ def test_prior_of_a_signal_that_does_not_vanish_needs_data(signal):
         path.sample_prior(key, (5, 2), jnp.ones((4, 2)))
 
 
+def test_coefficients_have_the_rank_of_the_points():
+    t = jnp.array([0.2, 0.7, 0.9])
+    for name, path in PATHS.items():
+        flat, broad = path.coefficients(t), path.coefficients(t, 4)
+        for a, b in zip(flat, broad, strict=True):
+            assert b.shape == (3, 1, 1, 1)
+            np.testing.assert_array_equal(a, b[:, 0, 0, 0])
+        one = path.coefficients(0.2)
+        np.testing.assert_allclose([leaf[0] for leaf in flat], one, rtol=1e-6, err_msg=name)
+    # Of a process for each component, of the last axes.
+    c = diffusion_path(jnp.array([1.0, 2.0])).coefficients(t, 2)
+    assert c.f.shape == (3, 1)
+    assert c.sigma.shape == (3, 2)
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_times_below_the_smallest_count_as_that(name):
+    path = PATHS[name]
+    for a, b in zip(path.coefficients(0.0), path.coefficients(1e-12 * path.T), strict=True):
+        np.testing.assert_array_equal(a, b)
+        assert np.isfinite(a)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("name", PATHS)
+def test_low_precision_is_computed_in_float32(name, dtype):
+    """Of times and of points: as if they had been float32 before."""
+    path, key = PATHS[name], jax.random.key(0)
+    t, x0 = jnp.array([0.25, 0.5], dtype), jnp.array([[1.0], [-0.5]], dtype)
+    wide = path.sample(key, t.astype(jnp.float32), x0.astype(jnp.float32))
+    narrow = path.sample(key, t, x0)
+    for a, b in zip(narrow[2:], wide[2:], strict=True):
+        assert a.dtype == jnp.float32
+        np.testing.assert_array_equal(a, b)
+    x = wide.x_t.astype(dtype)
+    for method in (path.conditional_velocity, path.velocity_from_x0):
+        found = method(t, x, x0)
+        assert found.dtype == jnp.float32
+        wider = (part.astype(jnp.float32) for part in (t, x, x0))
+        np.testing.assert_array_equal(found, method(*wider))
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda: kac_path(T=-1.0), "T must be positive and finite, got -1.0"),
+        (lambda: kac_path(T="1"), "T must be a number or an array of numbers, got '1'"),
         (lambda: kac_path(a=float("nan")), "a must be positive and finite, got nan"),
+        (lambda: kac_path(a="9"), "a must be a number"),
         (lambda: diffusion_path(sigma=0.0), "sigma must be positive and finite, got 0.0"),
         (lambda: kac_path(signal="sine"), "signal must be one of constant, cosine"),
         (lambda: kac_path(clock="t3"), "clock must be one of t, t2; got 't3'"),
+        (lambda: ProbabilityPath("kac"), "process must be a kacjax.Process, got 'kac'"),
         (
             lambda: kac_path().sample(jax.random.key(0), jnp.ones(3), jnp.ones((2, 2))),
             "one time per datum",
@@ -161,20 +207,37 @@ def test_prior_of_a_signal_that_does_not_vanish_needs_data(signal):
             "t must not exceed T = 1.0, got 5.0",
         ),
         (
-            lambda: kac_path(T=2.0, signal=make_signal("linear", 1.0)),
-            "signal must have the T of its path, 2.0; got LinearSignal with T = 1.0",
+            lambda: kac_path().sample(jax.random.key(0), jnp.ones(2), jnp.ones((2, 2), int)),
+            "x0 must hold floats, got int",
         ),
-        (lambda: kac_path(T=2.0, clock=make_clock("t2", 1.0)), "clock must have the T"),
+        (
+            lambda: kac_path().sample(jax.random.key(0), jnp.ones(2), np.ones((2, 2)) * 1j),
+            "x0 must hold floats, got complex",
+        ),
+        (
+            lambda: kac_path().sample(jnp.ones(2), jax.random.key(0), jnp.ones((2, 2))),
+            "t must|key must",
+        ),
+        (
+            lambda: kac_path().velocity_from_x0(jnp.ones(2), jnp.ones((2, 2)), jnp.ones((2, 3))),
+            r"x and x0 must have one shape \(batch, \*event\), got \(2, 2\), \(2, 3\)",
+        ),
+        (lambda: kac_path().sample_prior(jax.random.key(0), 5), "shape must be a tuple"),
     ],
 )
-def test_bad_arguments(call, message):
+def test_bad_arguments(call, message, without_hook):
     with pytest.raises(ValueError, match=message):
         call()
 
 
+def test_lists_are_taken(without_hook):
+    point = kac_path().sample(jax.random.key(0), [0.5, 0.7], [[1.0], [2.0]])
+    assert point.x_t.shape == (2, 1)
+
+
 def test_path_is_a_pytree_whose_parameters_are_traced():
     def variance(path: ProbabilityPath):
-        return path.process.variance(path.clock(jnp.asarray(path.T)))
+        return path.process.variance(path.coefficients(path.T).g)
 
     gradient = jax.grad(variance)(kac_path(9.0, 3.0))
     np.testing.assert_allclose(

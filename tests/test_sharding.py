@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from kacjax import sharding
-from kacjax.sharding import _is_in_cluster
 from tests import compilation, sharding_worker
 from tests.sharding_worker import BATCH, DIM
 
@@ -115,44 +114,34 @@ def test_a_mesh_uses_all_devices():
         sharding.make_mesh(data=3)
 
 
-def test_bytes_count_every_leaf():
-    tree = {"a": np.zeros(3), "key": jax.random.key(0), "b": [np.zeros((2, 2), np.uint8)]}
-    placed = sharding.replicate(tree, sharding.make_mesh())
-    assert sharding.bytes_per_device(placed) == 3 * 4 + 8 + 4
+def test_what_jax_finds_decides(monkeypatch):
+    calls, found = [], [ValueError("coordinator_address should be defined.")]
 
+    def initialize(*given):
+        calls.append(given)
+        if not given and found:
+            raise found.pop()
 
-@pytest.mark.parametrize(
-    ("environment", "several"),
-    [
-        ({}, False),
-        ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "2"}, False),  # sbatch itself, outside srun
-        *[
-            (
-                {
-                    **{"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "n[1-2]"},
-                    **{"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NTASKS": tasks},
-                },
-                several,
-            )
-            for tasks, several in (("2", True), ("1", False))
-        ],
-        ({"OMPI_COMM_WORLD_SIZE": "2", "OMPI_MCA_orte_hnp_uri": "1.0;tcp://10.0.0.1:1"}, True),
-        ({"OMPI_COMM_WORLD_SIZE": "1", "OMPI_MCA_orte_hnp_uri": "1.0;tcp://10.0.0.1:1"}, False),
-    ],
-)
-def test_clusters_are_recognised(environment, several):
-    environment = {"TPU_SKIP_MDS_QUERY": "1", **environment}
-    assert _is_in_cluster(environment) == several
-
-
-def test_a_process_that_is_alone_is_left_alone(monkeypatch):
-    calls = []
-    monkeypatch.setattr(jax.distributed, "initialize", lambda *given: calls.append(given))
-    assert not sharding.initialise_distributed(processes=1)
-    assert not sharding.initialise_distributed()
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    assert not sharding.initialize_distributed(processes=1)
     assert calls == []
-    sharding.initialise_distributed("host:1", 4, 3)
-    assert calls == [("host:1", 4, 3)]
+    # A process that is alone is left alone; one that is found to be one of several is not.
+    assert not sharding.initialize_distributed()
+    sharding.initialize_distributed()
+    assert calls == [(), ()]
+    sharding.initialize_distributed("host:1", 4, 3)
+    assert calls[2:] == [("host:1", 4, 3)]
+
+
+def test_a_process_without_others_starts_alone():
+    program = "from kacjax import sharding; print(sharding.initialize_distributed())"
+    slurm = ("SLURM", "OMPI", "KUBERNETES", "TPU")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(slurm)}
+    environment |= {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "False"
 
 
 @pytest.mark.parametrize(
@@ -169,4 +158,4 @@ def test_a_process_that_is_alone_is_left_alone(monkeypatch):
 )
 def test_processes_that_are_half_described(arguments, message):
     with pytest.raises(ValueError, match=message):
-        sharding.initialise_distributed(*arguments)
+        sharding.initialize_distributed(*arguments)

@@ -5,14 +5,12 @@ from kacjax.generation.encode import decode, encode, interpolate
 from kacjax.generation.generate import generate, initial_noise, trajectory
 from kacjax.generation.likelihood import log_density
 from kacjax.generation.solve import solve
-from kacjax.generation.solvers import ADAPTIVE, FIXED, AdamsBashforth2, RungeKutta4
+from kacjax.generation.solvers import ADAPTIVE, FIXED
 
 __all__ = [
     "ADAPTIVE",
     "COORDINATES",
     "FIXED",
-    "AdamsBashforth2",
-    "RungeKutta4",
     "decode",
     "encode",
     "generate",

@@ -57,7 +57,7 @@ class Coordinates(diffrax.AbstractPath):
     def solver_time(self, t: ArrayLike) -> Array:
         r"""The solver's time $\tau$ of a time."""
         u = jnp.asarray(t) / jnp.asarray(self.path.T)
-        return jnp.sqrt(u) if self.straight else u
+        return _root(u) if self.straight else u
 
     def rho(self, tau: ArrayLike) -> Array:
         r"""The control $\rho$: it rises from data, 0, to noise."""
@@ -94,7 +94,7 @@ class Coordinates(diffrax.AbstractPath):
         drift = gain * (c.f_dot + c.sigma_dot)
         return gain.astype(u.dtype) * jnp.asarray(v, u.dtype) - drift.astype(u.dtype) * u
 
-    def grid(self, t0: Scalar, t1: Scalar, steps: int, power: Scalar) -> Float[Array, " steps+1"]:
+    def grid(self, t0: Scalar, t1: Scalar, steps: int, power: Scalar) -> Float[Array, " {steps}+1"]:
         r"""Solver times from `t0` to `t1` at which $\rho^{1/p}$ changes evenly, up to interpolation."""
         tau0, tau1 = self.solver_time(t0), self.solver_time(t1)
         rho0, rho1 = self.rho(tau0), self.rho(tau1)
@@ -109,7 +109,7 @@ class Coordinates(diffrax.AbstractPath):
         # The root of tau: small times need a mesh of their own.
         root = jnp.linspace(0, 1, _CELLS + 1)
         levels = jax.vmap(self.rho)(root * root)
-        return jnp.square(jnp.interp(jnp.sqrt(rho), jnp.sqrt(levels), root))
+        return jnp.square(jnp.interp(_root(rho), _root(levels), root))
 
     def evaluate(self, t0, t1=None, left=True):
         """Diffrax's form of the control, its change over a step, for every part of a state."""
@@ -125,6 +125,11 @@ class Coordinates(diffrax.AbstractPath):
         c = self.path.coefficients(t)
         # At 0 exactly: the coefficients are those of the smallest time there.
         return c.f, jnp.where(t > 0, c.sigma, 0), t
+
+
+def _root(x: Array) -> Array:
+    """The square root, at 0 without its derivative, which is infinite."""
+    return jnp.where(x > 0, jnp.sqrt(jnp.where(x > 0, x, 1)), 0)
 
 
 def make_coordinates(path: ProbabilityPath, name: str | None, parts: int = 1) -> Coordinates:

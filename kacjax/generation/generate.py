@@ -18,9 +18,10 @@ from tqdm import tqdm
 
 from kacjax._pytrees import as_arrays
 from kacjax._typing import Key, Scalar, Shape, Vector
-from kacjax._validation import check_count, check_labels
+from kacjax._validation import check_count, check_labels, check_path
 from kacjax.generation.solve import Options, Velocity, solve
 from kacjax.paths import ProbabilityPath
+from kacjax.processes.base import check_draw
 
 Samples = Array | np.ndarray
 
@@ -49,9 +50,7 @@ def initial_noise(
         >>> bool(jnp.all(few == more[:2]))
         True
     """
-    shape = _check_shape(shape)
-    if x0 is not None and x0.shape != shape:
-        raise ValueError(f"x0 must have the shape {shape}, got {x0.shape}.")
+    shape, x0 = _check_draw(key, shape, x0)
     return _draw(as_arrays(path), key, jnp.arange(shape[0]), shape[1:], x0)
 
 
@@ -130,14 +129,13 @@ def generate(
         >>> bool(jnp.allclose(jnp.abs(x[:, 0]), 1, atol=1e-2))
         True
     """
-    shape = _check_shape(shape)
+    check_path(velocity, path)
+    shape, x0 = _check_draw(key, shape, x0)
     if per_sample_steps is None:
         per_sample_steps = chunk_size is not None or mesh is not None
     options = {"solver": solver, "coordinates": coordinates, "grid_power": grid_power, "rtol": rtol}
     options |= {"atol": atol, "per_sample_steps": per_sample_steps}
     labels = check_labels(labels, shape[0], getattr(velocity, "classes", None))
-    if x0 is not None and x0.shape != shape:
-        raise ValueError(f"x0 must have the shape {shape}, got {x0.shape}.")
 
     def chunk(first: int, size: int) -> tuple[Array, Any]:
         rows = np.arange(first, first + size)
@@ -226,12 +224,16 @@ def trajectory(
     return solve(velocity, path, noise, path.T, 0.0, steps, labels=labels, saved=times, **options)
 
 
-def _check_shape(shape: Shape) -> Shape:
-    if not isinstance(shape, tuple | list) or not shape:
-        raise ValueError(f"shape must be a tuple (num, *event), got {shape!r}.")
-    for size in shape:
-        check_count("shape, each number,", size)
-    return tuple(int(size) for size in shape)
+def _check_draw(key: Key, shape: Shape, x0: Any) -> tuple[Shape, Samples | None]:
+    """The shape and the data of samples; data stay on the host if they were there."""
+    check_draw(key, shape)
+    if not shape or not all(shape):
+        raise ValueError(f"shape must be (num, *event), of sizes of at least 1, got {shape}.")
+    shape = tuple(map(int, shape))
+    x0 = x0 if x0 is None or isinstance(x0, jax.Array) else np.asarray(x0)
+    if x0 is not None and (x0.shape != shape or not jnp.issubdtype(x0.dtype, jnp.floating)):
+        raise ValueError(f"x0 must hold floats of shape {shape}, got {x0.dtype} of {x0.shape}.")
+    return shape, x0
 
 
 def _shardings(mesh: Mesh) -> tuple[NamedSharding, NamedSharding]:

@@ -27,6 +27,7 @@ from kacjax._validation import (
     check_choice,
     check_count,
     check_labels,
+    check_nonnegative,
     check_path,
     check_positive,
     is_concrete,
@@ -153,6 +154,8 @@ def integrate(
     rtol, atol = (1e-3 if value is None else value for value in (rtol, atol))
     for name, value in (("rtol", rtol), ("atol", atol), ("grid_power", power)):
         check_positive(name, value)
+    check_nonnegative("t0", t0)
+    check_nonnegative("t1", t1)
     upwards = t1 is path.T or (t0 is not path.T and bool(t0 < t1))
     if is_concrete(t0) and is_concrete(t1):
         check_times("t0 and t1", [t0, t1], path, falling=not upwards)

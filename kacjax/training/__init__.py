@@ -1,8 +1,9 @@
 """Training: one pure step, many of them per call, for every path, network and set of devices."""
 
+from kacjax.training.fit import FitResult, fit
 from kacjax.training.state import NonFiniteError, StepMetrics, TrainState
 from kacjax.training.step import default_optimizer
-from kacjax.training.trainer import FitResult, Trainer, fit
+from kacjax.training.trainer import Trainer
 
 __all__ = [
     "FitResult",

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Int
 
 from kacjax import losses, sharding
 from kacjax._typing import Key
-from kacjax._validation import check_choice, check_count, check_positive
+from kacjax._validation import check_choice, check_count, check_positive, widen
 from kacjax.training.data import Cursor, DeviceData, next_batch
 from kacjax.training.state import TIME_BINS, StepMetrics, TrainState
 from kacjax.velocity import Velocity
@@ -133,16 +133,8 @@ def train_step(
     The average $\bar\theta_{k+1} = d_k \bar\theta_k + (1 - d_k) \theta_{k+1}$ starts fast,
     $d_k = \min(d, (1 + k) / (10 + k))$, so that it forgets the initialization.
 
-    Args:
-        plan: The choices of the run.
-        state: The state.
-        going: Whether the run is still going on; if not, the state stays as it is.
-        path: The arrays of the path.
-        batch: Data and labels or None.
-        key: Random key of the step.
-
-    Returns:
-        The next state, whether the run is still going on, and the metrics.
+    Where `going` is false, the state stays as it is. Returns the next state, whether the run is
+    still going on, and the metrics.
     """
     mesh, accumulate = plan.mesh, plan.accumulate
     draw_key, dropout_key = jax.random.split(key)
@@ -210,12 +202,7 @@ def programs_of(plan: Plan, capacity: int) -> "Programs":
 
 
 class Programs:
-    """The compiled programs of a plan.
-
-    Args:
-        plan: The plan.
-        capacity: Most steps in a call of `loop`.
-    """
+    """The compiled programs of a plan; `capacity` is the most steps in a call of `loop`."""
 
     def __init__(self, plan: Plan, capacity: int):
         self.built = 0
@@ -283,27 +270,13 @@ def split_arrays(tree: Any) -> tuple[Any, Static]:
     return jax.tree.map(jnp.asarray, arrays), Static(rest)
 
 
-def has_convolution(jaxpr: Any) -> bool:
-    """Whether a convolution is anywhere in a program."""
-    is_program = lambda value: hasattr(value, "eqns")  # noqa: E731
-    return any(
-        equation.primitive.name == "conv_general_dilated"
-        or any(
-            has_convolution(value)
-            for value in jax.tree.leaves(list(equation.params.values()), is_leaf=is_program)
-            if is_program(value)
-        )
-        for equation in jaxpr.eqns
-    )
-
-
 def _is_array(leaf: Any) -> bool:
     return isinstance(leaf, jax.Array | np.ndarray | np.generic)
 
 
 def _wide(tree: Any) -> Any:
     """A copy of the tree with floats of at least 32 bits."""
-    return jax.tree.map(lambda x: jnp.array(x, jnp.promote_types(x.dtype, jnp.float32)), tree)
+    return jax.tree.map(lambda x: jnp.copy(widen(x)), tree)
 
 
 def _average(new: Array, old: Array, share: Array) -> Array:

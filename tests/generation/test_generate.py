@@ -320,8 +320,14 @@ def test_devices_and_chunk_sizes_change_nothing():
         ({"solver": "tsit5", "rtol": 0.0}, "rtol must be positive"),
         ({"chunk_size": 0}, "chunk_size must be an integer of at least 1, got 0"),
         ({"labels": np.zeros(3, int)}, r"labels must be integers of shape \(2,\)"),
-        ({"x0": jnp.ones((3, 1))}, r"x0 must have the shape \(2, 1\), got \(3, 1\)"),
-        ({"shape": (0, 1)}, "shape, each number, must be an integer of at least 1, got 0"),
+        (
+            {"x0": jnp.ones((3, 1))},
+            r"x0 must hold floats of shape \(2, 1\), got float32 of \(3, 1\)",
+        ),
+        (
+            {"shape": (0, 1)},
+            r"shape must be \(num, \*event\), of sizes of at least 1, got \(0, 1\)",
+        ),
         ({"path": kac_path(signal="constant")}, "does not vanish at T"),
         ({"velocity": lambda t, x: x[:, 0]}, "velocity must return shape"),
     ],

@@ -119,7 +119,7 @@ def test_gradients_in_the_points(x64):
         ({"path": kac_path(signal="exponential")}, "signal must vanish at T"),
         ({"probes": 0}, "probes must be an integer of at least 1"),
         ({"t_min": 1.0}, "t1 must differ from t0, got 1.0 and 1.0"),
-        ({"t_min": -0.5}, r"t0 and t1 must rise within \[0, 1.0\]"),
+        ({"t_min": -0.5}, "t0 must not be negative"),
     ],
 )
 def test_bad_arguments(options, message):
