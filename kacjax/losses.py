@@ -18,16 +18,11 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from kacjax._typing import Key
-from kacjax._validation import check_positive, choose, widen
+from kacjax._validation import check_labels, check_positive, choose, widen
 from kacjax.paths import ProbabilityPath
 
 Weight: TypeAlias = str | Callable[[Float[Array, " batch"]], Array]
 """The weight of each time: `balanced`, `velocity`, or a function of times of shape `(batch,)`."""
-
-# 2^32 / golden ratio, an odd integer.
-_GOLDEN = 2654435769
-# The balanced weight falls with the gain's square beyond this one.
-_LARGEST_GAIN = 300.0
 
 
 class Draw(NamedTuple):
@@ -108,11 +103,7 @@ def draw_points(
     x0 = _as_floats(x0)
     batch, broadcast = x0.shape[:1], (-1,) + (1,) * (x0.ndim - 1)
     time_key, noise_key, label_key = jax.random.split(key, 3)
-    if labels is not None:
-        labels = jnp.asarray(labels)
-        if labels.shape != batch or not jnp.issubdtype(labels.dtype, jnp.integer):
-            found = f"{labels.dtype} of shape {labels.shape}"
-            raise ValueError(f"labels must be integers of shape {batch}, got {found}.")
+    labels = check_labels(labels, batch[0])
     if label_dropout:
         if labels is None or null_label is None:
             missing = "labels" if labels is None else "null_label, which stands for no class"
@@ -129,7 +120,7 @@ def draw_points(
     elif choose("weight", weight, {"balanced": True, "velocity": False}) and prediction == "x0":
         # A gain for each component, where the process has parameters for each.
         gain = jnp.abs(path.x0_gain(t.reshape(broadcast)))
-        weights = 1 / (gain * (1 + gain / _LARGEST_GAIN))
+        weights = 1 / (gain * (1 + gain / 300))
     else:
         weights = jnp.ones_like(t).reshape(broadcast)
     return Draw(t, point.x_t, point.velocity, labels, weights)
@@ -166,8 +157,9 @@ def sample_times(
     """
     check_positive("time_power", power)
     dtype = jnp.result_type(float)
-    # Fractions of 2^32, where adding wraps around by itself; 24 bits of them are a float32.
-    steps = jnp.arange(batch, dtype=jnp.uint32) * np.uint32(_GOLDEN)
+    # Fractions of 2^32, where adding wraps around by itself; 24 bits of them are a float32. The
+    # factor is 2^32 / golden ratio, an odd integer.
+    steps = jnp.arange(batch, dtype=jnp.uint32) * np.uint32(2654435769)
     u = ((jax.random.bits(key, dtype=jnp.uint32) + steps >> 8).astype(dtype) + 1) / 2**24
     return jnp.asarray(path.T, dtype) * jnp.power(u, power)
 

@@ -78,8 +78,7 @@ class Velocity(eqx.Module):
 
         A `key` switches the network's dropout on; a network that takes none has no dropout.
         """
-        output = _call(self.network, t, x, label, key)
-        output = output.astype(widen(x).dtype)
+        output = _call(self.network, t, x, label, key).astype(widen(x).dtype)
         if self.prediction == "x0":
             output = self.path.velocity_from_x0(t, x.astype(output.dtype), output)
         return output.astype(x.dtype)
@@ -105,7 +104,6 @@ class NNXNetwork(eqx.Module):
 
     def __call__(self, t: Array, x: Array, label: Array | None = None, *, key: Key | None = None):
         """Calls the module; a call that changes a variable is a `ValueError`."""
-        # A copy: a call that changes a variable must not change this one.
         module = nnx.merge(self.graphdef, self.params, self.rest, copy=True)
         output = _call(module, t, x, label, key)
         after = dict(jax.tree.leaves_with_path(nnx.state(module)))
@@ -177,13 +175,12 @@ def trainable(network: Any) -> Any:
         2
     """
     floats = jax.tree.map(eqx.is_inexact_array, network)
-    frozen = lambda tree: jax.tree.map(lambda _: False, tree)  # noqa: E731
+    frozen = jax.tree.map(lambda _: False, floats)
     if isinstance(network, NNXNetwork):
-        return NNXNetwork(floats.params, frozen(floats.rest), network.graphdef)
+        return NNXNetwork(floats.params, frozen.rest, network.graphdef)
     if isinstance(network, LinenNetwork):
-        names = floats.variables
-        kept = {name: tree if name == "params" else frozen(tree) for name, tree in names.items()}
-        return LinenNetwork(kept, network.module)
+        params = {name: tree for name, tree in floats.variables.items() if name == "params"}
+        return LinenNetwork({**frozen.variables, **params}, network.module)
     return floats
 
 
@@ -276,12 +273,9 @@ def _call(network: Callable[..., Array], t: Array, x: Array, label: Any, key: An
     """Calls a network with what it takes of label and key."""
     takes = inspect.signature(network).parameters
     everything = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in takes.values())
-    given: dict[str, Any] = {}
-    if label is not None:
-        if not (everything or "label" in takes):
-            name = getattr(network, "__name__", type(network).__name__)
-            raise ValueError(f"there are labels, but {name} takes no argument 'label'.")
-        given["label"] = label
-    if key is not None and (everything or "key" in takes):
-        given["key"] = key
+    given = {"label": label, "key": key}
+    given = {n: v for n, v in given.items() if v is not None and (everything or n in takes)}
+    if label is not None and "label" not in given:
+        name = getattr(network, "__name__", type(network).__name__)
+        raise ValueError(f"there are labels, but {name} takes no argument 'label'.")
     return network(t, x, **given)

@@ -1,7 +1,7 @@
-"""What feeds a run: data that lie on the device, or batches of the host, moved there ahead.
+"""What feeds a run: data on the device, or batches of the host, moved there ahead.
 
-Data on the device form one endless stream: epoch after epoch, each a permutation of them, so that
-a batch may straddle epochs. Which data a step sees is a function of the run's key and of the step.
+Data on the device form an endless stream of epochs, each a permutation of them; a batch may
+straddle epochs. Which data a step sees is a function of the run's key and of the step.
 """
 
 import collections
@@ -17,12 +17,10 @@ import numpy as np
 from jaxtyping import Array, Int, Num, UInt32
 
 from kacjax._typing import Key
-from kacjax._validation import check_count
+from kacjax._validation import check_labels
 
 AHEAD = 2
 """Host batches, and steps, that are under way while the host prepares the next."""
-_LARGEST = 2**30 - 1
-_IMAGE_RANK = 4
 _NAMES = (("x", "image"), ("y", "label"))
 
 
@@ -55,8 +53,7 @@ class Cursor(NamedTuple):
 
 def cursor_at(key: Key, step: int, batch_size: int, num: int, flip: bool = False) -> Cursor:
     """The position before batch `step`, with Python's integers, which do not overflow."""
-    check_count("batch_size", batch_size)
-    if max(num, batch_size) > _LARGEST:
+    if max(num, batch_size) >= 2**30:
         raise ValueError(f"data and batch_size must lie below 2^30, got {num} and {batch_size}.")
     epoch, row = divmod(step * batch_size, num)
     # Batches begin at multiples of the common divisor, which bounds the epochs that one meets.
@@ -91,51 +88,40 @@ def next_batch(
 def _orders(key: Key, epoch: Array, count: int, num: int, flip: bool) -> Array:
     """The permutations of `count` epochs; whether a row is mirrored depends on epoch and row."""
 
-    def order(epoch: Array) -> Array:
-        own = jax.random.fold_in(key, epoch)
+    def order(i: int) -> Array:
+        own = jax.random.fold_in(key, epoch + jnp.uint32(i))
         rows = jax.random.permutation(own, num)
-        if flip:
-            coins = jax.random.bernoulli(jax.random.fold_in(own, 0), shape=(num,))
-            rows = rows + num * coins[rows].astype(rows.dtype)
-        return rows
+        if not flip:
+            return rows
+        coins = jax.random.bernoulli(jax.random.fold_in(own, 0), shape=(num,))
+        return rows + num * coins[rows].astype(rows.dtype)
 
     # One after the other: together, their sorts are slower.
-    return jnp.stack([order(epoch + jnp.uint32(i)) for i in range(count)])
+    return jnp.stack([order(i) for i in range(count)])
 
 
 def check_data(
     data: Any, labels: Any = None, classes: int | None = None, flip: bool = False
 ) -> DeviceData:
-    """Checks data and labels, and gives them the types of training.
-
-    Raises:
-        ValueError: If data are empty, not numbers of a known scale or not finite, labels are not
-            one class for each datum, or `flip` is asked of what are no images.
-    """
-    array = data if isinstance(data, jax.Array) else np.asarray(data)
-    array = _as_trained("data", array)
-    if array.dtype != np.uint8 and not np.all(np.isfinite(array)):
-        bad = int(np.sum(~np.isfinite(array)))
+    """Checks that data are finite and labels fit them, and gives them the types of training."""
+    array = _as_trained("data", data if isinstance(data, jax.Array) else np.asarray(data))
+    bad = 0 if array.dtype == np.uint8 else int(np.sum(~np.isfinite(array)))
+    if bad:
         raise ValueError(f"data must be finite, got {bad} NaN or infinite values.")
-    if flip and array.ndim != _IMAGE_RANK:
+    if flip and array.ndim != 4:
         raise ValueError(f"flip needs images (num, height, width, channels), got {array.shape}.")
-    return DeviceData(array, _check_labels(labels, array.shape[:1], classes))
+    return DeviceData(array, check_labels(labels, len(array), classes, null=False))
 
 
 def check_batch(batch: Any, size: int, classes: int | None = None) -> DeviceData:
-    """A host batch with the types of training.
-
-    Numbers that are not finite pass: what follows them is the choice of the run.
-
-    Raises:
-        ValueError: If it does not hold `size` data, or labels are not one class for each.
-    """
+    """A host batch with the types of training, whose numbers may be not finite."""
     if isinstance(batch, Mapping):
         parts = [next((batch[n] for n in names if n in batch), None) for names in _NAMES]
         unknown = set(batch) - set(itertools.chain(*_NAMES))
     else:
         parts, unknown = (list(batch) if isinstance(batch, tuple | list) else [batch]), set()
-    data = np.asarray(parts[0]) if parts else np.zeros(0)
+    first, labels = [*parts, None, None][:2]
+    data = np.asarray(first)
     if unknown or len(parts) > 2 or data.shape[:1] != (size,):
         found = f"a {type(batch).__name__} of {len(parts)} parts, the first of shape {data.shape}"
         if isinstance(batch, Mapping):
@@ -145,7 +131,7 @@ def check_batch(batch: Any, size: int, classes: int | None = None) -> DeviceData
             f"mapping with 'x' or 'image', and 'y' or 'label'; got {found}. Data in memory are "
             "one array, not a list."
         )
-    labels = _check_labels(parts[1] if len(parts) > 1 else None, data.shape[:1], classes)
+    labels = check_labels(labels, size, classes, null=False)
     return DeviceData(_as_trained("a batch", data), labels)
 
 
@@ -180,18 +166,3 @@ def _as_trained(name: str, data: Array | np.ndarray) -> Array | np.ndarray:
             f"{np.max(np.abs(data), initial=0, where=np.isfinite(data)):.3g}: scale them."
         )
     return cast
-
-
-def _check_labels(labels: Any, shape: tuple[int, ...], classes: int | None) -> np.ndarray | None:
-    if labels is None:
-        return None
-    labels = np.asarray(labels)
-    if labels.shape != shape or labels.dtype.kind not in "iu":
-        raise ValueError(
-            f"labels must be integers of shape {shape}, got {labels.dtype} of shape {labels.shape}."
-        )
-    lowest, highest = int(labels.min()), int(labels.max())
-    if lowest < 0 or (classes is not None and highest >= classes):
-        bound = "" if classes is None else f" and below {classes}"
-        raise ValueError(f"labels must not be negative{bound}, got {lowest} to {highest}.")
-    return labels.astype(np.int32)

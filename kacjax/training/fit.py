@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from kacjax._typing import Key
 from kacjax.losses import Weight
 from kacjax.paths import ProbabilityPath
-from kacjax.training.state import StepMetrics, TrainState
+from kacjax.training.step import StepMetrics, TrainState
 from kacjax.training.trainer import Callback, Trainer
 from kacjax.velocity import Velocity
 
@@ -78,9 +78,8 @@ def fit(
     """Trains a network on data by minimizing `flow_matching_loss`.
 
     Args:
-        network: Called as `network(t, x)`, or `network(t, x, label=label)` where there are labels:
-            an Equinox module, any other callable pytree, a Flax NNX module or a bound Linen module;
-            see `kacjax.Velocity`. It is read, not changed.
+        network: An Equinox module, any other callable pytree, a Flax NNX module or a bound Linen
+            module, see `kacjax.Velocity` for how it is called; it is read, not changed.
         path: Path from data to noise.
         data: An array `(num, *event)` of floats or bytes (uint8, which stand for `[-1, 1]`), moved
             to the device once; each epoch is a new permutation of it. Or an iterable of batches of

@@ -1,8 +1,9 @@
-"""One training step, and the compiled programs of many."""
+"""One training step: its state and metrics, and the compiled programs of many."""
 
 import dataclasses
 import functools
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -10,16 +11,95 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from kacjax import losses, sharding
 from kacjax._typing import Key
 from kacjax._validation import check_choice, check_count, check_positive, widen
 from kacjax.training.data import Cursor, DeviceData, next_batch
-from kacjax.training.state import TIME_BINS, StepMetrics, TrainState
 from kacjax.velocity import Velocity
 
 SCHEDULES = ("constant", "cosine", "linear")
+TIME_BINS = 8
+"""The loss is reported apart for this many equal intervals of time."""
+
+AnyArray = Array | np.ndarray
+
+
+class TrainState(NamedTuple):
+    """Everything that a training step reads and writes: one pytree of arrays.
+
+    Attributes:
+        params: The arrays of the network: those that are trained, and the others, which stay.
+        ema: Exponential moving average of those that are trained, at least in float32.
+        opt_state: Optax's state.
+        step: Number of steps taken, those that were skipped included.
+        key: Random key of the run. It stays; what a step draws is a function of it and of `step`.
+        skipped: Number of steps whose update was not applied, for it was not finite.
+    """
+
+    params: Any
+    ema: Any
+    opt_state: optax.OptState
+    step: Int[Array, ""]
+    key: Key
+    skipped: Int[Array, ""]
+
+
+class StepMetrics(NamedTuple):
+    """What a step reports; a run stacks them along a first axis.
+
+    Attributes:
+        loss: The weighted loss, a mean over the batch.
+        gradient_norm: Global norm of the gradient, before the optimizer's clipping.
+        bin_sums: Sum of the weighted loss over those of the batch whose time lies in each of
+            `TIME_BINS` equal intervals of `[0, T]`.
+        bin_counts: How many these are.
+        finite: Whether loss and gradient were finite; if not, there was no update.
+    """
+
+    loss: Float[AnyArray, "*steps"]
+    gradient_norm: Float[AnyArray, "*steps"]
+    bin_sums: Float[AnyArray, "*steps bins"]
+    bin_counts: Float[AnyArray, "*steps bins"]
+    finite: Bool[AnyArray, "*steps"]
+
+    def bin_losses(self) -> Float[np.ndarray, " bins"]:
+        """The mean loss in each interval of time, over all steps that were finite; NaN if none."""
+        good = np.asarray(self.finite)[..., None]
+        sums, counts = (
+            np.where(good, rows, 0).reshape(-1, TIME_BINS).sum(0, dtype=np.float64)
+            for rows in (self.bin_sums, self.bin_counts)
+        )
+        return np.divide(sums, counts, out=np.full(TIME_BINS, np.nan), where=counts > 0)
+
+
+class NonFiniteError(FloatingPointError):
+    """A loss or gradient that is not finite.
+
+    Attributes:
+        state: The last good state, from before that step.
+        metrics: Those of the steps of this run, that step the last.
+    """
+
+    def __init__(self, state: TrainState, metrics: StepMetrics):
+        what, value, step = "loss", metrics.loss[-1], int(state.step)
+        if np.isfinite(value):
+            what, value = "gradient's norm", metrics.gradient_norm[-1]
+        advice = "try a lower learning rate, gradient clipping or on_nonfinite='skip'."
+        if step == 0:
+            advice = "at the first step it is the data, the path or the untrained network."
+        super().__init__(f"The {what} became {value} at step {step}; {advice}")
+        self.state = state
+        self.metrics = metrics
+
+
+def join_metrics(parts: Sequence[StepMetrics]) -> StepMetrics:
+    """Joins the metrics of runs of steps, one after the other, on the host."""
+    if not parts:
+        none, bins = np.zeros(0, np.float32), np.zeros((0, TIME_BINS), np.float32)
+        return StepMetrics(none, none, bins, bins, np.zeros(0, bool))
+    return jax.tree.map(lambda *rows: np.concatenate(rows), *parts)
 
 
 def default_optimizer(
@@ -177,7 +257,12 @@ def train_step(
         new = optax.apply_updates(held, updates)
         count = state.step.astype(mean.dtype)
         share = 1 - jnp.minimum(plan.ema_decay, (1 + count) / (10 + count))
-        return new, jax.tree.map(lambda n, o: _average(n, o, share), new, state.ema), opt_state
+
+        def average(new: Array, old: Array) -> Array:
+            own = share.astype(old.dtype)
+            return own * new.astype(old.dtype) + (1 - own) * old
+
+        return new, jax.tree.map(average, new, state.ema), opt_state
 
     # Not optax.apply_if_finite: it looks at the gradient alone, gives in after a number of errors,
     # and leaves parameters and average outside its branch, which makes the step 7 % slower on CPUs.
@@ -193,12 +278,6 @@ def train_step(
         state.skipped + skip.astype(state.skipped.dtype),
     )
     return sharding.constrain_state(state, mesh), applied | skip, metrics
-
-
-@functools.lru_cache(maxsize=32)
-def programs_of(plan: Plan, capacity: int) -> "Programs":
-    """The programs of a plan; runs of equal plans share what was compiled."""
-    return Programs(plan, capacity)
 
 
 class Programs:
@@ -221,27 +300,13 @@ class Programs:
         state, going, metrics = train_step(plan, state, going, path, batch, key)
         return state, cursor, going, metrics
 
-    def _step(
-        self,
-        state: TrainState,
-        cursor: Cursor | None,
-        going: Bool[Array, ""],
-        path: Any,
-        source: DeviceData,
-    ):
+    def _step(self, state: TrainState, cursor: Any, going: Array, path: Any, source: DeviceData):
         """One step, of the batch at the cursor or of the source itself, which then is a batch."""
         self.built += 1
         state, cursor, going, metrics = self._one(state, cursor, going, path, source)
         return state, cursor, going, jax.tree.map(lambda row: row[None], metrics)
 
-    def _loop(
-        self,
-        state: TrainState,
-        cursor: Cursor,
-        path: Any,
-        source: DeviceData,
-        count: Int[Array, ""],
-    ):
+    def _loop(self, state: TrainState, cursor: Cursor, path: Any, source: DeviceData, count: Array):
         """Up to `count` steps; fewer where one left the state as it was, being not finite.
 
         One program serves any number of steps: a run that stops between two calls and goes on later
@@ -264,6 +329,10 @@ class Programs:
         return state, cursor, rows, done
 
 
+programs_of = functools.lru_cache(maxsize=32)(Programs)
+"""The programs of a plan; runs of equal plans share what was compiled."""
+
+
 def split_arrays(tree: Any) -> tuple[Any, Static]:
     """The arrays of a pytree, arguments of a program, and the rest, a part of the program."""
     arrays, rest = eqx.partition(tree, _is_array)
@@ -277,11 +346,6 @@ def _is_array(leaf: Any) -> bool:
 def _wide(tree: Any) -> Any:
     """A copy of the tree with floats of at least 32 bits."""
     return jax.tree.map(lambda x: jnp.copy(widen(x)), tree)
-
-
-def _average(new: Array, old: Array, share: Array) -> Array:
-    share = share.astype(old.dtype)
-    return share * new.astype(old.dtype) + (1 - share) * old
 
 
 def _time_bins(t: Array, errors: Array, T: Any) -> tuple[Array, Array]:

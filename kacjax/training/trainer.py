@@ -22,24 +22,10 @@ from kacjax._typing import Key
 from kacjax._validation import check_choice, check_count, check_positive
 from kacjax.losses import Weight
 from kacjax.paths import ProbabilityPath
-from kacjax.training.data import (
-    AHEAD,
-    Cursor,
-    DeviceData,
-    check_batch,
-    check_data,
-    cursor_at,
-    prefetch,
-)
-from kacjax.training.state import NonFiniteError, StepMetrics, TrainState, join_metrics
-from kacjax.training.step import (
-    Plan,
-    Programs,
-    Static,
-    default_optimizer,
-    programs_of,
-    split_arrays,
-)
+from kacjax.training import data as feed
+from kacjax.training import step as stepping
+from kacjax.training.data import DeviceData
+from kacjax.training.step import NonFiniteError, Plan, StepMetrics, TrainState, join_metrics
 from kacjax.velocity import Velocity, trainable, wrap_network
 
 Callback = Callable[[int, StepMetrics], Any]
@@ -86,10 +72,9 @@ class Trainer:
     trainable: Any = None
 
     def __post_init__(self):
-        for name in ("steps", "batch_size", "accumulate"):
-            check_count(name, getattr(self, name))
-        if self.steps_per_call is not None:
-            check_count("steps_per_call", self.steps_per_call)
+        for name in ("steps", "batch_size", "accumulate", "steps_per_call"):
+            if getattr(self, name) is not None:
+                check_count(name, getattr(self, name))
         check_positive("time_power", self.time_power)
         check_choice("on_nonfinite", self.on_nonfinite, ("skip", "stop"))
         for name in ("ema_decay", "label_dropout"):
@@ -100,7 +85,7 @@ class Trainer:
                 f"optimizer must be an optax.GradientTransformation, got {self.optimizer!r}."
             )
         sharding.check_batch_size(self.batch_size, self.mesh, self.accumulate)
-        classes = self._parts[2].classes
+        classes = self._parts[2].classes  # Made now, for the errors of its making.
         if self.label_dropout and classes is None:
             raise ValueError("label_dropout needs classes, the number of classes; got None.")
 
@@ -116,15 +101,12 @@ class Trainer:
         chosen = eqx.filter(chosen, eqx.is_inexact_array)
         if not jax.tree.leaves(chosen):
             raise ValueError("network must hold parameters to train, got none.")
-        is_none = lambda leaf: leaf is None  # noqa: E731
-        mask = jax.tree.map(lambda leaf: leaf is not None, chosen, is_leaf=is_none)
-        params, network_rest = split_arrays(network)
-        path, path_rest = split_arrays(velocity.path)
-        own: dict[str, Any] = {
-            f.name: getattr(self, f.name, None) for f in dataclasses.fields(Plan)
-        }
-        own |= {"network": network_rest, "path": path_rest, "trained": Static(mask)}
-        own |= {"optimizer": self.optimizer or default_optimizer(self.steps)}
+        mask = jax.tree.map(lambda x: x is not None, chosen, is_leaf=lambda x: x is None)
+        params, network_rest = stepping.split_arrays(network)
+        path, path_rest = stepping.split_arrays(velocity.path)
+        own: dict[str, Any] = {f.name: getattr(self, f.name, 0) for f in dataclasses.fields(Plan)}
+        own |= {"network": network_rest, "path": path_rest, "trained": stepping.Static(mask)}
+        own["optimizer"] = self.optimizer or stepping.default_optimizer(self.steps)
         own["classes"] = velocity.classes
         return params, path, Plan(**own)
 
@@ -156,35 +138,26 @@ class Trainer:
         shapes = jax.eval_shape(lambda params: plan.init(params, jax.random.key(0)), params)
         if self.mesh is None:
             return shapes
-        return jax.tree.map(
-            lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where),
-            shapes,
-            sharding.state_sharding(shapes, self.mesh),
-        )
+        struct = lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where)  # noqa: E731
+        return jax.tree.map(struct, shapes, sharding.state_sharding(shapes, self.mesh))
 
     def velocity(self, state: TrainState) -> Velocity:
         """The velocity of the averaged parameters, which get the types of the network's again."""
         _, path, plan = self._parts
-        average = jax.tree.map(
-            lambda mean, own: mean.astype(own.dtype),
-            state.ema,
-            eqx.filter(state.params, plan.trained.tree),
-        )
+        trained = eqx.filter(state.params, plan.trained.tree)
+        average = jax.tree.map(lambda mean, own: mean.astype(own.dtype), state.ema, trained)
         return plan.velocity(eqx.combine(average, state.params), path)
 
     def device_data(self, data: Any, labels: Any = None) -> DeviceData:
         """Checks data and labels, and moves them to the devices, where they stay; see `fit`."""
-        source = check_data(data, labels, self._parts[2].classes, self.flip)
-        self._capacity(source)
-        if self.mesh is not None:
-            return sharding.replicate(source, self.mesh)
-        return jax.tree.map(jnp.asarray, source)
+        source = feed.check_data(data, labels, self._parts[2].classes, self.flip)
+        return self._place(source, sharding.replicate)
 
     def lower(self, state: TrainState, source: DeviceData) -> jax.stages.Lowered:
         """The program of `run` on device data, before it is compiled: to look at, or to compile."""
         _, path, plan = self._parts
-        programs, count = programs_of(plan, self._capacity(source)), jnp.zeros((), jnp.int32)
-        cursor = self._cursor(state, source, 0)
+        cursor, count = self._cursor(state, source, 0), jnp.zeros((), jnp.int32)
+        programs = stepping.programs_of(plan, self._capacity(source))
         return programs.loop.lower(state, cursor, path, source, count)
 
     def run(
@@ -225,8 +198,7 @@ class Trainer:
             state = sharding.shard_state(state, self.mesh)
         step, parts = int(state.step), []
         calls = self._calls(state, source, step, until) if step < until else ()
-        for current, metrics in calls:
-            state = current
+        for state, metrics in calls:
             parts.append(metrics)
             step += len(metrics.loss)
             if self.on_nonfinite == "stop" and not metrics.finite.all():
@@ -247,7 +219,7 @@ class Trainer:
         _, path, plan = self._parts
         if isinstance(source, DeviceData):
             cursor, capacity = self._cursor(state, source, step), self._capacity(source)
-            programs = programs_of(plan, capacity)
+            programs = stepping.programs_of(plan, capacity)
             while capacity > 1 and step < until:
                 count = np.asarray(min(capacity, until - step), np.int32)
                 state, cursor, rows, done = self._timed(
@@ -258,22 +230,24 @@ class Trainer:
                 yield state, jax.tree.map(lambda many, n=int(done): many[:n], rows)
             batches = itertools.repeat(source, until - step)  # None are left after the loop.
         else:
-            cursor, programs = None, programs_of(plan, 1)
-            batches = prefetch(itertools.islice(source, until - step), self._place)
+            cursor, programs = None, stepping.programs_of(plan, 1)
+            batches = feed.prefetch(itertools.islice(source, until - step), self._batch)
         going, pending = jnp.asarray(True), collections.deque()
         for batch in batches:
             state, cursor, going, rows = self._timed(
                 programs, programs.step, state, cursor, going, path, batch
             )
             pending.append(rows)
-            if len(pending) > AHEAD:
+            if len(pending) > feed.AHEAD:
                 yield state, jax.device_get(pending.popleft())
         while pending:
             yield state, jax.device_get(pending.popleft())
         if cursor is not None:
             self._memory["cursor"] = self._position(state, source, until), cursor
 
-    def _timed(self, programs: Programs, program: Callable[..., Any], *arguments: Any) -> Any:
+    def _timed(
+        self, programs: stepping.Programs, program: Callable[..., Any], *arguments: Any
+    ) -> Any:
         """Calls a program, and adds the time up if it was compiled for that."""
         before, begin = programs.built, time.perf_counter()
         result = program(*arguments)  # It returns before the device is done.
@@ -281,25 +255,29 @@ class Trainer:
             self._memory["seconds"] += time.perf_counter() - begin
         return result
 
-    def _cursor(self, state: TrainState, source: DeviceData, step: int) -> Cursor:
+    def _cursor(self, state: TrainState, source: DeviceData, step: int) -> feed.Cursor:
         """The position in the data at a step, made anew unless the last run ended there."""
         key, num = jax.random.split(state.key)[0], source.data.shape[0]
         last, cursor = self._memory.pop("cursor", (None, None))
         if last != self._position(state, source, step):
-            cursor = cursor_at(key, step, self.batch_size, num, self.flip)
+            cursor = feed.cursor_at(key, step, self.batch_size, num, self.flip)
         return cursor if self.mesh is None else sharding.replicate(cursor, self.mesh)
 
     def _position(self, state: TrainState, source: DeviceData, step: int) -> tuple[Any, ...]:
         return step, len(source.data), np.asarray(jax.random.key_data(state.key)).tobytes()
 
-    def _place(self, batch: Any) -> DeviceData:
+    def _batch(self, batch: Any) -> DeviceData:
         """Checks a host batch and moves it to the devices."""
         size = self.batch_size // (1 if self.mesh is None else jax.process_count())
-        checked = check_batch(batch, size, self._parts[2].classes)
-        self._capacity(checked)
+        checked = feed.check_batch(batch, size, self._parts[2].classes)
+        return self._place(checked, sharding.global_batch)
+
+    def _place(self, source: DeviceData, spread: Callable[..., DeviceData]) -> DeviceData:
+        """Tries the network on data, and moves them to the device, or spreads them over the mesh."""
+        self._capacity(source)
         if self.mesh is not None:
-            return sharding.global_batch(checked, self.mesh)
-        return jax.tree.map(jnp.asarray, checked)
+            return spread(source, self.mesh)
+        return jax.tree.map(jnp.asarray, source)
 
     def _capacity(self, source: DeviceData) -> int:
         """Most steps in one call; the first time for a shape, the network is tried on a datum.

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import kacjax
-from kacjax.training.state import TIME_BINS
+from kacjax.training.step import TIME_BINS
 from tests.training.small import DATA, PATH, Affine, NoLabels, mlp, small_step, small_trainer
 
 KEY = jax.random.key(2)

@@ -258,7 +258,7 @@ def test_data_that_do_not_fit(monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     with pytest.raises(ValueError, match=r"label_dropout=0\.1 needs labels, got None"):
         small_trainer(label_dropout=0.1).device_data(DATA)
-    with pytest.raises(ValueError, match="labels must not be negative and below 3, got 0 to 63"):
+    with pytest.raises(ValueError, match=r"labels must lie in 0\.\.2, got values from 0 to 63"):
         small_trainer().device_data(DATA, np.arange(64))
     with pytest.raises(ValueError, match=r"key must be a jax\.random\.key, got 0"):
         small_trainer().init(0)
@@ -269,7 +269,7 @@ def test_data_that_do_not_fit(monkeypatch):
     [
         ({}, [DATA], "a batch must be data of shape"),
         ({}, [np.zeros((16, 3))], r"network does not accept data of shape \(num, \*\(3,\)\)"),
-        ({}, [(DATA[:16], LABELS[:16] + 1)], "labels must not be negative and below 3, got 1 to 3"),
+        ({}, [(DATA[:16], LABELS[:16] + 1)], r"labels must lie in 0\.\.2, got values from 1 to 3"),
         ({"label_dropout": 0.1}, [DATA[:16]], "label_dropout=0.1 needs labels, got None"),
         ({}, [], "source must hold a batch for each step from 0 to 20, got none"),
     ],
