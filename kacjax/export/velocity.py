@@ -5,6 +5,7 @@ the network, the path, what the network predicts, and notes.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import pathlib
@@ -26,7 +27,6 @@ from kacjax.velocity import LinenNetwork, NNXNetwork, Velocity, wrap_network
 
 _FORMAT = "kacjax-velocity-2"
 _NAME = "velocity.safetensors"
-_Arrays = dict[str, np.ndarray]
 
 
 def save_velocity(
@@ -46,11 +46,10 @@ def save_velocity(
         OSError: If the file cannot be written.
 
     Example:
-        >>> import tempfile
-        >>> file = tempfile.mkdtemp() + "/velocity.safetensors"
         >>> network = kacjax.models.MLP(2, rngs=nnx.Rngs(0), width=8, depth=1)
-        >>> kacjax.save_velocity(file, kacjax.Velocity(network, kacjax.kac_path()))
-        >>> kacjax.load_velocity(file).path.process
+        >>> velocity = kacjax.Velocity(network, kacjax.kac_path())
+        >>> kacjax.save_velocity("velocity.safetensors", velocity, {"data": "moons"})
+        >>> kacjax.load_velocity("velocity.safetensors").path.process
         KacProcess(a=9.0, c=3.0)
     """
     file = pathlib.Path(file)
@@ -117,12 +116,10 @@ def load_notes(file: str | pathlib.Path) -> dict[str, Any]:
     """The notes that were saved with a velocity; `file` and errors are those of `load_velocity`.
 
     Example:
-        >>> import tempfile
-        >>> file = tempfile.mkdtemp() + "/velocity.safetensors"
         >>> network = kacjax.models.MLP(2, rngs=nnx.Rngs(0), width=8, depth=1)
         >>> velocity = kacjax.Velocity(network, kacjax.kac_path())
-        >>> kacjax.save_velocity(file, velocity, {"data": "moons"})
-        >>> kacjax.export.load_notes(file)
+        >>> kacjax.save_velocity("velocity.safetensors", velocity, {"data": "moons"})
+        >>> kacjax.export.load_notes("velocity.safetensors")
         {'data': 'moons'}
     """
     notes = _read(file)[0].get("notes")
@@ -131,7 +128,7 @@ def load_notes(file: str | pathlib.Path) -> dict[str, Any]:
     return notes
 
 
-def _read(file: str | pathlib.Path) -> tuple[dict[str, Any], _Arrays]:
+def _read(file: str | pathlib.Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The header and the arrays of a file that is whole."""
     file = pathlib.Path(file)
     file = file / _NAME if (file / _NAME).is_file() else file
@@ -171,31 +168,25 @@ class _FewKeys(nnx.Rngs):
         return super().__getattr__(name)
 
 
-def _make(where: str, header: dict[str, Any], arrays: _Arrays) -> Velocity:
-    """The velocity that a header describes, with the arrays; shapes are compared before any is made.
-
-    Raises:
-        ValueError: If it describes none, the arrays are not those of its network, or they are of 64
-            bits and JAX is not.
-    """
+def _make(where: str, header: dict[str, Any], arrays: dict[str, np.ndarray]) -> Velocity:
+    """The velocity that a header describes, with the arrays; shapes are compared before any is made."""
     try:
         values, path = header["network"], path_from_dict(header["path"])
-        cls: Any = find_class(values["class"])
-        config, frozen = values["config"], values["mode"] == "eval"
+        cls, frozen = find_class(values["class"]), values["mode"] == "eval"
+        make: Callable[..., Any] = functools.partial(cls, **values["config"])
         if issubclass(cls, linen.Module):
             variables = {tuple(name.split(".")[1:]): array for name, array in arrays.items()}
-            network = LinenNetwork(traverse_util.unflatten_dict(variables), cls(**config))
+            network = LinenNetwork(traverse_util.unflatten_dict(variables), make())
         elif issubclass(cls, nnx.Module):
-            make: Any = cls  # It is a class of the user's or ours.
-            nnx.eval_shape(lambda: make(**config, rngs=_FewKeys(100 + 3 * len(arrays))))
-            module = nnx.eval_shape(lambda: make(**config, rngs=nnx.Rngs(0)))
+            nnx.eval_shape(lambda: make(rngs=_FewKeys(100 + 3 * len(arrays))))
+            module = nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0)))
             if frozen:
                 module.eval()
             # What was trained is what the file calls so.
             is_param = lambda path, _: ".".join(["params", *map(str, path)]) in arrays  # noqa: E731
             network = wrap_network(module, is_param)
         else:
-            network = eqx.filter_eval_shape(lambda key: cls(**config, key=key), jax.random.key(0))
+            network = eqx.filter_eval_shape(lambda key: make(key=key), jax.random.key(0))
             network = eqx.nn.inference_mode(network) if frozen else network
         velocity = Velocity(network, path, header["prediction"], header["classes"])
     except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
@@ -228,7 +219,7 @@ def _shapes(named: dict[str, Any]) -> dict[str, str]:
     return {name: f"an array of shape {tuple(leaf.shape)}" for name, leaf in named.items()}
 
 
-def _digest(text: str, arrays: _Arrays) -> str:
+def _digest(text: str, arrays: dict[str, np.ndarray]) -> str:
     digest = hashlib.sha256(text.encode())
     for name, array in sorted(arrays.items()):
         digest.update(f"{name}:{array.dtype}{list(array.shape)}".encode() + array.tobytes())
