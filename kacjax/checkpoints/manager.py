@@ -6,6 +6,7 @@ files still are what the digests say. All processes see the folder, and call eve
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -17,11 +18,11 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
 from kacjax._validation import check_count
-from kacjax.checkpoints.leaves import check_same, describe, from_bits, named_leaves, to_bits
 
 _DIGESTS = "digests.json"
 # Orbax writes these after the digests; it does without them.
@@ -109,7 +110,7 @@ class Checkpoints(contextlib.AbstractContextManager):
             OSError: If this or the checkpoint before cannot be written; all others are whole.
         """
         named, args = named_leaves(state), self._args
-        contents = {"description": description, "arrays": describe(named)}
+        contents = {"description": description, "arrays": _describe(named)}
         json.dumps(contents)
         self.wait()
         steps = self.steps()
@@ -175,12 +176,12 @@ class Checkpoints(contextlib.AbstractContextManager):
         contents = self._manager.restore(step, args=args.Composite(contents=args.JsonRestore()))
         description, saved = (contents["contents"][name] for name in ("description", "arrays"))
         # Compared first: Orbax reports another shape from many threads at once, and casts types.
-        check_same(self.folder / str(step), saved, describe(wanted))
+        check_same(self.folder / str(step), saved, _describe(wanted))
         state = args.StandardRestore(_stored(wanted))
         arrays = self._manager.restore(step, args=args.Composite(state=state))["state"]
         for name, leaf in wanted.items():
             bits = to_bits(leaf)
-            empty = jax.numpy.zeros(bits.shape, bits.dtype, device=bits.sharding)
+            empty = jnp.zeros(bits.shape, bits.dtype, device=bits.sharding)
             leaves.append(from_bits(arrays[name] if leaf.size else empty, leaf))
         return Checkpoint(step, jax.tree.unflatten(jax.tree.structure(like), leaves), description)
 
@@ -198,7 +199,7 @@ class Checkpoints(contextlib.AbstractContextManager):
             try:
                 reason = find_damage(where)
             except OSError as error:
-                code, reason = error.errno, str(error.filename)
+                code, reason = error.errno or errno.EIO, str(error.filename)
         text = np.frombuffer(reason.encode()[:300].ljust(300, b"\0"), np.uint8)
         code, text = multihost_utils.broadcast_one_to_all((np.int32(code), text))
         reason = bytes(np.asarray(text)).rstrip(b"\0").decode(errors="replace")
@@ -263,3 +264,46 @@ def _stored(named: dict[str, Any]) -> dict[str, Any]:
 def _digest(file: pathlib.Path) -> str:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def named_leaves(tree: Any) -> dict[str, Any]:
+    """The leaves by name, in the tree's order; a Flax variable has the name of its attribute."""
+    named: dict[str, Any] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        name = jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value")
+        if (name := name or "value") in named:
+            raise ValueError(f"two arrays of the state have the name {name}; rename one of them.")
+        named[name] = leaf
+    return named
+
+
+def to_bits(leaf: Any) -> Any:
+    """An array as it is stored, concrete or abstract: random keys as their bits."""
+    if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return leaf
+    if isinstance(leaf, jax.Array):
+        return jax.random.key_data(leaf)
+    return jax.eval_shape(jax.random.key_data, leaf).update(sharding=leaf.sharding)
+
+
+def from_bits(array: Any, leaf: Any) -> Any:
+    """The inverse of `to_bits`, for the array that the abstract `leaf` describes."""
+    if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return array
+    found: list[Any] = []
+    jax.eval_shape(lambda key: found.append(jax.random.key_impl(key)), leaf)
+    return jax.random.wrap_key_data(array, impl=found[0])
+
+
+def _describe(named: dict[str, Any]) -> dict[str, str]:
+    return {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in named.items()}
+
+
+def check_same(where: object, saved: dict[str, str], wanted: dict[str, str]) -> None:
+    """Raises a `ValueError` that names the first leaf in which two descriptions differ."""
+    for name in sorted(saved.keys() | wanted.keys()):
+        if saved.get(name) != wanted.get(name):
+            raise ValueError(
+                f"{where} holds another state: {name} is {saved.get(name, 'missing')} there, "
+                f"and {wanted.get(name, 'missing')} is wanted."
+            )
