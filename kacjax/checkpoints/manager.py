@@ -6,6 +6,7 @@ files still are what the digests say. All processes see the folder, and call eve
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -17,11 +18,11 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
 from kacjax._validation import check_count
-from kacjax.checkpoints.leaves import check_same, describe, from_bits, named_leaves, to_bits
 
 _DIGESTS = "digests.json"
 # Orbax writes these after the digests; it does without them.
@@ -108,31 +109,27 @@ class Checkpoints(contextlib.AbstractContextManager):
                 two arrays of the state have one name.
             OSError: If this or the checkpoint before cannot be written; all others are whole.
         """
-        named = named_leaves(state)
-        contents = {"description": description, "arrays": describe(named)}
+        named, args = named_leaves(state), self._args
+        contents = {"description": description, "arrays": _describe(named)}
         json.dumps(contents)
         self.wait()
         steps = self.steps()
         if step in steps:
             return
-        where, args = self.folder / str(step), self._args
         if steps and step < steps[-1]:
             raise ValueError(
                 f"step must be above {steps[-1]}, the latest saved in {self.folder}, got {step}."
             )
         both = {"state": args.StandardSave(_stored(named)), "contents": args.JsonSave(contents)}
-        with self._system_errors(step):
-            self._saving = step
-            begun = self._manager.save(step, args=args.Composite(**both))
-        if not begun:
-            # Orbax says in this way only that it has its reasons.
-            self._saving = None
-            raise RuntimeError(f"Orbax did not save the checkpoint {where}.")
+        self._saving = step
+        with self._system_errors():
+            if not self._manager.save(step, args=args.Composite(**both)):
+                raise RuntimeError(f"Orbax did not save the checkpoint {self.folder / str(step)}.")
 
     def wait(self) -> None:
         """Waits until everything is written; raises an `OSError` as `save` does."""
         if self._saving is not None:
-            with self._system_errors(self._saving):
+            with self._system_errors():
                 self._manager.wait_until_finished()
             self._saving = None
 
@@ -171,8 +168,7 @@ class Checkpoints(contextlib.AbstractContextManager):
             self._manager.reload()
 
     def _read(self, step: int, like: Any) -> Checkpoint:
-        """Reads a checkpoint whose files are as they were written."""
-        args, wanted = self._args, {}
+        args, wanted, leaves = self._args, {}, []
         first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         for name, leaf in named_leaves(like).items():
             sharding = getattr(leaf, "sharding", None) or first
@@ -180,37 +176,34 @@ class Checkpoints(contextlib.AbstractContextManager):
         contents = self._manager.restore(step, args=args.Composite(contents=args.JsonRestore()))
         description, saved = (contents["contents"][name] for name in ("description", "arrays"))
         # Compared first: Orbax reports another shape from many threads at once, and casts types.
-        check_same(self.folder / str(step), saved, describe(wanted))
+        check_same(self.folder / str(step), saved, _describe(wanted))
         state = args.StandardRestore(_stored(wanted))
         arrays = self._manager.restore(step, args=args.Composite(state=state))["state"]
-        for name in wanted.keys() - arrays.keys():
-            empty = to_bits(wanted[name])
-            arrays[name] = jax.device_put(np.zeros(empty.shape, empty.dtype), empty.sharding)
-        leaves = [from_bits(arrays[name], leaf) for name, leaf in wanted.items()]
+        for name, leaf in wanted.items():
+            bits = to_bits(leaf)
+            empty = jnp.zeros(bits.shape, bits.dtype, device=bits.sharding)
+            leaves.append(from_bits(arrays[name] if leaf.size else empty, leaf))
         return Checkpoint(step, jax.tree.unflatten(jax.tree.structure(like), leaves), description)
 
-    def _before_commit(self) -> None:
-        """Called by Orbax in the background when all files are there, before it moves them."""
-        (temporary,) = self._temporary(self._saving)
+    def _before_commit(self) -> None:  # Called in the background, when all files are there.
+        (temporary,) = self._temporary()
         write_digests(temporary)
 
-    def _temporary(self, step: int | None) -> list[pathlib.Path]:
-        return list(self.folder.glob(f"{step}.orbax-checkpoint-tmp*"))
+    def _temporary(self) -> list[pathlib.Path]:
+        return list(self.folder.glob(f"{self._saving}.orbax-checkpoint-tmp*"))
 
     def _check_files(self, where: pathlib.Path) -> None:
         """Raises on all processes what is wrong with the files, as the first one sees it."""
-        found = ""
+        code, reason = 0, ""
         if jax.process_index() == 0:
             try:
-                found = f"0 {find_damage(where)}"
+                reason = find_damage(where)
             except OSError as error:
-                found = f"{error.errno} {error.filename}"
-        if jax.process_count() > 1:
-            text = np.frombuffer(found.encode()[:300].ljust(300, b"\0"), np.uint8)
-            sent = np.asarray(multihost_utils.broadcast_one_to_all(text))
-            found = bytes(sent).rstrip(b"\0").decode(errors="replace")
-        code, _, reason = found.partition(" ")
-        if code != "0":
+                code, reason = error.errno or errno.EIO, str(error.filename)
+        text = np.frombuffer(reason.encode()[:300].ljust(300, b"\0"), np.uint8)
+        code, text = multihost_utils.broadcast_one_to_all((np.int32(code), text))
+        reason = bytes(np.asarray(text)).rstrip(b"\0").decode(errors="replace")
+        if code:
             raise OSError(int(code), os.strerror(int(code)), reason)
         if reason:
             raise LookupError(reason)
@@ -220,18 +213,17 @@ class Checkpoints(contextlib.AbstractContextManager):
         if jax.process_index() == 0:
             shutil.rmtree(aside, ignore_errors=True)
             where.rename(aside)
-        if jax.process_count() > 1:
-            multihost_utils.sync_global_devices(aside.name)
+        multihost_utils.sync_global_devices(aside.name)
 
     @contextlib.contextmanager
-    def _system_errors(self, step: int) -> Iterator[None]:
+    def _system_errors(self) -> Iterator[None]:
         """Turns what Orbax and TensorStore say of the system's errors into an `OSError`."""
         try:
             yield
         except Exception as error:
-            self._saving = None
-            for temporary in self._temporary(step):
+            for temporary in self._temporary():
                 shutil.rmtree(temporary, ignore_errors=True)
+            where, self._saving = self.folder / str(self._saving), None
             # Orbax has struck off the old ones already that this one would have replaced.
             with contextlib.suppress(OSError):
                 self._manager.reload()
@@ -240,7 +232,7 @@ class Checkpoints(contextlib.AbstractContextManager):
             code = error.errno if isinstance(error, OSError) else number and int(number[1])
             if code is None:
                 raise
-            raise OSError(code, os.strerror(code), str(self.folder / str(step))) from error
+            raise OSError(code, os.strerror(code), str(where)) from error
 
 
 def write_digests(folder: pathlib.Path) -> None:
@@ -251,11 +243,7 @@ def write_digests(folder: pathlib.Path) -> None:
 
 
 def find_damage(folder: pathlib.Path) -> str:
-    """What is wrong with the files that were there at `write_digests`; empty if nothing is.
-
-    Raises:
-        OSError: If a file is there and cannot be read.
-    """
+    """What is wrong with the files that were there at `write_digests`; empty if nothing is."""
     try:
         digests = json.loads((folder / _DIGESTS).read_text())
         for name in digests.keys() - _WRITTEN_LATER:
@@ -276,3 +264,46 @@ def _stored(named: dict[str, Any]) -> dict[str, Any]:
 def _digest(file: pathlib.Path) -> str:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def named_leaves(tree: Any) -> dict[str, Any]:
+    """The leaves by name, in the tree's order; a Flax variable has the name of its attribute."""
+    named: dict[str, Any] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        name = jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value")
+        if (name := name or "value") in named:
+            raise ValueError(f"two arrays of the state have the name {name}; rename one of them.")
+        named[name] = leaf
+    return named
+
+
+def to_bits(leaf: Any) -> Any:
+    """An array as it is stored, concrete or abstract: random keys as their bits."""
+    if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return leaf
+    if isinstance(leaf, jax.Array):
+        return jax.random.key_data(leaf)
+    return jax.eval_shape(jax.random.key_data, leaf).update(sharding=leaf.sharding)
+
+
+def from_bits(array: Any, leaf: Any) -> Any:
+    """The inverse of `to_bits`, for the array that the abstract `leaf` describes."""
+    if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return array
+    found: list[Any] = []
+    jax.eval_shape(lambda key: found.append(jax.random.key_impl(key)), leaf)
+    return jax.random.wrap_key_data(array, impl=found[0])
+
+
+def _describe(named: dict[str, Any]) -> dict[str, str]:
+    return {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in named.items()}
+
+
+def check_same(where: object, saved: dict[str, str], wanted: dict[str, str]) -> None:
+    """Raises a `ValueError` that names the first leaf in which two descriptions differ."""
+    for name in sorted(saved.keys() | wanted.keys()):
+        if saved.get(name) != wanted.get(name):
+            raise ValueError(
+                f"{where} holds another state: {name} is {saved.get(name, 'missing')} there, "
+                f"and {wanted.get(name, 'missing')} is wanted."
+            )

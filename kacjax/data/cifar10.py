@@ -11,10 +11,17 @@ import numpy as np
 from jaxtyping import Int32, UInt8
 
 from kacjax._validation import check_choice
-from kacjax.data.files import DataError, PathLike, cache_folder, cached_images, data_root, fetch
+from kacjax.data.files import (
+    DataError,
+    ImageArrays,
+    PathLike,
+    cache_folder,
+    cached_images,
+    data_root,
+    fetch,
+)
 from kacjax.data.folder import decode_images, describe
 from kacjax.data.image_files import ARCHIVE_DAMAGE, image_files, read_tar
-from kacjax.data.images import ImageArrays
 
 CIFAR10_CLASSES = (
     *("airplane", "automobile", "bird", "cat", "deer"),
@@ -24,6 +31,7 @@ CIFAR10_CLASSES = (
 
 _PLANES = 3 * 32 * 32
 _PYTHON = ("cifar-10-batches-py", "cifar-10-python.tar.gz")
+_BINARY = ("cifar-10-batches-bin", "cifar-10-binary.tar.gz")
 _JPEG = ("cifar10-jpeg", "cifar10-jpeg.tar.xz", "cifar10-jpeg.tar")
 _FILES = {"train": tuple(f"data_batch_{i}" for i in range(1, 6)), "test": ("test_batch",)}
 _ADDRESSES = ("https://www.cs.toronto.edu/~kriz/",)
@@ -36,12 +44,13 @@ def load_cifar10(
     download: bool = True,
     progress: bool = True,
 ) -> ImageArrays:
-    """Loads CIFAR-10 from its python form or from JPEG files.
+    """Loads CIFAR-10 from its python form, its binary form, or JPEG files.
 
     In `root` and its folders `cifar10`, `cifar-10` and `CIFAR10` it looks for
-    `cifar-10-batches-py` or `cifar-10-python.tar.gz`, then for JPEG files `train/CLASS/*.jpg` and
-    `test/CLASS/*.jpg` in a folder `cifar10-jpeg` or archive `cifar10-jpeg.tar.xz`, which are
-    decoded once and cached. Where there is none, the python form is downloaded.
+    `cifar-10-batches-py` or `cifar-10-python.tar.gz`, then for `cifar-10-batches-bin` or
+    `cifar-10-binary.tar.gz`, then for JPEG files `train/CLASS/*.jpg` and `test/CLASS/*.jpg` of 32
+    by 32 pixels in a folder `cifar10-jpeg` or archive `cifar10-jpeg.tar.xz`, which are decoded
+    once and cached. Where there is none, the python form is downloaded.
 
     Source: A. Krizhevsky, *Learning multiple layers of features from tiny images*, report (2009).
 
@@ -63,12 +72,13 @@ def load_cifar10(
     """
     check_choice("split", split, _FILES)
     root = data_root(root)
-    if path := _find(root, _PYTHON, "data_batch_1", "test_batch"):
-        return _load_python(path, split)
+    for names, suffix in ((_PYTHON, ""), (_BINARY, ".bin")):
+        if path := _find(root, names, f"data_batch_1{suffix}", f"test_batch{suffix}"):
+            return _load_batches(path, split, suffix)
     if path := _find(root, _JPEG, "train/airplane", "test/airplane"):
         return _load_jpeg(path, split, cache_folder(root), progress)
     fetch("CIFAR-10", _SUMS, _ADDRESSES, root / "cifar10", download, progress)
-    return _load_python(root / "cifar10" / _PYTHON[1], split)
+    return _load_batches(root / "cifar10" / _PYTHON[1], split, "")
 
 
 def _find(root: pathlib.Path, names: Sequence[str], *marks: str) -> pathlib.Path | None:
@@ -91,14 +101,14 @@ def _load_jpeg(path: pathlib.Path, split: str, cache: pathlib.Path, progress: bo
             raise DataError(f"{path} holds {split}/{unknown[0]}, which is no class of CIFAR-10.")
         if not names:
             raise DataError(f"{path} holds no images {split}/CLASS/*.jpg.")
-        images, _ = decode_images(files, names, 32, progress=progress)
+        images, _ = decode_images(files, names, 32, progress=progress, resize=False)
         labels = np.array([CIFAR10_CLASSES.index(name) for name in classes], np.int32)
         return ImageArrays(images, labels, CIFAR10_CLASSES)
 
     return cached_images(path, files.fingerprint, {"split": split}, cache, build)
 
 
-def _load_python(path: pathlib.Path, split: str) -> ImageArrays:
+def _load_batches(path: pathlib.Path, split: str, suffix: str) -> ImageArrays:
     try:
         if path.is_dir():
             contents = {file.name: file.read_bytes() for file in path.glob("*_batch*")}
@@ -107,11 +117,11 @@ def _load_python(path: pathlib.Path, split: str) -> ImageArrays:
     except ARCHIVE_DAMAGE as error:
         raise DataError(f"{path} cannot be read: {error}; delete it if it is damaged.") from error
     batches = []
-    for name in _FILES[split]:
+    for name in (f"{batch}{suffix}" for batch in _FILES[split]):
         if name not in contents:
             raise DataError(f"{path} lacks {name}.")
         try:
-            batches.append(read_batch(contents[name]))
+            batches.append(read_batch(contents[name], binary=bool(suffix)))
         except DataError as error:
             raise DataError(f"{name} in {path} is damaged: {error}") from error
     planes, labels = (np.concatenate(parts) for parts in zip(*batches, strict=True))
@@ -119,19 +129,30 @@ def _load_python(path: pathlib.Path, split: str) -> ImageArrays:
     return ImageArrays(np.ascontiguousarray(images), labels, CIFAR10_CLASSES)
 
 
-def read_batch(content: bytes) -> tuple[UInt8[np.ndarray, "num 3072"], Int32[np.ndarray, " num"]]:
-    """Reads the pickle of a dictionary with `data`, the planes red, green, blue, and `labels`.
+def read_batch(
+    content: bytes, binary: bool = False
+) -> tuple[UInt8[np.ndarray, "num 3072"], Int32[np.ndarray, " num"]]:
+    """Reads the planes red, green, blue, and the labels.
 
-    A pickle can run any code and forge any array. Of an array this reader takes shape and bytes
-    alone; it refuses all but arrays of bytes and Python's dictionaries, lists, strings and numbers.
+    The binary form has a byte of label before the planes of each image. The python form is the
+    pickle of a dictionary with `data` and `labels`. A pickle can run any code and forge any array.
+    Of an array this reader takes shape and bytes alone; it refuses all but arrays of bytes and
+    Python's dictionaries, lists, strings and numbers.
     """
-    try:
-        # Strings of Python 2 have no encoding.
-        batch = _Unpickler(io.BytesIO(content), encoding="bytes").load()
-        planes, labels = (_array(batch.get(k, batch.get(k.encode()))) for k in ("data", "labels"))
-    # "Other exceptions may also be raised during unpickling", says the documentation.
-    except Exception as error:
-        raise DataError(f"it cannot be unpickled: {describe(error)}") from error
+    if binary:
+        if len(content) % (1 + _PLANES):
+            raise DataError(f"it has {len(content)} bytes, not a multiple of {1 + _PLANES}.")
+        records = np.frombuffer(content, np.uint8).reshape(-1, 1 + _PLANES)
+        planes, labels = records[:, 1:], records[:, 0]
+    else:
+        try:
+            # Strings of Python 2 have no encoding.
+            batch = _Unpickler(io.BytesIO(content), encoding="bytes").load()
+            parts = (batch.get(name, batch.get(name.encode())) for name in ("data", "labels"))
+            planes, labels = map(_array, parts)
+        # "Other exceptions may also be raised during unpickling", says the documentation.
+        except Exception as error:
+            raise DataError(f"it cannot be unpickled: {describe(error)}") from error
     whole = planes.dtype == np.uint8 and planes.shape == (labels.size, _PLANES)
     if not whole or labels.ndim != 1 or not labels.size or labels.dtype.kind not in "iu":
         raise DataError(f"it does not hold {_PLANES} bytes and a label for each image.")
@@ -140,9 +161,7 @@ def read_batch(content: bytes) -> tuple[UInt8[np.ndarray, "num 3072"], Int32[np.
     return planes, labels.astype(np.int32)
 
 
-class _Stub:
-    """Stands for an array or a dtype in a pickle, and only keeps what it is given."""
-
+class _Stub:  # Stands for an array or a dtype in a pickle.
     def __init__(self, *args: Any):
         self.args = args
 

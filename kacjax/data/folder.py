@@ -17,9 +17,15 @@ from tqdm.auto import tqdm
 
 from kacjax._optional import require
 from kacjax._validation import check_choice, check_count
-from kacjax.data.files import DataError, PathLike, cache_folder, cached_images
+from kacjax.data.files import (
+    DataError,
+    ImageArrays,
+    ImageBatch,
+    PathLike,
+    cache_folder,
+    cached_images,
+)
 from kacjax.data.image_files import ImageFiles, class_labels, image_files
-from kacjax.data.images import ImageArrays, ImageBatch
 
 _MODES = {1: "L", 3: "RGB"}
 
@@ -60,7 +66,6 @@ def load_images(
         >>> kacjax.data.load_images(folder, 16, cache=folder, progress=False).images.shape
         (1, 16, 16, 3)
     """
-    check_image_options(size, channels, unreadable)
     files = image_files(path)
 
     def build() -> ImageArrays:
@@ -153,7 +158,7 @@ def stream_images(
         >>> next(kacjax.data.stream_images(folder, 16, 8, seed=0)).images.shape
         (8, 16, 16, 3)
     """
-    check_image_options(size, channels, unreadable)
+    _check_options(size, channels, unreadable)
     for name, value in {"batch_size": batch_size, "threads": threads, "prefetch": prefetch}.items():
         check_count(name, value)
     check_count("seed", seed, 0)
@@ -164,9 +169,7 @@ def stream_images(
         raise ValueError(f"process must be (index, count) with index < count, got {process}.")
     if batch_size % count:
         raise ValueError(f"batch_size must be a multiple of {count} processes, got {batch_size}.")
-    grain = require("grain", "images")
-    require("PIL.Image", "images")
-    files = image_files(path)
+    grain, files = require("grain", "images"), image_files(path)
     names = files.names
     labels, classes = class_labels(names)
     rows = slice(index * batch_size // count, (index + 1) * batch_size // count)
@@ -198,13 +201,18 @@ def stream_images(
 
 
 def decode_image(
-    content: bytes, size: int, channels: int = 3
+    content: bytes, size: int, channels: int = 3, resize: bool = True
 ) -> UInt8[np.ndarray, "{size} {size} {channels}"]:
-    """Decodes an image file as `load_images` describes; of an animation the first frame."""
+    """Decodes an image file as `load_images` describes; of an animation the first frame.
+
+    With `resize=False` an image of another size is refused.
+    """
     image_module, operations = require("PIL.Image", "images"), require("PIL.ImageOps", "images")
     mode = _MODES[channels]
     try:
         with image_module.open(io.BytesIO(content)) as image:
+            if not resize and image.size != (size, size):
+                raise ValueError(f"it has {image.width} by {image.height} pixels, not {size}")
             # JPEG can be decoded at a half, quarter or eighth; twice the size leaves the filter
             # enough to work on. Other formats ignore it.
             image.draft(mode, (2 * size, 2 * size))
@@ -236,16 +244,16 @@ def decode_images(
     channels: int = 3,
     unreadable: str = "error",
     progress: bool = True,
+    resize: bool = True,
 ) -> tuple[UInt8[np.ndarray, "num {size} {size} {channels}"], Int[np.ndarray, " num"]]:
     """Decodes files in threads; returns the images, and which of `names` they are."""
-    check_image_options(size, channels, unreadable)
-    require("PIL.Image", "images")
+    _check_options(size, channels, unreadable)
     images = np.empty((len(names), size, size, channels), np.uint8)
     failures: dict[int, str] = {}
 
     def decode(index: int) -> None:
         try:
-            images[index] = decode_image(files.read(names[index]), size, channels)
+            images[index] = decode_image(files.read(names[index]), size, channels, resize)
         except Exception as error:  # A damaged archive raises as much as a damaged image.
             failures[index] = describe(error)
 
@@ -256,10 +264,9 @@ def decode_images(
     readable = np.setdiff1d(np.arange(len(names)), list(failures))
     if failures:
         first = [f"{names[index]} ({failures[index]})" for index in sorted(failures)[:5]]
-        said = (
-            f"{len(failures)} of {len(names)} images in {files.path} cannot be read: "
-            f"{', '.join(first)}{', ...' if len(failures) > len(first) else ''}"
-        )
+        first += ["..."] if len(failures) > 5 else []
+        which = f"{len(failures)} of {len(names)} images in {files.path}"
+        said = f"{which} cannot be read: {', '.join(first)}"
         if unreadable == "error" or not len(readable):
             raise DataError(f'{said}. Remove them, or leave them out by unreadable="skip".')
         warnings.warn(f"{said}. They are left out.", stacklevel=2)
@@ -267,8 +274,8 @@ def decode_images(
     return images, readable
 
 
-def check_image_options(size: int, channels: int, unreadable: str) -> None:
-    """Raises a `ValueError` that names the first option that is out of range."""
+def _check_options(size: int, channels: int, unreadable: str) -> None:
+    require("PIL.Image", "images")
     check_count("size", size)
     check_choice("unreadable", unreadable, ("error", "skip"))
     if channels not in _MODES:

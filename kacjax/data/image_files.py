@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from jaxtyping import Int32
 
-from kacjax.data.files import DataError, PathLike, stamp
+from kacjax.data.files import DataError, PathLike
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
@@ -24,8 +24,6 @@ ARCHIVE_DAMAGE = (
     *(OSError, EOFError, NotImplementedError, tarfile.TarError, zipfile.BadZipFile),
     *(zlib.error, lzma.LZMAError),
 )
-
-Reader = Callable[[str], bytes]
 
 
 class ImageFiles:
@@ -39,14 +37,21 @@ class ImageFiles:
         self.path = path
 
     @functools.cached_property
-    def _listed(self) -> tuple[tuple[str, ...], Reader]:
-        archive = _list_zip if self.path.suffix.lower() == ".zip" else _list_tar
+    def _listed(self) -> tuple[tuple[str, ...], Callable[[str], bytes]]:
+        path = self.path
         try:
-            names, read = (_list_folder if self.path.is_dir() else archive)(self.path)
+            if path.is_dir():
+                names, read = _walk(path), lambda name: (path / name).read_bytes()
+            elif path.suffix.lower() == ".zip":
+                archive = zipfile.ZipFile(path)
+                names, read = archive.namelist(), archive.read
+            else:
+                content = read_tar(path)
+                names, read = list(content), content.__getitem__
         except ARCHIVE_DAMAGE as error:
-            raise DataError(f"{self.path} cannot be read, it may be damaged: {error}") from error
+            raise DataError(f"{path} cannot be read, it may be damaged: {error}") from error
         if not (names := tuple(sorted(filter(_is_image, names)))):
-            raise DataError(f"{self.path} holds no images ({', '.join(IMAGE_SUFFIXES)}).")
+            raise DataError(f"{path} holds no images ({', '.join(IMAGE_SUFFIXES)}).")
         return names, read
 
     @property
@@ -62,8 +67,8 @@ class ImageFiles:
     def fingerprint(self) -> str:
         """What changes when an image is changed, added or removed; archives are not opened."""
         if not self.path.is_dir():
-            return stamp(self.path)
-        listing = "\n".join(f"{name} {stamp(self.path / name)}" for name in self.names)
+            return _stamp(self.path)
+        listing = "\n".join(f"{name} {_stamp(self.path / name)}" for name in self.names)
         return hashlib.sha256(listing.encode(errors="surrogateescape")).hexdigest()
 
 
@@ -111,7 +116,7 @@ def class_labels(
     return labels.astype(np.int32), tuple(map(str, classes))
 
 
-def _list_folder(path: pathlib.Path) -> tuple[Sequence[str], Reader]:
+def _walk(path: pathlib.Path) -> list[str]:
     names: list[str] = []
     seen = {os.path.realpath(path)}
     # Linked folders are followed, but each real folder is entered once.
@@ -120,17 +125,7 @@ def _list_folder(path: pathlib.Path) -> tuple[Sequence[str], Reader]:
         real = {name: os.path.realpath(os.path.join(folder, name)) for name in sorted(subfolders)}
         subfolders[:] = [name for name in real if real[name] not in seen]
         seen.update(real.values())
-    return names, lambda name: (path / name).read_bytes()
-
-
-def _list_zip(path: pathlib.Path) -> tuple[Sequence[str], Reader]:
-    archive = zipfile.ZipFile(path)
-    return archive.namelist(), archive.read
-
-
-def _list_tar(path: pathlib.Path) -> tuple[Sequence[str], Reader]:
-    content = read_tar(path)
-    return list(content), content.__getitem__
+    return names
 
 
 def read_tar(path: pathlib.Path) -> dict[str, bytes]:
@@ -146,3 +141,8 @@ def read_tar(path: pathlib.Path) -> dict[str, bytes]:
 def _is_image(name: str) -> bool:
     hidden = any(part.startswith((".", "__MACOSX")) for part in name.split("/"))
     return not hidden and name.lower().endswith(IMAGE_SUFFIXES)
+
+
+def _stamp(file: pathlib.Path) -> str:
+    status = file.stat()
+    return f"{status.st_size} {status.st_mtime_ns}"

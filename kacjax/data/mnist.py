@@ -1,16 +1,19 @@
-"""MNIST: 60,000 and 10,000 handwritten digits of 28 by 28 gray pixels, from idx files."""
+"""Handwritten digits: MNIST from idx files, and the small ones that scikit-learn ships."""
 
 import gzip
 import math
 import pathlib
 import zlib
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, Int, UInt8
 
 from kacjax._validation import choose
-from kacjax.data.files import DataError, PathLike, data_root, fetch
-from kacjax.data.images import ImageArrays
+from kacjax.data.files import DataError, ImageArrays, PathLike, data_root, fetch
+
+DIGITS_SIDE = 8
+"""Height and width of the digits."""
 
 MNIST_CLASSES = tuple("0123456789")
 """The names of the classes."""
@@ -93,10 +96,41 @@ def read_idx(file: PathLike, rank: int) -> UInt8[np.ndarray, "..."]:
 
 
 def _find(root: pathlib.Path, name: str) -> pathlib.Path | None:
-    """The file of this name; some distributions have a dot before `idx`."""
+    dotted = name.replace("-idx", ".idx")  # As some distributions have it.
     for folder in (root, root / "mnist", root / "MNIST", root / "MNIST/raw"):
-        for variant in (name, name.replace("-idx", ".idx")):
-            for file in (folder / variant, folder / f"{variant}.gz"):
-                if file.is_file():
-                    return file
+        for variant in (name, f"{name}.gz", dotted, f"{dotted}.gz"):
+            if (folder / variant).is_file():
+                return folder / variant
     return None
+
+
+class Digits(NamedTuple):
+    """The digits as vectors in `[-1, 1]` with their classes 0 to 9, always split alike."""
+
+    train: Float[np.ndarray, "train 64"]
+    train_labels: Int[np.ndarray, " train"]
+    held_out: Float[np.ndarray, "held_out 64"]
+    held_out_labels: Int[np.ndarray, " held_out"]
+
+
+def load_digits() -> Digits:
+    """Loads 1,437 digits of 8 by 8 pixels for training and 360 held out, classes in equal shares.
+
+    Source: E. Alpaydin, C. Kaynak, *Optical Recognition of Handwritten Digits*, UCI Machine
+    Learning Repository (1998).
+
+    Example:
+        >>> kacjax.data.load_digits().train.shape
+        (1437, 64)
+    """
+    # Imported here because it is slow and few need it.
+    import sklearn.datasets
+    from sklearn.model_selection import train_test_split
+
+    pixels, labels = sklearn.datasets.load_digits(return_X_y=True)
+    # A pixel counts the dark points, 0 to 16, of a 4 by 4 block.
+    scaled, labels = (np.asarray(pixels) / 8 - 1).astype(np.float32), np.asarray(labels)
+    train, held_out = train_test_split(
+        np.arange(len(labels)), test_size=360, random_state=0, stratify=labels
+    )
+    return Digits(scaled[train], labels[train], scaled[held_out], labels[held_out])

@@ -82,13 +82,8 @@ def funnel(key: Key, num: int) -> Float[Array, "{num} 2"]:
     return jnp.stack([v / 2, 0.3 * jnp.exp(0.75 * v) * n], axis=-1)
 
 
-TARGETS: dict[str, Sampler] = {
-    "grid2d": grid2d,
-    "moons": moons,
-    "checkerboard": checkerboard,
-    "spirals": spirals,
-    "funnel": funnel,
-}
+TARGETS: dict[str, Sampler] = {"grid2d": grid2d, "moons": moons, "checkerboard": checkerboard}
+TARGETS |= {"spirals": spirals, "funnel": funnel}
 """Every two-dimensional target by its name."""
 
 

@@ -1,8 +1,14 @@
 """Trained velocities and paths as files and as JSON, of registered classes."""
 
 from kacjax import models, processes, schedules
-from kacjax.export.registry import path_from_dict, path_to_dict, register
-from kacjax.export.velocity import load_notes, load_velocity, save_velocity
+from kacjax.export.velocity import (
+    load_notes,
+    load_velocity,
+    path_from_dict,
+    path_to_dict,
+    register,
+    save_velocity,
+)
 from kacjax.paths import ProbabilityPath
 
 __all__ = [

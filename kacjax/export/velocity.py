@@ -5,10 +5,11 @@ the network, the path, what the network predicts, and notes.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import equinox as eqx
@@ -20,13 +21,95 @@ from flax import linen, nnx, traverse_util
 from safetensors.numpy import save
 
 from kacjax._files import write_atomically
-from kacjax.checkpoints.leaves import check_same, from_bits, named_leaves, to_bits
-from kacjax.export.registry import class_name, find_class, path_from_dict, path_to_dict
+from kacjax.checkpoints.manager import check_same, from_bits, named_leaves, to_bits
+from kacjax.paths import ProbabilityPath
 from kacjax.velocity import LinenNetwork, NNXNetwork, Velocity, wrap_network
 
 _FORMAT = "kacjax-velocity-2"
 _NAME = "velocity.safetensors"
-_Arrays = dict[str, np.ndarray]
+_CLASSES: dict[str, type] = {}
+
+
+def register(cls: type) -> type:
+    """Lets files hold objects of a class, by its name; a decorator, needed to write and to read.
+
+    - A part of a path (process, signal, clock, or what these hold) is a dataclass, as every
+      `eqx.Module`, of numbers, strings, arrays, tuples, and objects of registered classes. It is
+      made again by `cls(**fields)`.
+    - A network has an attribute `config`, a dictionary that JSON can hold. It is made again by
+      `cls(**config, rngs=...)` in Flax NNX, `cls(**config)` in Linen, and `cls(**config, key=...)`
+      otherwise, as in Equinox.
+
+    Raises:
+        ValueError: If another class of that name is registered.
+
+    Example:
+        >>> @kacjax.export.register
+        ... class Power(eqx.Module):
+        ...     exponent: float
+        ...     def __call__(self, u):
+        ...         return u**self.exponent
+        >>> kacjax.export.path_to_dict(kacjax.kac_path(clock=Power(1.5)))["clock"]
+        {'class': 'Power', 'exponent': 1.5}
+    """
+    known = _CLASSES.get(cls.__name__, cls)
+    # A class that is defined again, as in a notebook, replaces its former self.
+    if (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
+        raise ValueError(f"cls must have a name of its own, but {known} has that of {cls}.")
+    _CLASSES[cls.__name__] = cls
+    return cls
+
+
+def _class_name(what: str, value: Any) -> str:
+    name = type(value).__name__
+    if _CLASSES.get(name) is not type(value):
+        raise ValueError(
+            f"{what} is a {name}, which files do not know: decorate that class with "
+            "@kacjax.export.register, whose help says what it must have."
+        )
+    return name
+
+
+def _find_class(name: Any) -> type:
+    if not isinstance(name, str) or name not in _CLASSES:
+        raise ValueError(
+            f"class must be one of {', '.join(sorted(_CLASSES))}, got {name!r:.100}; one of your "
+            "own is known once it is defined, decorated with @kacjax.export.register."
+        )
+    return _CLASSES[name]
+
+
+def path_to_dict(path: ProbabilityPath) -> dict[str, Any]:
+    """What `path_from_dict` needs to make the path again; JSON can hold it.
+
+    Raises:
+        ValueError: If the class of the process, the signal or the clock is not registered.
+
+    Example:
+        >>> kacjax.export.path_to_dict(kacjax.kac_path())["process"]
+        {'class': 'KacProcess', 'a': 9.0, 'c': 3.0}
+    """
+    return _to_json("path", path)
+
+
+def path_from_dict(values: Mapping[str, Any]) -> ProbabilityPath:
+    """The inverse of `path_to_dict`, exact in every number.
+
+    Raises:
+        ValueError: If an entry is missing, unknown or wrong.
+
+    Example:
+        >>> values = kacjax.export.path_to_dict(kacjax.flow_matching_path(sigma=0.5))
+        >>> kacjax.export.path_from_dict(values).process
+        WienerProcess(sigma=0.5)
+    """
+    try:
+        path = _from_json(values)
+        if isinstance(path.T, str) or np.shape(path.T) or not callable(path.coefficients):
+            raise TypeError(f"T must be a number, got {path.T!r:.100}")
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"values must describe a path, got {values!r:.300}: {error}") from error
+    return path
 
 
 def save_velocity(
@@ -46,11 +129,10 @@ def save_velocity(
         OSError: If the file cannot be written.
 
     Example:
-        >>> import tempfile
-        >>> file = tempfile.mkdtemp() + "/velocity.safetensors"
         >>> network = kacjax.models.MLP(2, rngs=nnx.Rngs(0), width=8, depth=1)
-        >>> kacjax.save_velocity(file, kacjax.Velocity(network, kacjax.kac_path()))
-        >>> kacjax.load_velocity(file).path.process
+        >>> velocity = kacjax.Velocity(network, kacjax.kac_path())
+        >>> kacjax.save_velocity("velocity.safetensors", velocity, {"data": "moons"})
+        >>> kacjax.load_velocity("velocity.safetensors").path.process
         KacProcess(a=9.0, c=3.0)
     """
     file = pathlib.Path(file)
@@ -63,7 +145,7 @@ def save_velocity(
         module = nnx.merge(network.graphdef, network.params, network.rest)
     elif isinstance(network, LinenNetwork):
         module = network.module
-    name, config = class_name("velocity.network", module), getattr(module, "config", None)
+    name, config = _class_name("velocity.network", module), getattr(module, "config", None)
     header = {
         "format": _FORMAT,
         "network": {"class": name, "config": config},
@@ -117,12 +199,10 @@ def load_notes(file: str | pathlib.Path) -> dict[str, Any]:
     """The notes that were saved with a velocity; `file` and errors are those of `load_velocity`.
 
     Example:
-        >>> import tempfile
-        >>> file = tempfile.mkdtemp() + "/velocity.safetensors"
         >>> network = kacjax.models.MLP(2, rngs=nnx.Rngs(0), width=8, depth=1)
         >>> velocity = kacjax.Velocity(network, kacjax.kac_path())
-        >>> kacjax.save_velocity(file, velocity, {"data": "moons"})
-        >>> kacjax.export.load_notes(file)
+        >>> kacjax.save_velocity("velocity.safetensors", velocity, {"data": "moons"})
+        >>> kacjax.export.load_notes("velocity.safetensors")
         {'data': 'moons'}
     """
     notes = _read(file)[0].get("notes")
@@ -131,7 +211,38 @@ def load_notes(file: str | pathlib.Path) -> dict[str, Any]:
     return notes
 
 
-def _read(file: str | pathlib.Path) -> tuple[dict[str, Any], _Arrays]:
+def _to_json(what: str, value: Any) -> Any:
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, list | tuple):
+        kind = "list" if isinstance(value, list) else "tuple"
+        return {kind: [_to_json(what, part) for part in value]}
+    kinds = (jnp.floating, jnp.integer, jnp.bool_)
+    if any(jnp.issubdtype(getattr(value, "dtype", object), kind) for kind in kinds):
+        array = np.asarray(value)
+        return {"array": array.tolist(), "dtype": array.dtype.name} if array.ndim else array.item()
+    values = {"class": _class_name(what, value)}
+    for field in dataclasses.fields(value):
+        if field.init:
+            values[field.name] = _to_json(f"{what}.{field.name}", getattr(value, field.name))
+    return values
+
+
+def _from_json(value: Any) -> Any:
+    if isinstance(value, list):  # Written by hand.
+        return jnp.asarray(value, jnp.result_type(float))
+    if not isinstance(value, Mapping):
+        return value
+    if "array" in value:
+        return jnp.asarray(np.asarray(value["array"], jnp.dtype(value["dtype"])))
+    for kind in (list, tuple):
+        if kind.__name__ in value:
+            return kind(map(_from_json, value[kind.__name__]))
+    fields = {name: _from_json(part) for name, part in value.items() if name != "class"}
+    return _find_class(value.get("class"))(**fields)
+
+
+def _read(file: str | pathlib.Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The header and the arrays of a file that is whole."""
     file = pathlib.Path(file)
     file = file / _NAME if (file / _NAME).is_file() else file
@@ -171,31 +282,25 @@ class _FewKeys(nnx.Rngs):
         return super().__getattr__(name)
 
 
-def _make(where: str, header: dict[str, Any], arrays: _Arrays) -> Velocity:
-    """The velocity that a header describes, with the arrays; shapes are compared before any is made.
-
-    Raises:
-        ValueError: If it describes none, the arrays are not those of its network, or they are of 64
-            bits and JAX is not.
-    """
+def _make(where: str, header: dict[str, Any], arrays: dict[str, np.ndarray]) -> Velocity:
+    """The velocity that a header describes, with the arrays; shapes are compared before any is made."""
     try:
         values, path = header["network"], path_from_dict(header["path"])
-        cls: Any = find_class(values["class"])
-        config, frozen = values["config"], values["mode"] == "eval"
+        cls, frozen = _find_class(values["class"]), values["mode"] == "eval"
+        make: Callable[..., Any] = functools.partial(cls, **values["config"])
         if issubclass(cls, linen.Module):
             variables = {tuple(name.split(".")[1:]): array for name, array in arrays.items()}
-            network = LinenNetwork(traverse_util.unflatten_dict(variables), cls(**config))
+            network = LinenNetwork(traverse_util.unflatten_dict(variables), make())
         elif issubclass(cls, nnx.Module):
-            make: Any = cls  # It is a class of the user's or ours.
-            nnx.eval_shape(lambda: make(**config, rngs=_FewKeys(100 + 3 * len(arrays))))
-            module = nnx.eval_shape(lambda: make(**config, rngs=nnx.Rngs(0)))
+            nnx.eval_shape(lambda: make(rngs=_FewKeys(100 + 3 * len(arrays))))
+            module = nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0)))
             if frozen:
                 module.eval()
             # What was trained is what the file calls so.
             is_param = lambda path, _: ".".join(["params", *map(str, path)]) in arrays  # noqa: E731
             network = wrap_network(module, is_param)
         else:
-            network = eqx.filter_eval_shape(lambda key: cls(**config, key=key), jax.random.key(0))
+            network = eqx.filter_eval_shape(lambda key: make(key=key), jax.random.key(0))
             network = eqx.nn.inference_mode(network) if frozen else network
         velocity = Velocity(network, path, header["prediction"], header["classes"])
     except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
@@ -228,7 +333,7 @@ def _shapes(named: dict[str, Any]) -> dict[str, str]:
     return {name: f"an array of shape {tuple(leaf.shape)}" for name, leaf in named.items()}
 
 
-def _digest(text: str, arrays: _Arrays) -> str:
+def _digest(text: str, arrays: dict[str, np.ndarray]) -> str:
     digest = hashlib.sha256(text.encode())
     for name, array in sorted(arrays.items()):
         digest.update(f"{name}:{array.dtype}{list(array.shape)}".encode() + array.tobytes())

@@ -5,7 +5,7 @@ Here `t` are times in `[0, T]`, `x` as many points or images, `label` their clas
 """
 
 from kacjax.models.mlp import MLP
-from kacjax.models.network import MODELS, blank, rebuild
+from kacjax.models.network import blank
 from kacjax.models.unet import UNet, unet_size
 
-__all__ = ["MLP", "MODELS", "UNet", "blank", "rebuild", "unet_size"]
+__all__ = ["MLP", "UNet", "blank", "unet_size"]

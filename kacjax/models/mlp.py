@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Int
 from kacjax._typing import Key
 from kacjax._validation import check_count, check_positive
 from kacjax.models.layers import ConditionEmbedding, FourierFeatures, Vectors
-from kacjax.models.network import MODELS, Network, check_points
+from kacjax.models.network import Network, check_points
 
 
 class ResidualBlock(nnx.Module):
@@ -90,6 +90,3 @@ class MLP(Network):
         for block in self.blocks:
             h = block(h, time)
         return self.last(jax.nn.silu(self.norm(h))).astype(x.dtype)
-
-
-MODELS["MLP"] = MLP

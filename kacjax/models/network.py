@@ -1,4 +1,4 @@
-"""What the networks share: a check of their input, a description, and a way back from it."""
+"""What the networks share: a check of their input, and a description of themselves."""
 
 import inspect
 import json
@@ -11,10 +11,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array
 
-from kacjax._validation import as_floats, choose
-
-MODELS: dict[str, type[nnx.Module]] = {}
-"""Networks that a file can name. Add your own, with a `config`: `MODELS["Mine"] = Mine`."""
+from kacjax._validation import as_floats
 
 
 class Network(nnx.Module):
@@ -28,7 +25,7 @@ class Network(nnx.Module):
 
     @property
     def config(self) -> dict[str, Any]:
-        """Constructor keywords without `rngs`, as JSON holds them; see `kacjax.models.rebuild`."""
+        """Constructor keywords without `rngs`, as JSON holds them; see `kacjax.export.register`."""
         return json.loads(self._config)
 
 
@@ -41,24 +38,6 @@ def check_points(t: Any, x: Any, shape: tuple[int, ...]) -> tuple[Array, Array]:
     if t.shape != x.shape[:1]:
         raise ValueError(f"t must have shape {x.shape[:1]}, a time for each point, got {t.shape}.")
     return t.astype(x.dtype), x
-
-
-def rebuild(name: str, config: Mapping[str, Any], rngs: nnx.Rngs | None = None) -> nnx.Module:
-    """A network of the class `name` in `MODELS`, from its `config`, with fresh parameters.
-
-    Raises:
-        ValueError: If no network has that name, or the configuration does not fit it.
-
-    Example:
-        >>> network = kacjax.models.MLP(dim=2, rngs=nnx.Rngs(0), width=16, depth=1)
-        >>> kacjax.models.rebuild("MLP", network.config).config == network.config
-        True
-    """
-    network: Any = choose("name", name, MODELS)
-    try:
-        return network(**config, rngs=nnx.Rngs(0) if rngs is None else rngs)
-    except TypeError as error:
-        raise ValueError(f"config does not describe a network {name}: {error}") from error
 
 
 def blank(make: Callable[[], nnx.Module]) -> nnx.Module:

@@ -12,7 +12,7 @@ from jaxtyping import Array, DTypeLike, Float, Int
 from kacjax._typing import Key
 from kacjax._validation import check_choice, check_count, choose
 from kacjax.models import layers
-from kacjax.models.network import MODELS, Network, check_points
+from kacjax.models.network import Network, check_points
 
 _SIZES: dict[str, dict[str, Any]] = {
     "cifar10": {"channels": 128, "multipliers": (1, 2, 2, 2), "blocks": 2, "dropout": 0.1},
@@ -170,9 +170,6 @@ class UNet(Network):
             if number < down:
                 skips.append(h)
         return self.last(jax.nn.silu(self.norm(h))).astype(x.dtype)
-
-
-MODELS["UNet"] = UNet
 
 
 def _sides(shape: Sequence[int], multipliers: Sequence[int]) -> list[int]:

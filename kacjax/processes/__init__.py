@@ -4,7 +4,4 @@ from kacjax.processes.base import Process
 from kacjax.processes.kac import KacProcess
 from kacjax.processes.wiener import WienerProcess
 
-PROCESSES: dict[str, type[Process]] = {"kac": KacProcess, "wiener": WienerProcess}
-"""Processes by the name that files call them."""
-
-__all__ = ["PROCESSES", "KacProcess", "Process", "WienerProcess"]
+__all__ = ["KacProcess", "Process", "WienerProcess"]

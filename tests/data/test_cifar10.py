@@ -42,10 +42,18 @@ def batch(name):
     return {b"data": PLANES[name], b"labels": LABELS[name], b"batch_label": b"one of five"}
 
 
-def write(folder):
+def binary(name):
+    records = np.concatenate([np.array(LABELS[name], np.uint8)[:, None], PLANES[name]], axis=1)
+    return records.tobytes()
+
+
+def write(folder, form="python"):
     folder.mkdir(parents=True)
     for name in PLANES:
-        (folder / name).write_bytes(python2(batch(name)))
+        if form == "python":
+            (folder / name).write_bytes(python2(batch(name)))
+        else:
+            (folder / f"{name}.bin").write_bytes(binary(name))
 
 
 def pack(folder, archive):
@@ -69,17 +77,20 @@ def check(root, split, names):
 
 
 @pytest.mark.parametrize(
-    ("folder", "archive"),
+    ("form", "folder", "archive"),
     [
-        ("cifar-10-batches-py", None),
-        ("cifar-10-batches-py", "cifar-10-python.tar.gz"),
-        ("cifar10/cifar-10-batches-py", None),
-        ("renamed", None),
+        ("python", "cifar-10-batches-py", None),
+        ("python", "cifar-10-batches-py", "cifar-10-python.tar.gz"),
+        ("python", "cifar10/cifar-10-batches-py", None),
+        ("python", "renamed", None),
+        ("binary", "cifar10/cifar-10-batches-bin", None),
+        ("binary", "cifar10/cifar-10-batches-bin", "cifar-10-binary.tar.gz"),
+        ("binary", "renamed", None),
     ],
 )
-def test_batches_are_read_in_order(tmp_path, folder, archive):
+def test_batches_are_read_in_order(tmp_path, form, folder, archive):
     folder = tmp_path / folder
-    write(folder)
+    write(folder, form)
     root = folder if folder.name == "renamed" else tmp_path
     if archive:
         pack(folder, folder.parent / archive)
@@ -196,6 +207,21 @@ def test_damaged_batches_are_described():
             read_batch(pickle.dumps({"data": planes, "labels": labels}, 4))
 
 
+def test_damaged_binary_batches_are_described(tmp_path):
+    with pytest.raises(DataError, match="12291 bytes, not a multiple of 3073"):
+        read_batch(binary("test_batch")[:-1], binary=True)
+    with pytest.raises(DataError, match="3072 bytes and a label for each image"):
+        read_batch(b"", binary=True)
+    folder = tmp_path / "cifar-10-batches-bin"
+    write(folder, "binary")
+    (folder / "data_batch_3.bin").write_bytes(b"\x0a" + bytes(3072))
+    with pytest.raises(DataError, match=r"batch_3\.bin in .*batches-bin is .* labels from 10 to"):
+        load_cifar10(root=tmp_path)
+    (folder / "data_batch_3.bin").unlink()
+    with pytest.raises(DataError, match=r"batches-bin lacks data_batch_3\.bin"):
+        load_cifar10(root=tmp_path)
+
+
 def test_damage_names_the_file(tmp_path):
     folder = tmp_path / "cifar-10-batches-py"
     write(folder)
@@ -254,6 +280,9 @@ def test_wrong_photographs_are_refused(photographs):
     file = photographs / "train/cat/0001.jpg"
     file.write_bytes(b"text")
     with pytest.raises(DataError, match=r"1 of 20 .*train/cat/0001\.jpg"):
+        load_cifar10(root=photographs, progress=False)
+    file.write_bytes(encode(plain(7, 48), "jpeg"))
+    with pytest.raises(DataError, match=r"cat/0001\.jpg .*it has 48 by 48 pixels, not 32"):
         load_cifar10(root=photographs, progress=False)
     file.unlink()
     (photographs / "train/cat").rename(photographs / "train/unicorn")

@@ -1,4 +1,4 @@
-"""Configurations are JSON, and rebuild the network that they describe, a user's own too."""
+"""Configurations are JSON, and make the network that they describe again."""
 
 import inspect
 import json
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from kacjax.models import MLP, MODELS, UNet, blank, rebuild
+from kacjax.models import MLP, UNet, blank
 
 
 def unet() -> UNet:
@@ -37,16 +37,14 @@ NETWORKS = (
 
 
 @pytest.mark.parametrize("make", NETWORKS)
-def test_a_network_is_rebuilt_from_its_json(make):
+def test_a_network_is_made_again_from_its_json(make):
     model = make()
-    name, config = type(model).__name__, json.loads(json.dumps(model.config))
+    config = json.loads(json.dumps(model.config))
     assert config == model.config
-    build = lambda: rebuild(name, config)  # noqa: E731
-    again = nnx.eval_shape(build) if isinstance(model, UNet) else build()
+    again = nnx.eval_shape(lambda: type(model)(**config, rngs=nnx.Rngs(0)))
     assert nnx.graphdef(again) == nnx.graphdef(model)
     assert again.config == config
     assert again.classes == model.classes == config["classes"]
-    assert MODELS[name] is type(model)
 
 
 def test_every_argument_is_in_the_configuration():
@@ -54,20 +52,6 @@ def test_every_argument_is_in_the_configuration():
         model = make()
         arguments = inspect.signature(type(model).__init__).parameters
         assert {"self", "rngs", *model.config} == {*arguments}
-
-
-@pytest.mark.parametrize(
-    ("name", "config", "message"),
-    [
-        ("Transformer", {}, "name must be one of MLP, UNet; got 'Transformer'"),
-        ("MLP", {"dim": 2, "wide": 3}, "config does not describe a network MLP: .*wide"),
-        ("MLP", {"dim": 0}, "dim must be an integer of at least 1, got 0"),
-        ("UNet", {}, "config does not describe a network UNet: .*shape"),
-    ],
-)
-def test_bad_descriptions(name, config, message):
-    with pytest.raises(ValueError, match=message):
-        rebuild(name, config, nnx.Rngs(0))
 
 
 def test_a_blank_network_has_zeros_and_the_structure():
@@ -84,15 +68,3 @@ def test_numbers_of_numpy_are_plain_in_the_configuration(monkeypatch):
     model = MLP(np.int64(2), rngs=nnx.Rngs(0), width=8, depth=1, T=np.float32(0.5))
     assert json.loads(json.dumps(model.config))["T"] == 0.5
     assert model.config["dim"] == 2
-
-
-def test_a_network_of_the_user(monkeypatch):
-    class Mine(nnx.Module):
-        def __init__(self, size: int, *, rngs: nnx.Rngs):
-            self.config = {"size": size}
-            self.map = nnx.Linear(size, size, rngs=rngs)
-
-    monkeypatch.setitem(MODELS, "Mine", Mine)
-    assert rebuild("Mine", {"size": 3}).map.kernel.shape == (3, 3)
-    with pytest.raises(ValueError, match="config does not describe a network Mine"):
-        rebuild("Mine", {"sizes": 3})
