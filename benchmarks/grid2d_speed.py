@@ -15,7 +15,7 @@ import numpy as np
 from flax import nnx
 
 import kacjax
-from benchmarks import table_method, torch_loop
+from benchmarks import table_method
 from benchmarks.common import device_name, surroundings, time_calls, write_result
 
 A, C, BATCH = 9.0, 3.0, 256
@@ -69,6 +69,8 @@ def default_step_seconds(dim: int, batch: int, width: int, steps: int) -> float:
 
 def main() -> None:
     """Runs the benchmark."""
+    from benchmarks import torch_loop  # Needs an extra.
+
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=2000, help="steps of a turn (2000)")
     parser.add_argument("--turns", type=int, default=3, help="turns (3)")

@@ -9,6 +9,7 @@ import math
 import os
 import shutil
 import statistics
+from pathlib import Path
 from types import SimpleNamespace
 
 import chex
@@ -234,6 +235,25 @@ def test_results_alone_give_the_same_tables_and_curves(finished, tmp_path, capsy
     assert not (tmp_path / "none").exists()
 
 
+def test_results_of_older_versions_are_redrawn(tmp_path, capsys):
+    """Their figures and settings had other names."""
+    file = Path(__file__).parents[1] / "benchmarks" / "results" / "compare-mnist.json"
+    assert "memorisation_ratio" in file.read_text()
+    assert redraw.main([str(file), "--out", str(tmp_path)]) == 0
+    assert "memorization" in (tmp_path / report.MARKDOWN).read_text()
+    assert "memorization_ratio" in (tmp_path / report.CSV).read_text()
+    results = json.loads((tmp_path / report.RESULTS).read_text())
+    assert results["network"]["prediction"] == "velocity"
+    assert results["evaluation"]["grid_power"] == []
+
+
+def test_steps_in_time_are_those_of_earlier_tables():
+    kac, wiener = kacjax.kac_path, kacjax.diffusion_path
+    paths = [kac(), kac(clock="t2"), wiener(), kacjax.flow_matching_path(0.4)]
+    assert [evaluation.grid_power(path, "time") for path in paths] == [2, 1.5, 4, 1.5]
+    assert {evaluation.grid_power(path, "straight") for path in paths} == {2}
+
+
 def test_pairs_follow_from_the_judgements(finished):
     out, _ = finished
     rows = list(csv.DictReader(io.StringIO((out / report.PAIRED).read_text())))
@@ -248,6 +268,9 @@ def test_pairs_follow_from_the_judgements(finished):
             np.array([found[model][seed, int(row["nfe"])][row["metric"]] for seed in (0, 1)])
             for model in ("kac-t", "diffusion")
         )
+        if row["kind"] == "difference" and row["metric"] == "relative_mode_width":
+            # Its best value is 1; a width of 0, of a mode that is hit once, has no logarithm.
+            own, rival = np.abs(own - 1), np.abs(rival - 1)
         expected = {
             "ratio": lambda q, b: np.exp(np.mean(np.log(q / b))),
             "difference": lambda q, b: np.mean(q - b),

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -15,15 +16,17 @@ from PIL import Image
 
 import kacjax
 from experiments import gallery, generate, process, runs, train
-from experiments.config import PathConfig, SamplingConfig, from_dict, to_dict
+from experiments.command import UserError
+from experiments.config import PathConfig, SamplingConfig, from_dict, read_json, to_dict
 from experiments.datasets import make_dataset
 from experiments.defaults import DEFAULTS
 from experiments.images.config import NAMES
-from experiments.sampling import draw_samples
+from experiments.sampling import draw_samples, load_velocity, make_trainer, save_velocity
 from kacjax import data
 
 pytestmark = pytest.mark.usefixtures("compile_once")
 
+RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 QUICK = [
     *("--steps", "20", "--batch-size", "32", "--width", "16", "--depth", "1"),
     *("--num-samples", "120", "--solver-steps", "5"),
@@ -344,11 +347,32 @@ def test_configurations_survive_their_file(name):
     assert make_dataset(name).dim == (64 if name == "digits" else 2)
 
 
+def test_files_of_older_versions_are_read():
+    """The names are those of today; the committed run had the ones before."""
+    text = (RESULTS / "run-digits-kac.json").read_text()
+    assert '"parameterisation": "data"' in text
+    config = from_dict(read_json(text)["config"])
+    assert config == DEFAULTS["digits"][1]
+    assert read_json('{"sampling": {"grid": "uniform"}}') == {"sampling": {"grid_power": 1.0}}
+
+
+def test_a_velocity_belongs_to_its_run_though_float32_rounds(tmp_path):
+    model = PathConfig(path="diffusion", sigma=0.4)
+    config = dataclasses.replace(DEFAULTS["moons"][1], model=model)
+    trainer = make_trainer(config, 2)
+    save_velocity(tmp_path, trainer.velocity(trainer.init(jax.random.key(0))))
+    assert load_velocity(tmp_path, config, 2).network.config["dim"] == 2
+    other = dataclasses.replace(config, model=dataclasses.replace(model, sigma=0.400001))
+    with pytest.raises(UserError, match="of another run"):
+        load_velocity(tmp_path, other, 2)
+
+
 def test_paths_of_the_three_models():
     kac = PathConfig(a=4.0, c=2.0, T=2.0, clock="t2").make()
     assert (kac.process.a, kac.process.c, kac.T) == (4.0, 2.0, 2.0)
     assert PathConfig(path="diffusion", sigma=3.0).make().process.sigma == 3.0
-    assert PathConfig(path="flow-matching", signal="constant").make().prior_is_noise
+    flow = PathConfig(path="flow-matching", sigma=0.4, signal="constant").make()
+    assert flow == kacjax.flow_matching_path(0.4)
 
 
 def test_a_run_that_fails_leaves_the_old_one(untouched, monkeypatch, capsys):

@@ -9,17 +9,25 @@ import shutil
 import signal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
 from experiments import gallery, generate, runs, train
 from experiments.defaults import DEFAULTS
-from experiments.images.config import NAMES, differences, from_dict, to_dict
+from experiments.images.config import (
+    NAMES,
+    ImageOptimizerConfig,
+    differences,
+    from_dict,
+    to_dict,
+)
 from experiments.images.log import Interval
+from experiments.images.session import learning_rate
 from kacjax.checkpoints import manager
 from kacjax.export import load_notes
-from kacjax.training import NonFiniteError, StepMetrics, Trainer
+from kacjax.training import NonFiniteError, StepMetrics, Trainer, default_optimizer
 from tests.image_runs import arguments, draw_pictures, outcome
 
 pytestmark = pytest.mark.usefixtures("compile_once")
@@ -378,6 +386,17 @@ def test_defaults_are_the_papers():
     assert (training.ema_decay, training.clip, config.network.size) == (0.9999, 1.0, "cifar10")
     assert config.source.flip
     assert not DEFAULTS["mnist"][1].source.flip
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "linear"])
+def test_the_learning_rate_of_the_log_is_that_of_training(schedule):
+    options = ImageOptimizerConfig(steps=10, warmup=4, schedule=schedule, learning_rate=0.25)
+    optimizer = default_optimizer(10, 0.25, 4, schedule=schedule)
+    state, rate = optimizer.init(jnp.zeros(())), learning_rate(options)
+    for step in range(10):
+        # Of a constant gradient Adam makes the rate itself.
+        update, state = optimizer.update(jnp.ones(()), state)
+        np.testing.assert_allclose(rate(step), -update, rtol=1e-5, atol=1e-8)
 
 
 def test_rows_do_not_depend_on_where_a_run_stopped():

@@ -264,7 +264,7 @@ class ImageCompareConfig(CompareConfig):
     training: ImageOptimizerConfig = dataclasses.field(default_factory=ImageOptimizerConfig)
     classifier: Annotated[
         Path | None,
-        tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: for mnist, the library's)"),
+        tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: for mnist, the one here)"),
     ] = None
     """Judge of the samples, from `experiments.features`."""
 

@@ -14,6 +14,8 @@ Keep = Callable[[int, Velocity, dict[str, Any]], None]
 
 # Seconds of training that an interruption may cost.
 _SAVE_EVERY = 60.0
+# Steps between looks at the clock, unless the trainer has its own number of steps in a call.
+_STEPS_PER_RUN = 200
 # The record holds the mean loss of so many steps.
 _RECENT = 1000
 
@@ -50,7 +52,7 @@ def train(
     with Checkpoints(folder, keep=1) as checkpoints:
         for target in steps:
             while done < target:
-                until = min(target, done + trainer.steps_per_call)
+                until = min(target, done + (trainer.steps_per_call or _STEPS_PER_RUN))
                 state, metrics = trainer.run(state, source, until)
                 done, losses = until, (losses + metrics.loss.tolist())[-_RECENT:]
                 if time.perf_counter() - last > _SAVE_EVERY and done < steps[-1]:

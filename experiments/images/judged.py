@@ -30,7 +30,7 @@ class JudgedImages(Dataset):
         images: Its training images.
         root: Folder of the data.
         classifier: File of a classifier that `experiments.features` trained; for MNIST by default
-            the one that comes with the library.
+            that of `experiments.judging`.
 
     Raises:
         UserError: If the test images or the classifier are missing or damaged.

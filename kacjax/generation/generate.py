@@ -134,7 +134,12 @@ def generate(
     shape, x0 = _check_draw(key, shape, x0)
     if per_sample_steps is None:
         per_sample_steps = chunk_size is not None or mesh is not None
-    options: Any = {"solver": solver, "coordinates": coordinates, "grid_power": grid_power, "rtol": rtol}
+    options: Any = {
+        "solver": solver,
+        "coordinates": coordinates,
+        "grid_power": grid_power,
+        "rtol": rtol,
+    }
     options |= {"atol": atol, "per_sample_steps": per_sample_steps}
     labels = check_labels(labels, shape[0], getattr(velocity, "classes", None))
 

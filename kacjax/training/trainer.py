@@ -120,10 +120,13 @@ class Trainer:
         mask = jax.tree.map(lambda leaf: leaf is not None, chosen, is_leaf=is_none)
         params, network_rest = split_arrays(network)
         path, path_rest = split_arrays(velocity.path)
-        own: dict[str, Any] = {f.name: getattr(self, f.name, None) for f in dataclasses.fields(Plan)}
+        own: dict[str, Any] = {
+            f.name: getattr(self, f.name, None) for f in dataclasses.fields(Plan)
+        }
         own |= {"network": network_rest, "path": path_rest, "trained": Static(mask)}
         own |= {"optimizer": self.optimizer or default_optimizer(self.steps)}
-        return params, path, Plan(**own | {"classes": velocity.classes})
+        own["classes"] = velocity.classes
+        return params, path, Plan(**own)
 
     @functools.cached_property
     def _memory(self) -> dict[Any, Any]:

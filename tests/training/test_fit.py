@@ -141,7 +141,9 @@ def test_only_parameters_are_trained():
             self.count = nnx.Variable(jnp.zeros((), jnp.int32))
 
         def __call__(self, t, x, label=None):
-            return super().__call__(t, x * self.frequency[...][None] + self.count[...].astype(x.dtype), label)
+            return super().__call__(
+                t, x * self.frequency[...][None] + self.count[...].astype(x.dtype), label
+            )
 
     result = quick(Fixed(), optimizer=optax.adamw(0.1))
     rest = result.velocity.network.rest

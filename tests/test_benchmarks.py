@@ -1,0 +1,132 @@
+"""The benchmarks run, at sizes that measure nothing."""
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+import kacjax
+from benchmarks import (
+    common,
+    exact_flow,
+    generation_memory,
+    grid2d_speed,
+    grids,
+    process_speed,
+    table_method,
+    train_speed,
+    unet_flops,
+)
+
+PATHS = [grids.PATHS["kac, clock t"], grids.PATHS["diffusion"]]
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    """A folder for the results of this test."""
+    for module in (common, train_speed):
+        monkeypatch.setattr(module, "RESULTS", tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """Few samples, permutations and steps for `exact_flow`."""
+    small = {"NUM": 20, "PERMUTATIONS": 9, "STEPS": (4, 8), "FINEST": 16}
+    small |= {"LAYERS": ((5, 0.3), (5, 0.1)), "TOLERANCES": (1e-2,), "TRIP_TOLERANCES": (1e-3,)}
+    for name, value in small.items():
+        monkeypatch.setattr(exact_flow, name, value)
+    return grids.data_sets()["9 points"]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_exact_flow_reaches_the_data(tiny, path):
+    reached = exact_flow.reach(path, *tiny, "straight")
+    assert reached["median distance"] < 1e-3
+    counted = exact_flow.shares(path, *tiny, "straight")
+    assert len(counted) == (3 if exact_flow.has_atoms(path) else 2)
+    assert all(0 <= row["total variation"] <= 1 for row in list(counted.values())[1:])
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_exact_flow_orders_and_round_trip(tiny, x64, path):
+    found = exact_flow.orders(path, *tiny, "straight")
+    assert set(found) == set(kacjax.generation.FIXED)
+    errors = np.array([row["rms error"] for row in found.values()])
+    assert np.all(np.isfinite(errors))
+    assert np.all(errors[:, 1] < errors[:, 0])
+    adaptive = exact_flow.adaptive(path, *tiny, "straight")
+    assert all(row["0.01"]["mean evaluations"] > 6 for row in adaptive.values())
+    assert exact_flow.round_trip(path, *tiny, "straight")["0.001"]["evaluations to encode"] > 6
+
+
+def test_a_permutation_test_sees_another_law(tiny):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(2, 50, 2))
+    assert exact_flow.permutation_test(x, y + 3) == pytest.approx(0.1)
+    assert exact_flow.permutation_test(x, y) > 0.1
+
+
+def test_grids_judge_by_the_law_of_the_data():
+    data, weights = grids.data_sets()["9 points"]
+    rng = np.random.default_rng(0)
+    good = data[rng.choice(9, 4000, p=weights)].astype(np.float64)
+    result = grids.judge(good, data, weights)
+    assert result["median distance"] == 0
+    assert result["total variation of shares"] < 0.05
+    assert abs(result["energy distance"]) < 0.05
+    assert grids.judge(good + 1, data, weights)["energy distance"] > 0.5
+
+
+def test_process_speed_counts_and_times_every_method(monkeypatch):
+    monkeypatch.setattr(process_speed, "torch_loop", None)
+    table = table_method.build_table(process_speed.A, process_speed.C, process_speed.T, 20, 64)
+    row = process_speed.measure_shape((4, 2), table, 0.0)
+    times = row["milliseconds"]
+    assert {"wiener", "kac", "table in jax", "kac, poisson-beta"} <= set(times)
+    assert row["ratio to wiener"]["wiener"] == 1
+    assert min(times.values()) > 0
+    assert row["operations"]["table in jax, look-up"]["gather instructions"] > 0
+
+
+def test_generation_memory():
+    seconds, peak = generation_memory.generate(5, chunk_size=2)
+    assert seconds > 0
+    assert peak > 50
+
+
+def test_grid2d_speed():
+    assert 0 < grid2d_speed.noise_share(2, 4, 1.0) < 1
+    network = grid2d_speed.Perceptron(nnx.Rngs(0))
+    path, data = kacjax.kac_path(), np.zeros((8, 2), np.float32)
+    run = kacjax.fit(
+        network, path, data, jax.random.key(0), 2, 4, prediction="velocity", progress=False
+    )
+    assert np.all(np.isfinite(run.losses))
+
+
+@pytest.mark.parametrize("steps_per_call", [1, 3])
+def test_train_speed(results, steps_per_call):
+    size = kacjax.models.unet_size("tiny") | {"channels": 4, "multipliers": (1, 2)}
+    model = kacjax.models.UNet((8, 8, 1), rngs=nnx.Rngs(0), **size)
+    ours = train_speed.JaxTraining(
+        model, 2, {"xla_cpu_enable_fast_math": False}, steps_per_call=steps_per_call
+    )
+    row = train_speed.measure_batch(ours, 2, steps=4, turns=2)
+    assert int(ours.state.step) == 10
+    assert len(row["images per second"]["kacjax"]) == 2
+    assert "torch" not in row
+    # The optimizer, for one, adds to three times the forward pass by hand.
+    assert row["step flops per image, XLA"] > unet_flops.forward_flops(model.config)
+    train_speed.write_size("a", row)
+    file = train_speed.write_size("b", row)
+    assert file.parent == results
+    assert '"a"' in file.read_text()
+
+
+def test_options_of_the_compiler():
+    assert train_speed.read_option("a=true") == ("a", True)
+    assert train_speed.read_option("a=4") == ("a", 4)
+    assert train_speed.read_option("a=FUSION,CUBLAS") == ("a", "FUSION,CUBLAS")
+    with pytest.raises(Exception, match="NAME=VALUE"):
+        train_speed.read_option("a")
