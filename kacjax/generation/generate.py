@@ -97,7 +97,7 @@ def generate(
         steps: Number of fixed steps, or their times, from `T` down to 0.
         solver: `ab2` or `euler` (one evaluation a step), `heun`, `midpoint` (two) or `rk4` (four),
             with fixed steps; `tsit5`, `dopri5` or `dopri8`, adaptive; or any Diffrax solver, which
-            takes fixed steps unless there is a tolerance.
+            takes fixed steps unless there is a tolerance or it is implicit.
         coordinates: `straight`, see `kacjax.generation.coordinates`, or `time`; by default straight
             ones, but where components have processes of their own.
         grid_power: Exponent $p$ of the fixed steps, which end at $\rho_k = \rho(T) (1 - k / n)^p$;

@@ -5,7 +5,7 @@ What is solved is $du = \text{slope} \, d\rho$, see `kacjax.generation.coordinat
 there, and gets its derivative (`to_ode`).
 
 **At $t = 0$** a velocity may be infinite, and a network has never seen it, so that no solver asks
-there. A solver with stages at the end of a step makes the last one to 0, or the first one from 0, by
+there. A solver with stages within a step makes the last one to 0, or the first one from 0, by
 the midpoint rule; an adaptive one from where $\rho$ is the absolute tolerance.
 """
 
@@ -148,6 +148,8 @@ def integrate(
     rtol, atol = options.get("rtol"), options.get("atol")
     power, per_sample = options.get("grid_power", 2.0), options.get("per_sample_steps", False)
     adaptive = rtol is not None or atol is not None or solver in [*ADAPTIVE]
+    # An implicit solver needs tolerances for its stages, too.
+    adaptive = adaptive or isinstance(solver, diffrax.AbstractImplicitSolver)
     solver = make_solver(solver)
     if coordinates is not None:
         check_choice("coordinates", coordinates, COORDINATES)
@@ -203,7 +205,7 @@ def integrate(
         jax.block_until_ready(states)
         return states, jnp.asarray(_evaluated() - before)
     per_step, first = known or (0, 0)
-    edge = 2 * (to_zero and (adaptive or 1.0 in stage_times(solver)))
+    edge = 2 * (to_zero and (adaptive or max(stage_times(solver)) > 0))
     return states, per_step * tried + first + edge
 
 
@@ -225,7 +227,7 @@ def _integrate(field, coordinates, solver, numbers, arrays, steps, choices):
             tolerance = jnp.clip(atol, _EARLIEST, _LATEST)
             before = coordinates.at_rho(coordinates.rho(taus[0]) * tolerance)
         floor = coordinates.at_rho(coordinates.rho(before) / 2)
-        if adaptive or 1.0 in stage_times(solver):
+        if adaptive or max(stage_times(solver)) > 0:
             edge = jnp.stack([before, floor, jnp.zeros_like(before)])
             taus = taus.at[-1].set(before) if adaptive else taus[:-1]
     if upwards:
@@ -272,10 +274,13 @@ def _solve(
         return move(state, edge[0], edge[2], slope(edge[1], middle, args))
 
     term = diffrax.ControlTerm(slope, coordinates)
-    if any(0 < time < 1 for time in stage_times(solver)):
+    even = not any(0 < time < 1 for time in stage_times(solver))
+    if not even:
         term = term.to_ode()
-    controller, first, max_steps = diffrax.StepTo(ts=taus), None, taus.size - 1
-    if tolerances is not None:
+    if tolerances is None:
+        controller = diffrax.StepTo(ts=taus) if taus.size > 1 else None
+        first, max_steps = None, taus.size - 1
+    else:
         span, (rtol, atol) = taus[-1] - taus[0], tolerances
         first, max_steps = _FIRST * span, _MAX_STEPS
         controller = diffrax.PIDController(rtol, atol, dtmax=_LONGEST * jnp.abs(span))
@@ -284,6 +289,10 @@ def _solve(
     if taus.size > 1:
         border = None if edge is None else edge[2] if upwards else edge[0]
         asked = saved if saved is None or border is None else jnp.maximum(saved, border)
+        if asked is not None and even and tolerances is None:
+            # Within a step the control goes evenly, not the time.
+            rising = taus if upwards else taus[::-1]
+            asked = jnp.interp(coordinates.rho(asked), coordinates.rho(rising), rising)
         solution = diffrax.diffeqsolve(
             term,
             solver,

@@ -105,7 +105,7 @@ def test_solvers_whose_stages_are_solved_for_are_counted():
 
 @pytest.mark.parametrize(
     "solver",
-    [s if s in ("ab2", "rk4") else pytest.param(s, marks=pytest.mark.slow) for s in FIXED],
+    [pytest.param(s, marks=pytest.mark.slow) if s == "euler" else s for s in FIXED],
 )
 def test_a_single_step(solver):
     """Straight lines into a point, y / t, are exact for every solver, and saved on their way."""
@@ -171,7 +171,8 @@ def test_any_solver_of_diffrax(x64):
     np.testing.assert_array_equal(run(diffrax.Heun(), steps=10), run("heun", steps=10))
     true = flow.data(initial_noise(DIFFUSION, KEY, (5, 1)))
     np.testing.assert_allclose(run(diffrax.Kvaerno3(), rtol=1e-5, atol=1e-5), true, atol=1e-4)
-    np.testing.assert_allclose(run(diffrax.Kvaerno3(), steps=30), true, atol=1e-3)
+    # Its stages need tolerances: it chooses its steps, whatever their number.
+    np.testing.assert_allclose(run(diffrax.Kvaerno3(), steps=1), true, atol=5e-3)
     # A tolerance makes any solver choose its steps, one with a name too.
     np.testing.assert_allclose(run("heun", rtol=1e-5), true, atol=1e-2)
     for solver in ("rk45", 3, diffrax.Heun):
