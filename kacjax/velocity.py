@@ -273,8 +273,9 @@ def _call(network: Callable[..., Array], t: Array, x: Array, label: Any, key: An
     """Calls a network with what it takes of label and key."""
     takes = inspect.signature(network).parameters
     everything = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in takes.values())
-    given = {"label": label, "key": key}
-    given = {n: v for n, v in given.items() if v is not None and (everything or n in takes)}
+    given = {} if label is None else {"label": label}
+    given |= {} if key is None else {"key": key}
+    given = {name: value for name, value in given.items() if everything or name in takes}
     if label is not None and "label" not in given:
         name = getattr(network, "__name__", type(network).__name__)
         raise ValueError(f"there are labels, but {name} takes no argument 'label'.")
