@@ -104,6 +104,7 @@ class NNXNetwork(eqx.Module):
 
     def __call__(self, t: Array, x: Array, label: Array | None = None, *, key: Key | None = None):
         """Calls the module; a call that changes a variable is a `ValueError`."""
+        # A copy: a call that changes a variable must not change this one.
         module = nnx.merge(self.graphdef, self.params, self.rest, copy=True)
         output = _call(module, t, x, label, key)
         after = dict(jax.tree.leaves_with_path(nnx.state(module)))
