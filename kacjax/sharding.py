@@ -156,11 +156,10 @@ def initialize_distributed(
         >>> kacjax.sharding.initialize_distributed(processes=1)
         False
     """
-    given = coordinator, processes, process_id
     if processes is not None:
         check_count("processes", processes)
     if not jax.distributed.is_initialized() and processes != 1:
-        if given == (None, None, None):
+        if coordinator is None and processes is None and process_id is None:
             try:
                 jax.distributed.initialize()
             except (ValueError, RuntimeError):  # There are no others, or JAX runs already.

@@ -104,6 +104,7 @@ class NNXNetwork(eqx.Module):
 
     def __call__(self, t: Array, x: Array, label: Array | None = None, *, key: Key | None = None):
         """Calls the module; a call that changes a variable is a `ValueError`."""
+        # A copy: a call that changes a variable must not change this one.
         module = nnx.merge(self.graphdef, self.params, self.rest, copy=True)
         output = _call(module, t, x, label, key)
         after = dict(jax.tree.leaves_with_path(nnx.state(module)))
@@ -273,8 +274,9 @@ def _call(network: Callable[..., Array], t: Array, x: Array, label: Any, key: An
     """Calls a network with what it takes of label and key."""
     takes = inspect.signature(network).parameters
     everything = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in takes.values())
-    given = {"label": label, "key": key}
-    given = {n: v for n, v in given.items() if v is not None and (everything or n in takes)}
+    given = {} if label is None else {"label": label}
+    given |= {} if key is None else {"key": key}
+    given = {name: value for name, value in given.items() if everything or name in takes}
     if label is not None and "label" not in given:
         name = getattr(network, "__name__", type(network).__name__)
         raise ValueError(f"there are labels, but {name} takes no argument 'label'.")

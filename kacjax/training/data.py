@@ -105,23 +105,22 @@ def check_data(
 ) -> DeviceData:
     """Checks that data are finite and labels fit them, and gives them the types of training."""
     array = _as_trained("data", data if isinstance(data, jax.Array) else np.asarray(data))
-    bad = 0 if array.dtype == np.uint8 else int(np.sum(~np.isfinite(array)))
-    if bad:
-        raise ValueError(f"data must be finite, got {bad} NaN or infinite values.")
+    if array.dtype != np.uint8 and not np.all(good := np.isfinite(array)):
+        raise ValueError(f"data must be finite, got {np.sum(~good)} NaN or infinite values.")
     if flip and array.ndim != 4:
         raise ValueError(f"flip needs images (num, height, width, channels), got {array.shape}.")
     return DeviceData(array, check_labels(labels, len(array), classes, null=False))
 
 
 def check_batch(batch: Any, size: int, classes: int | None = None) -> DeviceData:
-    """A host batch with the types of training, whose numbers may be not finite."""
+    """A host batch with the types of training, whose numbers need not be finite."""
     if isinstance(batch, Mapping):
         parts = [next((batch[n] for n in names if n in batch), None) for names in _NAMES]
         unknown = set(batch) - set(itertools.chain(*_NAMES))
     else:
         parts, unknown = (list(batch) if isinstance(batch, tuple | list) else [batch]), set()
-    first, labels = [*parts, None, None][:2]
-    data = np.asarray(first)
+    data, labels = [*parts, None, None][:2]
+    data = np.asarray(data)
     if unknown or len(parts) > 2 or data.shape[:1] != (size,):
         found = f"a {type(batch).__name__} of {len(parts)} parts, the first of shape {data.shape}"
         if isinstance(batch, Mapping):

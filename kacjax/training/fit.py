@@ -129,8 +129,7 @@ def fit(
         (5,)
     """
     arguments = locals()
-    names = [field.name for field in dataclasses.fields(Trainer)]
-    trainer = Trainer(**{name: arguments[name] for name in names})
+    trainer = Trainer(**{f.name: arguments[f.name] for f in dataclasses.fields(Trainer)})
     if hasattr(data, "__array__"):
         source = trainer.device_data(data, labels)
     elif labels is not None:

@@ -201,12 +201,7 @@ class Plan:
 
 
 def train_step(
-    plan: Plan,
-    state: TrainState,
-    going: Bool[Array, ""],
-    path: Any,
-    batch: tuple[Array, Array | None],
-    key: Key,
+    plan: Plan, state: TrainState, going: Array, path: Any, batch: tuple[Any, Any], key: Key
 ) -> tuple[TrainState, Bool[Array, ""], StepMetrics]:
     r"""One step of gradient descent on `flow_matching_loss`, of which `key` makes both keys.
 
@@ -239,14 +234,18 @@ def train_step(
     if accumulate > 1:
         # Micro-batch i is every accumulate-th datum from i on, so that all devices share it.
         kinds = optax.microbatching.AccumulationType
-        how = (kinds.MEAN, kinds.CONCAT)
+        how = kinds.MEAN, kinds.CONCAT
         micro = optax.microbatch(gradient, (0, 1), len(x0) // accumulate, how)
         slope, errors = micro(draw, jnp.arange(len(x0)) % accumulate)
     else:
         slope, errors = gradient(draw)
     mean, norm = jnp.mean(errors), optax.tree.norm(slope)
     finite = jnp.isfinite(mean) & jnp.isfinite(norm)
-    metrics = StepMetrics(mean, norm, *_time_bins(draw.t, errors, whole.path.T), finite)
+    number = jnp.floor(draw.t * (TIME_BINS / jnp.asarray(whole.path.T, draw.t.dtype)))
+    bins = jnp.arange(TIME_BINS, dtype=number.dtype)[:, None]
+    inside = jnp.clip(number, 0, TIME_BINS - 1)[None, :] == bins
+    sums = jnp.sum(jnp.where(inside, errors[None, :], 0), axis=1)
+    metrics = StepMetrics(mean, norm, sums, jnp.sum(inside, axis=1, dtype=number.dtype), finite)
 
     applied, held = finite & going, eqx.filter(state.params, plan.trained.tree)
     slope = jax.tree.map(lambda g, old: g.astype(old.dtype), slope, held)
@@ -269,14 +268,9 @@ def train_step(
     kept = held, state.ema, state.opt_state
     new, ema, opt_state = jax.lax.cond(applied, move, lambda: kept)
     skip = going & ~finite if plan.on_nonfinite == "skip" else jnp.zeros_like(going)
-    state = TrainState(
-        eqx.combine(new, state.params),
-        ema,
-        opt_state,
-        state.step + (applied | skip).astype(state.step.dtype),
-        state.key,
-        state.skipped + skip.astype(state.skipped.dtype),
-    )
+    taken = state.step + (applied | skip).astype(state.step.dtype)
+    skipped = state.skipped + skip.astype(state.skipped.dtype)
+    state = TrainState(eqx.combine(new, state.params), ema, opt_state, taken, state.key, skipped)
     return sharding.constrain_state(state, mesh), applied | skip, metrics
 
 
@@ -346,11 +340,3 @@ def _is_array(leaf: Any) -> bool:
 def _wide(tree: Any) -> Any:
     """A copy of the tree with floats of at least 32 bits."""
     return jax.tree.map(lambda x: jnp.copy(widen(x)), tree)
-
-
-def _time_bins(t: Array, errors: Array, T: Any) -> tuple[Array, Array]:
-    """Sums of the errors, and counts of the data, with times in each of the equal intervals."""
-    number = jnp.clip(jnp.floor(t * (TIME_BINS / jnp.asarray(T, t.dtype))), 0, TIME_BINS - 1)
-    inside = number[None, :] == jnp.arange(TIME_BINS, dtype=t.dtype)[:, None]
-    sums = jnp.sum(jnp.where(inside, errors[None, :], 0), axis=1)
-    return sums, jnp.sum(inside, axis=1, dtype=t.dtype)
