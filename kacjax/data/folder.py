@@ -17,15 +17,9 @@ from tqdm.auto import tqdm
 
 from kacjax._optional import require
 from kacjax._validation import check_choice, check_count
-from kacjax.data.files import (
-    DataError,
-    ImageArrays,
-    ImageBatch,
-    PathLike,
-    cache_folder,
-    cached_images,
-)
+from kacjax.data.files import DataError, PathLike, cache_folder, cached_images
 from kacjax.data.image_files import ImageFiles, class_labels, image_files
+from kacjax.data.images import ImageArrays, ImageBatch
 
 _MODES = {1: "L", 3: "RGB"}
 

@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from kacjax._validation import choose
-from kacjax.data.files import DataError, ImageArrays, PathLike, data_root, fetch
+from kacjax.data.files import DataError, PathLike, data_root, fetch
+from kacjax.data.images import ImageArrays
 
 DIGITS_SIDE = 8
 """Height and width of the digits."""
