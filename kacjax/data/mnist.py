@@ -65,8 +65,7 @@ def load_mnist(
     root = data_root(root)
     wanted = {3: f"{prefix}-images-idx3-ubyte", 1: f"{prefix}-labels-idx1-ubyte"}
     absent = [f"{name}.gz" for name in wanted.values() if not _find(root, name)]
-    if absent:
-        sums = {name: _SUMS[name] for name in absent}
+    if sums := {name: _SUMS[name] for name in absent}:
         fetch("MNIST", sums, _ADDRESSES, root / "mnist", download, progress)
     files = {rank: _find(root, name) or root for rank, name in wanted.items()}
     images, labels = (read_idx(files[rank], rank) for rank in wanted)

@@ -182,9 +182,7 @@ def trajectory_gif(
         show = ax.imshow(positions[0], **_GRAYS).set_data
         ax.axis("off")
     else:
-        show = ax.scatter(
-            *positions[0].T, s=5, color=style.BLUE, alpha=0.6, linewidths=0
-        ).set_offsets
+        show = ax.scatter(*positions[0].T, s=5, color=style.BLUE, alpha=0.6, lw=0).set_offsets
         _square(ax, 1.05 * float(np.abs(positions).max()))
     with writer.saving(figure, os.fspath(file), dpi=100):
         for t, x in zip(np.asarray(times), positions, strict=True):
