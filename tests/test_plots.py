@@ -14,7 +14,7 @@ from PIL import Image, ImageSequence
 from kacjax import KacProcess, WienerProcess, data, plots
 
 KEY = jax.random.key(0)
-POINTS = data.grid2d(KEY, 200)
+POINTS = data.target("grid2d")(KEY, 200)
 KAC = KacProcess(a=9.0, c=3.0)
 
 

@@ -55,8 +55,7 @@ class Checkpoints(contextlib.AbstractContextManager):
         OSError: If the folder cannot be made.
 
     Example:
-        >>> import tempfile
-        >>> with kacjax.checkpoints.Checkpoints(tempfile.mkdtemp()) as checkpoints:
+        >>> with kacjax.checkpoints.Checkpoints("checkpoints") as checkpoints:
         ...     checkpoints.save(5, {"w": jnp.ones(2)}, {"data": "moons"})
         ...     checkpoints.wait()
         ...     step, state, description = checkpoints.restore({"w": jnp.zeros(2)})
@@ -168,7 +167,7 @@ class Checkpoints(contextlib.AbstractContextManager):
             self._manager.reload()
 
     def _read(self, step: int, like: Any) -> Checkpoint:
-        args, wanted, leaves = self._args, {}, []
+        args, wanted = self._args, {}
         first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         for name, leaf in named_leaves(like).items():
             sharding = getattr(leaf, "sharding", None) or first
@@ -180,9 +179,10 @@ class Checkpoints(contextlib.AbstractContextManager):
         state = args.StandardRestore(_stored(wanted))
         arrays = self._manager.restore(step, args=args.Composite(state=state))["state"]
         for name, leaf in wanted.items():
-            bits = to_bits(leaf)
-            empty = jnp.zeros(bits.shape, bits.dtype, device=bits.sharding)
-            leaves.append(from_bits(arrays[name] if leaf.size else empty, leaf))
+            if not leaf.size:
+                bits = to_bits(leaf)
+                arrays[name] = jnp.zeros(bits.shape, bits.dtype, device=bits.sharding)
+        leaves = [from_bits(arrays[name], leaf) for name, leaf in wanted.items()]
         return Checkpoint(step, jax.tree.unflatten(jax.tree.structure(like), leaves), description)
 
     def _before_commit(self) -> None:  # Called in the background, when all files are there.

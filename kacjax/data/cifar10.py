@@ -11,17 +11,10 @@ import numpy as np
 from jaxtyping import Int32, UInt8
 
 from kacjax._validation import check_choice
-from kacjax.data.files import (
-    DataError,
-    ImageArrays,
-    PathLike,
-    cache_folder,
-    cached_images,
-    data_root,
-    fetch,
-)
+from kacjax.data.files import DataError, PathLike, cache_folder, cached_images, data_root, fetch
 from kacjax.data.folder import decode_images, describe
 from kacjax.data.image_files import ARCHIVE_DAMAGE, image_files, read_tar
+from kacjax.data.images import ImageArrays
 
 CIFAR10_CLASSES = (
     *("airplane", "automobile", "bird", "cat", "deer"),

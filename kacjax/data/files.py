@@ -1,4 +1,4 @@
-"""Images in memory; the folder of the data, downloads into it, a cache of what was decoded."""
+"""The folder of the data, downloads into it, and a cache of what was decoded from it."""
 
 import hashlib
 import json
@@ -7,17 +7,14 @@ import pathlib
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int32, UInt8
 
 from kacjax._files import write_atomically
 from kacjax._optional import require
+from kacjax.data.images import ImageArrays
 
-AnyArray = TypeVar("AnyArray", np.ndarray, jax.Array)
 PathLike: TypeAlias = str | os.PathLike[str]
 
 _FORMAT = 2  # Of cache files; earlier ones may hold images that could not be decoded.
@@ -30,59 +27,6 @@ class DataError(ValueError):
         >>> issubclass(kacjax.data.DataError, ValueError)
         True
     """
-
-
-class ImageArrays(NamedTuple):
-    """A set of images in memory.
-
-    Attributes:
-        images: Red, green and blue, or gray, from 0 to 255.
-        labels: The class of each image, 0 to `len(classes) - 1`; None where there are none.
-        classes: The names of the classes.
-
-    Example:
-        >>> kacjax.data.ImageArrays(np.zeros((5, 28, 28, 1), np.uint8)).labels is None
-        True
-    """
-
-    images: UInt8[np.ndarray, "num height width channels"]
-    labels: Int32[np.ndarray, " num"] | None = None
-    classes: tuple[str, ...] = ()
-
-
-class ImageBatch(NamedTuple):
-    """A batch of a stream of images: bytes and labels as in `ImageArrays`.
-
-    Example:
-        >>> images, labels = kacjax.data.ImageBatch(np.zeros((5, 28, 28, 1), np.uint8))
-    """
-
-    images: UInt8[np.ndarray, "batch height width channels"]
-    labels: Int32[np.ndarray, " batch"] | None = None
-
-
-def to_float(images: UInt8[AnyArray, "..."]) -> Float[AnyArray, "..."]:
-    """Bytes `b` as float32 `(2 b - 255) / 255` in `[-1, 1]`; NumPy stays NumPy, JAX stays JAX.
-
-    The difference is exact and only the product is rounded, so that compiled and eager code, and
-    any device, agree to the last bit.
-
-    Example:
-        >>> kacjax.data.to_float(np.array([0, 255], np.uint8)).tolist()
-        [-1.0, 1.0]
-    """
-    return (2 * images.astype(np.float32) - 255) * np.float32(1 / 255)
-
-
-def to_uint8(images: Float[AnyArray, "..."]) -> UInt8[AnyArray, "..."]:
-    """The nearest bytes to finite floats, those outside `[-1, 1]` clipped: undoes `to_float`.
-
-    Example:
-        >>> kacjax.data.to_uint8(np.array([-1.0, 0.5, 2.0], np.float32)).tolist()
-        [0, 191, 255]
-    """
-    numpy: Any = np if isinstance(images, np.ndarray) else jnp
-    return numpy.clip(numpy.rint(127.5 * images + 127.5), 0, 255).astype(np.uint8)
 
 
 def data_root(root: PathLike | None = None) -> pathlib.Path:

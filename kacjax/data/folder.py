@@ -17,15 +17,9 @@ from tqdm.auto import tqdm
 
 from kacjax._optional import require
 from kacjax._validation import check_choice, check_count
-from kacjax.data.files import (
-    DataError,
-    ImageArrays,
-    ImageBatch,
-    PathLike,
-    cache_folder,
-    cached_images,
-)
+from kacjax.data.files import DataError, PathLike, cache_folder, cached_images
 from kacjax.data.image_files import ImageFiles, class_labels, image_files
+from kacjax.data.images import ImageArrays, ImageBatch
 
 _MODES = {1: "L", 3: "RGB"}
 
@@ -60,10 +54,9 @@ def load_images(
         ValueError: If an option is out of range.
 
     Example:
-        >>> import pathlib, tempfile, PIL.Image
-        >>> folder = pathlib.Path(tempfile.mkdtemp())
-        >>> PIL.Image.new("RGB", (40, 30)).save(folder / "1.png")
-        >>> kacjax.data.load_images(folder, 16, cache=folder, progress=False).images.shape
+        >>> import PIL.Image
+        >>> PIL.Image.new("RGB", (40, 30)).save("1.png")
+        >>> kacjax.data.load_images(".", 16, cache="cache", progress=False).images.shape
         (1, 16, 16, 3)
     """
     files = image_files(path)
@@ -152,10 +145,9 @@ def stream_images(
         ValueError: If an option is out of range.
 
     Example:
-        >>> import pathlib, tempfile, PIL.Image
-        >>> folder = pathlib.Path(tempfile.mkdtemp())
-        >>> PIL.Image.new("RGB", (40, 30)).save(folder / "1.png")
-        >>> next(kacjax.data.stream_images(folder, 16, 8, seed=0)).images.shape
+        >>> import PIL.Image
+        >>> PIL.Image.new("RGB", (40, 30)).save("1.png")
+        >>> next(kacjax.data.stream_images(".", 16, 8, seed=0)).images.shape
         (8, 16, 16, 3)
     """
     _check_options(size, channels, unreadable)

@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from kacjax._validation import choose
-from kacjax.data.files import DataError, ImageArrays, PathLike, data_root, fetch
+from kacjax.data.files import DataError, PathLike, data_root, fetch
+from kacjax.data.images import ImageArrays
 
 DIGITS_SIDE = 8
 """Height and width of the digits."""
@@ -64,8 +65,7 @@ def load_mnist(
     root = data_root(root)
     wanted = {3: f"{prefix}-images-idx3-ubyte", 1: f"{prefix}-labels-idx1-ubyte"}
     absent = [f"{name}.gz" for name in wanted.values() if not _find(root, name)]
-    if absent:
-        sums = {name: _SUMS[name] for name in absent}
+    if sums := {name: _SUMS[name] for name in absent}:
         fetch("MNIST", sums, _ADDRESSES, root / "mnist", download, progress)
     files = {rank: _find(root, name) or root for rank, name in wanted.items()}
     images, labels = (read_idx(files[rank], rank) for rank in wanted)

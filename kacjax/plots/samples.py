@@ -178,17 +178,15 @@ def trajectory_gif(
     figure.set_layout_engine("none")  # One that adapts would move from frame to frame.
     require("matplotlib.backends.backend_agg", "plots").FigureCanvasAgg(figure)
     if images:
-        shown = ax.imshow(_tiled(positions[0], side, 8, 8), **_GRAYS)
+        positions = [_tiled(x, side, 8, 8) for x in positions]
+        show = ax.imshow(positions[0], **_GRAYS).set_data
         ax.axis("off")
     else:
-        shown = ax.scatter(*positions[0].T, s=5, color=style.BLUE, alpha=0.6, linewidths=0)
+        show = ax.scatter(*positions[0].T, s=5, color=style.BLUE, alpha=0.6, lw=0).set_offsets
         _square(ax, 1.05 * float(np.abs(positions).max()))
     with writer.saving(figure, os.fspath(file), dpi=100):
         for t, x in zip(np.asarray(times), positions, strict=True):
-            # A picture or points; each has a setter of its own.
-            getattr(shown, "set_data" if images else "set_offsets")(
-                _tiled(x, side, 8, 8) if images else x
-            )
+            show(x)
             ax.set_title(f"$t = {t:.3f}$")
             writer.grab_frame()
         for _ in range(20):
