@@ -27,6 +27,7 @@ from jaxtyping import Array, Float
 from kacjax._typing import ArrayLike, Key, Shape
 from kacjax._validation import check_nonnegative, check_positive, is_concrete, widen
 from kacjax.processes import KacProcess, Process, WienerProcess
+from kacjax.processes.base import as_numbers
 from kacjax.schedules import Schedule, make_clock, make_signal
 
 SMALLEST_TIME = 1e-12
@@ -104,8 +105,8 @@ class ProbabilityPath(eqx.Module):
         T: ArrayLike = 1.0,
     ):
         check_positive("T", T)
-        self.process, self.T = process, T
-        self.signal, self.clock = make_signal(signal, T), make_clock(clock)
+        self.process, self.T = process, as_numbers("T", T)
+        self.signal, self.clock = make_signal(signal, self.T), make_clock(clock)
         for name, part in (("signal", self.signal), ("clock", self.clock)):
             if not callable(part):
                 raise ValueError(f"{name} must be a name or a callable of t / T, got {part!r}.")

@@ -37,6 +37,8 @@ def as_numbers(name: str, value: ArrayLike) -> ArrayLike:
     kinds = (jnp.floating, jnp.integer, jnp.bool_)
     if dtype is None or not any(jnp.issubdtype(dtype, kind) for kind in kinds):
         raise ValueError(f"{name} must be a number or an array of real numbers, got {value!r}.")
+    if isinstance(value, int):  # Which would be a constant of compiled programs.
+        return float(value)
     return jnp.asarray(value, jnp.float32) if dtype in (jnp.bfloat16, jnp.float16) else value
 
 
