@@ -21,6 +21,7 @@ from kacjax._pytrees import as_arrays
 from kacjax._typing import Key, Scalar, Shape, Vector
 from kacjax._validation import check_count, check_labels, check_path
 from kacjax.generation.solve import Options, Velocity, solve
+from kacjax.generation.solvers import ADAPTIVE
 from kacjax.paths import ProbabilityPath
 from kacjax.processes.base import check_draw
 
@@ -178,7 +179,8 @@ def generate(
     if not return_nfe:
         return samples
     nfe = np.concatenate(counts)
-    return samples, nfe if per_sample_steps and (nfe != nfe[0]).any() else nfe[0]
+    adaptive = rtol is not None or atol is not None or solver in [*ADAPTIVE]
+    return samples, nfe if adaptive else nfe[0]
 
 
 def trajectory(
