@@ -266,8 +266,10 @@ def guided(
     classes = getattr(velocity, "classes", None)
     if classes is not None and not 0 <= null_label <= classes:
         raise ValueError(f"null_label must lie in 0..{classes}, got {null_label}.")
-    # As arrays, so that another number is no other program.
-    return Guided(velocity, jnp.asarray(scale), (jnp.asarray(low), jnp.asarray(high)), null_label)
+    # As arrays of floats, so that another number is no other program.
+    numbers = (float(part) if isinstance(part, int) else part for part in (scale, low, high))
+    scale, low, high = map(jnp.asarray, numbers)
+    return Guided(velocity, scale, (low, high), null_label)
 
 
 def _call(network: Callable[..., Array], t: Array, x: Array, label: Any, key: Any) -> Array:

@@ -30,10 +30,10 @@ def test_a_gaussian(path, precision):
     """With the default solver: every term of the formula, of which the growth is one, is needed."""
     with jax.enable_x64(precision == 64):
         x = jnp.asarray([[0.1, 0.2], [-0.5, 0.3], [0.0, 0.9]], jnp.result_type(float))
-        found = log_density(GaussianFlow(path), path, x, 60)
+        found = log_density(GaussianFlow(path), path, x)
         square = np.sum(np.square(x), axis=-1) / DEVIATION**2
         expected = -square / 2 - np.log(2 * np.pi * DEVIATION**2)
-        np.testing.assert_allclose(found, expected, atol=2e-2)
+        np.testing.assert_allclose(found, expected, atol=3e-3)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_hutchinson_is_right_on_average_and_exact_for_diagonal_fields(x64):
     matrix = jax.random.normal(KEY, (2, 3, 2, 3)) / 3
     field = lambda t, x: jnp.einsum("abcd,ncd->nab", matrix, x)  # noqa: E731
     x = jnp.zeros((400, 2, 3))
-    options = {"solver": "rk4", "steps": 4, "grid_power": 1.0, "divergence": "hutchinson"}
+    options = {"solver": "rk4", "steps": 4, "grid_power": 1.0}
     exact = log_density(field, path, x[:2], steps=4, solver="rk4", grid_power=1.0)
     estimates = log_density(field, path, x, key=KEY, probes=1, **options)
     deviation = float(jnp.std(estimates))
@@ -107,15 +107,13 @@ def test_gradients_in_the_points(x64):
     path = flow_matching_path()
     x = jnp.array([[0.1, 0.2], [-0.5, 0.3]])
     flow = GaussianFlow(path)
-    score = jax.grad(lambda x: jnp.sum(log_density(flow, path, x, 60)))(x)
+    score = jax.grad(lambda x: jnp.sum(log_density(flow, path, x)))(x)
     np.testing.assert_allclose(score, -x / DEVIATION**2, rtol=1e-2)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"divergence": "skilling"}, "divergence must be one of exact, hutchinson"),
-        ({"divergence": "hutchinson"}, "key must be a random key where divergence is"),
         ({"path": kac_path(signal="exponential")}, "signal must vanish at T"),
         ({"probes": 0}, "probes must be an integer of at least 1"),
         ({"t_min": 1.0}, "t1 must differ from t0, got 1.0 and 1.0"),
