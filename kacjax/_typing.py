@@ -6,10 +6,10 @@ from typing import TypeAlias
 import numpy as np
 from jaxtyping import Array, Float, Int, Num, PRNGKeyArray, UInt32
 
-Scalar: TypeAlias = float | int | np.generic | Num[Array, ""]
+Scalar: TypeAlias = float | int | np.floating | np.integer | Num[Array, ""]
 """A number: Python, NumPy, or an array of rank zero."""
 
-ArrayLike: TypeAlias = float | int | np.generic | Num[Array, "..."] | np.ndarray
+ArrayLike: TypeAlias = float | int | np.floating | np.integer | Num[Array, "..."] | np.ndarray
 """Anything that broadcasts as an array of numbers."""
 
 Vector: TypeAlias = ArrayLike | Sequence[float] | Sequence[int]

@@ -16,6 +16,7 @@ al., *Elucidating the design space of diffusion-based generative models*, NeurIP
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import diffrax
 import equinox as eqx
@@ -110,10 +111,26 @@ class Coordinates(diffrax.AbstractPath):
 
     def at_rho(self, rho: Array) -> Array:
         r"""The solver time at which the control is about `rho`, to choose steps by."""
-        # The root of tau: small times need a mesh of their own.
-        root = jnp.linspace(0, 1, _CELLS + 1)
-        levels = jax.vmap(self.rho)(root * root)
-        return jnp.square(jnp.interp(_root(rho), _root(levels), root))
+        root, levels = self._mesh(jnp.result_type(float))
+        return jnp.square(jnp.interp(_root(rho), levels, root))
+
+    def inverse(self, dtype: Any) -> Callable[[Array], Array]:
+        r"""The solver time as a function of the control, exact to rounding."""
+        root, levels = self._mesh(dtype)
+
+        def tau(rho: Array) -> Array:
+            tau = jax.lax.stop_gradient(jnp.square(jnp.interp(_root(rho), levels, root)))
+            for _ in range(2):  # Newton's steps square the error of the interpolation.
+                value, slope = jax.jvp(self.rho, (tau,), (jnp.ones_like(tau),))
+                tau = tau - jnp.where(slope > 0, (value - rho) / jnp.where(slope > 0, slope, 1), 0)
+            return jnp.clip(tau, 0, 1)
+
+        return tau
+
+    def _mesh(self, dtype: Any) -> tuple[Array, Array]:
+        """Roots of solver times, for small times need a mesh of their own, and of the control."""
+        root = jnp.linspace(0, 1, _CELLS + 1, dtype=dtype)
+        return root, _root(jax.vmap(self.rho)(root * root)).astype(dtype)
 
     def evaluate(self, t0, t1=None, left=True):
         """Diffrax's form of the control, its change over a step, for every part of a state."""
@@ -121,7 +138,7 @@ class Coordinates(diffrax.AbstractPath):
         return (change,) * self.parts
 
     def derivative(self, t, left=True):
-        """Diffrax's form of its derivative, for solvers that evaluate inside of steps."""
+        """Diffrax's form of its derivative."""
         return (jax.jvp(self.rho, (t,), (jnp.ones_like(t),))[1],) * self.parts
 
     def _level(self, tau: ArrayLike) -> tuple[Array, Array, Array]:

@@ -2,7 +2,7 @@ r"""The one integrator: the path's equation solved by Diffrax, between any two t
 
 What is solved is $du = \text{slope} \, d\rho$, see `kacjax.generation.coordinates`: a
 `diffrax.ControlTerm`. A solver that evaluates inside of its steps would take the control for linear
-there, and gets its derivative (`to_ode`).
+there, and its order would fall to 1 or 2: for it $\rho$ itself is the time.
 
 **At $t = 0$** a velocity may be infinite, and a network has never seen it, so that no solver asks
 there. A solver with stages within a step makes the last one to 0, or the first one from 0, by
@@ -273,15 +273,18 @@ def _solve(
         middle = move(state, edge[0], edge[1], slope(edge[0], state, args))
         return move(state, edge[0], edge[2], slope(edge[1], middle, args))
 
-    term = diffrax.ControlTerm(slope, coordinates)
     even = not any(0 < time < 1 for time in stage_times(solver))
+    term, times = diffrax.ControlTerm(slope, coordinates), taus
     if not even:
-        term = term.to_ode()
-    if tolerances is None:
-        controller = diffrax.StepTo(ts=taus) if taus.size > 1 else None
-        first, max_steps = None, taus.size - 1
-    else:
-        span, (rtol, atol) = taus[-1] - taus[0], tolerances
+        # Stages inside of a step belong to values of the control, which is the time then.
+        at, times = coordinates.inverse(taus.dtype), coordinates.rho(taus)
+        term = diffrax.ODETerm(lambda rho, state, args: slope(at(rho), state, args))
+    controller: Any = None
+    first, max_steps = None, taus.size - 1
+    if tolerances is None and taus.size > 1:
+        controller = diffrax.StepTo(ts=times)
+    elif tolerances is not None:
+        span, (rtol, atol) = times[-1] - times[0], tolerances
         first, max_steps = _FIRST * span, _MAX_STEPS
         controller = diffrax.PIDController(rtol, atol, dtmax=_LONGEST * jnp.abs(span))
     if edge is not None and upwards:
@@ -289,15 +292,17 @@ def _solve(
     if taus.size > 1:
         border = None if edge is None else edge[2] if upwards else edge[0]
         asked = saved if saved is None or border is None else jnp.maximum(saved, border)
-        if asked is not None and even and tolerances is None:
+        if asked is not None and not even:
+            asked = coordinates.rho(asked)
+        elif asked is not None and tolerances is None:
             # Within a step the control goes evenly, not the time.
             rising = taus if upwards else taus[::-1]
             asked = jnp.interp(coordinates.rho(asked), coordinates.rho(rising), rising)
         solution = diffrax.diffeqsolve(
             term,
             solver,
-            taus[0],
-            taus[-1],
+            times[0],
+            times[-1],
             first,
             state,
             args,
@@ -307,8 +312,8 @@ def _solve(
         )
         states, tried = solution.ys, solution.stats["num_steps"]
     else:
-        times = 1 if saved is None else saved.size + 1
-        states, tried = jax.tree.map(lambda leaf: jnp.stack([leaf] * times), state), jnp.asarray(0)
+        count = 1 if saved is None else saved.size + 1
+        states, tried = jax.tree.map(lambda leaf: jnp.stack([leaf] * count), state), jnp.asarray(0)
     if edge is None:
         return (states if saved is None else jax.tree.map(lambda leaf: leaf[:-1], states)), tried
     last = jax.tree.map(lambda leaf: leaf[-1], states)
