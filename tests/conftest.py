@@ -1,6 +1,7 @@
 """Strict promotion everywhere; the jaxtyping hook is switched on in pyproject.toml."""
 
 import os
+import pathlib
 
 import jax
 import jaxtyping
@@ -40,6 +41,15 @@ def quick_compilation(request):
             compile_quickly(patch)
         yield
     jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def bounded_memory():
+    """Compiled programs are given up before they use up the maps that a process may have."""
+    yield
+    maps = pathlib.Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > 15_000:
+        jax.clear_caches()
 
 
 @pytest.fixture(scope="module")

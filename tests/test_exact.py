@@ -43,7 +43,10 @@ POINTS = target("moons")(jax.random.key(5), 200)
             {"width": 0.02},
             marks=pytest.mark.slow,
         ),
-        (diffusion_path(0.8, signal="exponential", clock="t2"), {"std": jnp.array([0.1, 0.2, 0.05])}),
+        (
+            diffusion_path(0.8, signal="exponential", clock="t2"),
+            {"std": jnp.array([0.1, 0.2, 0.05])},
+        ),
     ],
 )
 def test_velocity_moves_its_law(path, options, x64):

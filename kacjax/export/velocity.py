@@ -45,12 +45,12 @@ def register(cls: type) -> type:
 
     Example:
         >>> @kacjax.export.register
-        ... class Power(eqx.Module):
+        ... class PowerClock(eqx.Module):
         ...     exponent: float
         ...     def __call__(self, u):
         ...         return u**self.exponent
-        >>> kacjax.export.path_to_dict(kacjax.kac_path(clock=Power(1.5)))["clock"]
-        {'class': 'Power', 'exponent': 1.5}
+        >>> kacjax.export.path_to_dict(kacjax.kac_path(clock=PowerClock(1.5)))["clock"]
+        {'class': 'PowerClock', 'exponent': 1.5}
     """
     known = _CLASSES.get(cls.__name__, cls)
     # A class that is defined again, as in a notebook, replaces its former self.

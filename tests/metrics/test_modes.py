@@ -53,7 +53,9 @@ def test_samples_of_the_mixture():
     # 200 repetitions of 500 samples of grid2d: the divergence of multinomial shares has the mean
     # (M - 1) / 2n (and 1e-2 of that in the next order), the total variation that of normal errors.
     keys = jax.random.split(jax.random.key(0), 200)
-    statistics = jax.vmap(lambda key: metrics.mode_statistics(data.grid2d(key, 500), MODES))(keys)
+    statistics = jax.vmap(
+        lambda key: metrics.mode_statistics(data.target("grid2d")(key, 500), MODES)
+    )(keys)
     assert_mean(statistics.kl_divergence, 8 / (2 * 500))
     assert_mean(statistics.total_variation, 9 / 2 * np.sqrt(2 / np.pi * 8 / 81 / 500))
     assert np.all(statistics.covered == 9)
