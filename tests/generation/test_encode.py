@@ -253,7 +253,7 @@ def test_small_networks_of_both_predictions_agree(path):
             means[prediction] = found[inside].mean()
             noise = encode(velocity, path, held_out)
             np.testing.assert_allclose(np.sqrt(np.mean(np.square(noise))), prior, rtol=0.1)
-    infinite = isinstance(path.process, kacjax.WienerProcess) and path.clock(0.5) == 0.5
+    infinite = isinstance(path.process, kacjax.WienerProcess) and path.coefficients(0.5).g == 0.5
     assert abs(means["x0"] - (truth if infinite else means["velocity"])) < 0.05, (means, truth)
     assert abs(means["x0"] - truth) < 0.1, (means, truth)
 
