@@ -11,6 +11,7 @@ own process. Needs the extra `torch-baseline`, unless `--no-torch`. Writes
 """
 
 import argparse
+import contextlib
 import json
 import os
 import pathlib
@@ -194,10 +195,8 @@ def read_option(text: str) -> tuple[str, bool | int | float | str]:
     if value.lower() in ("true", "false"):
         return name, value.lower() == "true"
     for kind in (int, float):
-        try:
+        with contextlib.suppress(ValueError):
             return name, kind(value)
-        except ValueError:
-            pass
     return name, value
 
 

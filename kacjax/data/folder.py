@@ -251,8 +251,7 @@ def decode_images(
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         work = pool.map(decode, range(len(names)))
-        for _ in tqdm(work, "decode", len(names), disable=not progress, unit="image", leave=False):
-            pass
+        list(tqdm(work, "decode", len(names), disable=not progress, unit="image", leave=False))
     readable = np.setdiff1d(np.arange(len(names)), list(failures))
     if failures:
         first = [f"{names[index]} ({failures[index]})" for index in sorted(failures)[:5]]
