@@ -166,7 +166,10 @@ def integrate(
     given = None
     if not isinstance(steps, int | np.integer):
         given, steps = check_times("steps", steps, path, falling=not upwards), 2
-        if given.size < 2 or (is_concrete(t0) and not np.allclose(given[0], t0)):
+        known = all(map(is_concrete, (given, t0, t1)))
+        if given.size < 2 or (
+            known and not np.allclose(np.asarray(given)[[0, -1]], np.stack([t0, t1]))
+        ):
             raise ValueError(f"steps must be an integer, or times from t0 to t1; got {given}.")
     check_count("steps", steps)
     if saved is not None:
@@ -206,7 +209,8 @@ def integrate(
         return states, jnp.asarray(_evaluated() - before)
     per_step, first = known or (0, 0)
     edge = 2 * (to_zero and (adaptive or max(stage_times(solver)) > 0))
-    return states, per_step * tried + first + edge
+    # Where the edge is all there is, there is no first evaluation.
+    return states, per_step * tried + jnp.where(tried > 0, first, 0) + edge
 
 
 @eqx.filter_jit

@@ -314,6 +314,7 @@ def test_devices_and_chunk_sizes_change_nothing():
         ({"steps": 0}, "steps must be an integer of at least 1"),
         ({"steps": np.array([1.0])}, "steps must be an integer, or times from t0 to t1"),
         ({"steps": np.array([0.9, 0.0])}, "steps must be an integer, or times from t0 to t1"),
+        ({"steps": np.array([1.0, 0.5])}, "steps must be an integer, or times from t0 to t1"),
         ({"steps": np.array([0.0, 1.0])}, r"steps must fall within \[0, 1.0\]"),
         ({"steps": np.array([1.0, -0.1])}, r"steps must fall within \[0, 1.0\]"),
         ({"grid_power": 0.0}, "grid_power must be positive and finite, got 0.0"),

@@ -114,6 +114,9 @@ def test_a_single_step(solver):
     x, nfe = generate(line, PATH, KEY, (3, 1), 1, solver=solver, return_nfe=True)
     np.testing.assert_allclose(x, 0, atol=1e-6)
     assert int(nfe) == min(evaluations(FIXED[solver])[0], 2)
+    # One that keeps its last slope has none to keep, if the midpoint rule makes the only step.
+    _, nfe = generate(line, PATH, KEY, (3, 1), 1, solver=diffrax.Bosh3(), return_nfe=True)
+    assert int(nfe) == 2
     noise = initial_noise(PATH, KEY, (3, 1))
     way = trajectory(line, PATH, KEY, (3, 1), jnp.array([1.0, 0.7, 0.0]), 1, solver=solver)
     np.testing.assert_allclose(way[:2, :, 0], jnp.outer(jnp.array([1, 0.7]), noise[:, 0]), 1e-5)
