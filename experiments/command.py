@@ -1,18 +1,33 @@
-"""What the commands share: reading flags, and errors as one line."""
+"""What the commands share: reading flags, errors as one line, checks of values, exit statuses.
+
+A command ends with 0; with 1 if nobody reads its output any more; with 2 after a line about
+something that the user can set right; with 75 if a signal stopped a run that `--resume` goes on
+with; with 130 if it was interrupted.
+"""
 
 import contextlib
+import difflib
 import io
+import math
+import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any, TypeVar
 
+import jax
 import tyro
 
 T = TypeVar("T")
 
+STOPPED = 75
 # Flags carry no group's prefix, and switches have no --no- twin.
-MARKERS = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
+_MARKERS = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
+# What XLA says where memory or a device is missing.
+_NO_MEMORY = ("RESOURCE_EXHAUSTED", "Out of memory", "out of memory", "Unable to allocate")
+_NO_DEVICE = ("Unable to initialize backend", "Unknown backend", "No visible")
+_LARGE = "--batch-size, --chunk-size, --num-samples or the size of the network"
+_LARGEST = 2**31 - 1
 
 
 class UserError(Exception):
@@ -28,7 +43,7 @@ def user_errors(*kinds: type[Exception], saying: str = "") -> Iterator[None]:
         raise UserError(saying + one_line(error)) from error
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: BaseException) -> str:
     """The message of an error without line breaks; for a system error also the path."""
     if isinstance(error, OSError) and error.strerror:
         where = f": {error.filename}" if error.filename else ""
@@ -36,41 +51,105 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def run(body: Callable[[], None], interrupted: str = "interrupted: nothing was written.") -> int:
-    """Runs a command: 0 on success, 2 after printing a user's error as one line.
+class _Steady(io.TextIOBase):
+    """Standard error that nobody may be reading: a run does not end because of that."""
+
+    def __init__(self, stream: Any):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            self._stream.flush()
+
+    def isatty(self) -> bool:
+        return bool(self._stream) and not self._stream.closed and self._stream.isatty()
+
+    def fileno(self) -> int:
+        if self._stream is None:
+            raise OSError("there is no standard error.")
+        return self._stream.fileno()
+
+
+def run(
+    body: Callable[[], int | None], interrupted: str = "interrupted: nothing was written."
+) -> int:
+    """Runs a command, and says in one line what the user can set right.
 
     Args:
-        body: The command.
-        interrupted: What to say when the user stops it; the status is then 130.
+        body: The command; it may return a status.
+        interrupted: What to say when the user stops it.
+
+    Returns:
+        The exit status, see above.
     """
+    before, sys.stderr = sys.stderr, _Steady(sys.stderr)
     try:
-        body()
+        status = body() or 0
+        sys.stdout.flush()
+        return status
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(interrupted, file=sys.stderr)
         return 130
-    return 0
+    except BrokenPipeError:
+        # Python would complain once more as it ends.
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (MemoryError, RuntimeError) as error:
+        said = one_line(error)
+        if isinstance(error, MemoryError) or any(word in said for word in _NO_MEMORY):
+            print(f"error: out of memory: {_shorten(said)} Lower {_LARGE}.", file=sys.stderr)
+        elif any(word in said for word in _NO_DEVICE):
+            print(f"error: no device for JAX: {_shorten(said)}", file=sys.stderr)
+        else:
+            raise
+        return 2
+    finally:
+        sys.stderr = before
 
 
-def parse(read: Callable[[], T]) -> T:
-    """Calls tyro, and raises what it has to say about wrong flags as a `UserError`."""
+def _shorten(text: str) -> str:
+    return (text if len(text) < 160 else text[:157] + "...").rstrip(".") + "."
+
+
+def parse(kind: Any, argv: Sequence[str] | None, prog: str, about: str, examples: str) -> Any:
+    """Reads a dataclass, or one of several under a name, from the command line.
+
+    Args:
+        kind: A dataclass, or a dictionary of pairs of a line about each and its defaults.
+        argv: The arguments; those of the process if missing.
+        prog: The command.
+        about: What it does.
+        examples: Commands for the end of the help.
+
+    Raises:
+        UserError: With what is wrong in one line.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
     said = io.StringIO()
+    options: dict[str, Any] = {"prog": prog, "args": argv, "config": _MARKERS}
+    options["description"] = f"{about}\n\n" + "\n".join(
+        f"  {line}" for line in examples.split("\n")
+    )
     try:
         with contextlib.redirect_stderr(said):
-            return read()
+            if isinstance(kind, dict):
+                return tyro.extras.overridable_config_cli(kind, **options)
+            return tyro.cli(kind, **options)
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
-        raise UserError(_flatten(said.getvalue())) from None
-
-
-def parse_flags(kind: type[T], argv: Sequence[str] | None, prog: str, description: str) -> T:
-    """Reads a dataclass from the command line."""
-    return parse(
-        lambda: tyro.cli(kind, args=argv, prog=prog, description=description, config=MARKERS)
-    )
+    if isinstance(kind, dict) and argv and argv[0] not in kind:
+        check_choice("data", argv[0], kind)
+    raise UserError(_flatten(said.getvalue()))
 
 
 def _flatten(box: str) -> str:
@@ -89,3 +168,35 @@ def _flatten(box: str) -> str:
         elif section and not section.startswith(("For full", "Argument help")):
             sentences.append(section.removeprefix("Error parsing ").rstrip(".") + ".")
     return " ".join(sentences)
+
+
+def check_range(name: str, value: Any, low: float, high: float) -> None:
+    """Raises a `UserError` unless a number lies between two."""
+    if not (math.isfinite(value) and low <= value <= high):
+        raise UserError(f"{name} must lie between {low:g} and {high:g}, got {value}.")
+
+
+def check_count(name: str, value: Any, low: int = 1, high: int = _LARGEST) -> None:
+    """Raises a `UserError` unless `value` is an integer between two."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < low:
+        raise UserError(f"{name} must be an integer of at least {low}, got {value!r}.")
+    if value > high:
+        raise UserError(f"{name} must be at most {high:,}, got {value:,}.")
+
+
+def check_choice(name: str, value: Any, known: Collection[str]) -> None:
+    """Raises a `UserError` unless `value` is one of the known names; suggests the nearest."""
+    if isinstance(value, str) and value in known:
+        return
+    near = difflib.get_close_matches(str(value), known, 1)
+    guess = f" Perhaps you meant {near[0]}?" if near else ""
+    raise UserError(f"{name} must be one of {', '.join(known)}; got {value!r}.{guess}")
+
+
+def available_memory() -> int:
+    """Bytes of memory that the device, or on a CPU the machine, has."""
+    device = jax.local_devices()[0]
+    stats = device.memory_stats() if device.platform != "cpu" else None
+    if stats and "bytes_limit" in stats:
+        return stats["bytes_limit"]
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -7,20 +7,46 @@ from types import UnionType
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import tyro
+from flax import nnx
 
 import kacjax
-from experiments.checks import check_choice, check_count, check_positive
+from experiments.command import UserError, check_choice, check_count, check_range, user_errors
 from kacjax.data import TARGETS
 from kacjax.generation import ADAPTIVE
 
+IMAGES = ("mnist", "cifar10", "images")
+DATA = ("digits", *TARGETS, "arrays", *IMAGES)
 # Beyond this, `jax.random.key` would need 64-bit integers.
 MAX_SEED = 2**31 - 1
-DATA = ("digits", *TARGETS)
-MAY_BE_ZERO = ("fourier", "warmup")
-NO_COUNTS = ("seed", "process_id")
+
+# Ranges of numbers by the name of their field; counts lie between 1 and 2^31 - 1 unless given here.
+_COUNTS: dict[str, tuple[int, int]] = {
+    "fourier": (0, 100_000),
+    "warmup": (0, MAX_SEED),
+    "seed": (0, MAX_SEED),
+    "process_id": (0, 100_000),
+    **dict.fromkeys(("width", "channels", "head_channels"), (1, 100_000)),
+    **dict.fromkeys(("depth", "blocks", "multipliers"), (1, 1000)),
+    **dict.fromkeys(("image_size", "attention"), (1, 8192)),
+    **dict.fromkeys(("solver_steps", "steps_of_solver"), (1, 1_000_000)),
+}
+_RANGES = {
+    **dict.fromkeys(("a", "c", "sigma", "T"), (1e-6, 1e6)),
+    **dict.fromkeys(("grid_power", "time_power"), (0.1, 20.0)),
+    "tolerance": (1e-7, 1.0),
+    "learning_rate": (1e-12, 100.0),
+    "clip": (1e-12, 1e12),
+    "held_out": (0.001, 0.9),
+}
+_SHARES = ("ema_decay", "b2", "label_dropout", "dropout")
 
 ModelName = Literal["kac", "diffusion", "flow-matching"]
 Solver = Literal["euler", "ab2", "heun", "midpoint", "rk4", "tsit5", "dopri5", "dopri8"]
+
+
+def optional(metavar: str, default: str) -> Any:
+    """How --help shows a flag without which something else decides."""
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {default})")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,17 +72,19 @@ class PathConfig:
         """The path.
 
         Raises:
-            ValueError: If a number is not positive and finite, or the signal does not vanish at
-                `T`: generation would have to start from data.
+            UserError: If a number is out of its range, or the signal does not vanish at `T`:
+                generation would have to start from data.
         """
-        if self.path == "flow-matching":
-            return kacjax.flow_matching_path(self.sigma)
-        if self.path == "kac":
-            path = kacjax.kac_path(self.a, self.c, self.T, self.signal, self.clock)
-        else:
-            path = kacjax.diffusion_path(self.sigma, self.T, self.signal, self.clock)
+        check_group(self)
+        with user_errors(ValueError):
+            if self.path == "flow-matching":
+                return kacjax.flow_matching_path(self.sigma)
+            if self.path == "kac":
+                path = kacjax.kac_path(self.a, self.c, self.T, self.signal, self.clock)
+            else:
+                path = kacjax.diffusion_path(self.sigma, self.T, self.signal, self.clock)
         if not path.prior_is_noise:
-            raise ValueError(
+            raise UserError(
                 f"signal {self.signal!r} does not vanish at T, so that generation from noise alone "
                 "is not possible; use 'linear' or 'cosine'."
             )
@@ -69,17 +97,61 @@ class PathConfig:
             "diffusion": {"sigma", "T", "signal", "clock"},
             "flow-matching": {"sigma"},
         }[self.path]
-        names = [field.name for field in dataclasses.fields(self) if field.name != "path"]
-        return [
-            flag(name)
-            for name in names
-            if name not in reads and getattr(self, name) != getattr(defaults, name)
-        ]
+        names = {field.name for field in dataclasses.fields(self)} - reads - {"path"}
+        differing = (name for name in names if getattr(self, name) != getattr(defaults, name))
+        return sorted(map(flag, differing))
 
 
 @dataclasses.dataclass(frozen=True)
-class NetworkConfig:
-    """The network."""
+class NoSourceConfig:
+    """Data that come with the library."""
+
+
+@dataclasses.dataclass(frozen=True)
+class KnownSetConfig:
+    """A known data set."""
+
+    data_root: Annotated[Path | None, optional("DIR", "$KACJAX_DATA or data")] = None
+    """Folder of its files; they are downloaded there if missing."""
+    flip: bool = False
+    """Mirror images left to right at random."""
+    classifier: Annotated[Path | None, optional("FILE", "for mnist, the one here")] = None
+    """Judge of the samples, from experiments.features."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FolderConfig:
+    """Images of a folder."""
+
+    data: Annotated[Path, tyro.conf.arg(metavar="FOLDER")] = tyro.MISSING
+    """Folder or zip of images, perhaps in one folder a class."""
+    image_size: int = 32
+    """Height and width to which images are brought, in pixels."""
+    gray: bool = False
+    """Read images as gray ones, of one channel."""
+    unreadable: Literal["error", "skip"] = "error"
+    """At damaged images: stop, or leave them out and say so."""
+    stream: bool = False
+    """Read images as they are needed: for sets beyond memory."""
+    flip: bool = True
+    """Mirror images left to right at random."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ArraysConfig:
+    """Vectors or arrays of your own, standardized; samples come in the units of the file."""
+
+    data: Annotated[Path, tyro.conf.arg(metavar="FILE")] = tyro.MISSING
+    """A .npy, .npz, .csv or .parquet file, one datum a row."""
+    labels: Annotated[str | None, optional("COLUMN|FILE", "none")] = None
+    """Classes: a column of a table, an array of an .npz, or a file."""
+    held_out: float = 0.1
+    """Share of the data that are kept from training, to judge."""
+
+
+@dataclasses.dataclass(frozen=True)
+class MLPConfig:
+    """The network, a residual multilayer perceptron."""
 
     width: int = 128
     """Units of a hidden layer."""
@@ -87,121 +159,217 @@ class NetworkConfig:
     """Residual blocks."""
     fourier: int = 0
     """Random Fourier features of the input."""
+    conditional: bool = False
+    """Learn with the class labels."""
+    label_dropout: float = 0.1
+    """Where conditional: share of labels that are dropped."""
     prediction: Literal["x0", "velocity"] = "x0"
     """What the network predicts."""
 
+    def make(self, event: tuple[int, ...], classes: int | None, T: float, seed: int) -> nnx.Module:
+        """The untrained network."""
+        sizes: dict[str, Any] = {"width": self.width, "depth": self.depth, "fourier": self.fourier}
+        (dim,) = event
+        return kacjax.models.MLP(dim, rngs=nnx.Rngs(seed), **sizes, T=T, classes=classes)
+
+
+_OF_SIZE = "of the size"
+
 
 @dataclasses.dataclass(frozen=True)
-class OptimizerConfig:
+class UNetConfig:
+    """The network, a U-Net."""
+
+    size: Literal["tiny", "mnist", "cifar10"] = "cifar10"
+    """Named size; the next six replace parts of it."""
+    channels: Annotated[int | None, optional("INT", _OF_SIZE)] = None
+    """Channels of the first level."""
+    multipliers: Annotated[tuple[int, ...] | None, optional("INT [INT ...]", _OF_SIZE)] = None
+    """Channels of each level in units of these."""
+    blocks: Annotated[int | None, optional("INT", _OF_SIZE)] = None
+    """Residual blocks a level."""
+    attention: Annotated[tuple[int, ...] | None, optional("INT [INT ...]", _OF_SIZE)] = None
+    """Resolutions with self-attention."""
+    head_channels: Annotated[int | None, optional("INT", _OF_SIZE)] = None
+    """Channels of an attention head."""
+    dropout: Annotated[float | None, optional("FLOAT", _OF_SIZE)] = None
+    """Dropout."""
+    conditional: bool = False
+    """Learn with the class labels."""
+    label_dropout: float = 0.1
+    """Where conditional: share of labels that are dropped."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type to compute in; parameters are float32."""
+    remat: bool = False
+    """Compute twice instead of remembering: less memory."""
+    prediction: Literal["x0", "velocity"] = "velocity"
+    """What the network predicts."""
+
+    def make(self, event: tuple[int, ...], classes: int | None, T: float, seed: int) -> nnx.Module:
+        """The untrained network.
+
+        Raises:
+            ValueError: If the parts do not fit together or the images.
+        """
+        names = ("channels", "multipliers", "blocks", "attention", "head_channels", "dropout")
+        replaced = {name: getattr(self, name) for name in names}
+        sizes = {name: value for name, value in replaced.items() if value is not None}
+        options = {**kacjax.models.unet_size(self.size), **sizes, "classes": classes, "T": T}
+        return kacjax.models.UNet(
+            event, rngs=nnx.Rngs(seed), dtype=self.dtype, remat=self.remat, **options
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingConfig:
     """Training."""
 
     steps: int = 20_000
     """Optimizer steps."""
     batch_size: int = 256
-    """Data in one step."""
+    """Data in one step, over all devices."""
     learning_rate: float = 1e-3
     """Peak of the learning rate."""
     warmup: int = 500
-    """Steps until then."""
+    """Steps until then, at most half of all."""
+    schedule: Literal["constant", "cosine", "linear"] = "cosine"
+    """The learning rate after that."""
+    b2: float = 0.99
+    """Decay of Adam's mean of squares."""
+    clip: float = 1.0
+    """Largest norm of a gradient."""
     ema_decay: float = 0.999
     """Decay of the averaged weights."""
     time_power: float = 2.0
     """Times are T u^power: 1 even, 2 near the data."""
+    accumulate: int = 1
+    """Micro-batches to a step, for less memory."""
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    """At a loss that is not finite: stop, or skip the update."""
     seed: int = 0
     """Seed of everything random."""
 
 
 @dataclasses.dataclass(frozen=True)
 class SamplingConfig:
-    """Generation and judgement after training."""
+    """Generation."""
 
     num_samples: int = 5000
-    """Samples to generate and judge."""
+    """Samples to generate."""
     solver: Solver = "ab2"
     """Solver of the ODE."""
     solver_steps: int = 50
     """Its steps, unless it is adaptive; one evaluation each with ab2 and euler."""
     tolerance: float = 1e-3
     """Relative and absolute tolerance, if it is adaptive."""
+    coordinates: Literal["straight", "time"] = "straight"
+    """Coordinates of the solver: those in which paths are straight, or time as it is."""
     grid_power: float = 2.0
     """Steps go like (1 - k / n)^power: 1 even, 2 short near the data."""
+    chunk_size: Annotated[int | None, optional("INT", "256 images, all vectors")] = None
+    """Samples to generate together."""
 
     def options(self) -> dict[str, Any]:
         """The keywords of `kacjax.generate` and `kacjax.trajectory` that say how to solve."""
+        common = {"solver": self.solver, "coordinates": self.coordinates}
         if self.solver not in ADAPTIVE:
-            return {
-                "steps": self.solver_steps,
-                "solver": self.solver,
-                "grid_power": self.grid_power,
-            }
+            return {**common, "steps": self.solver_steps, "grid_power": self.grid_power}
         # For each sample: it is then the same in whatever chunk, and alone.
-        tolerances = {"rtol": self.tolerance, "atol": self.tolerance}
-        return {"solver": self.solver, **tolerances, "per_sample_steps": True}
-
-    def check(self) -> None:
-        """Raises a `ValueError` if a number is not positive."""
-        check_positive("--tolerance", self.tolerance)
-        check_positive("--grid-power", self.grid_power)
+        return {**common, "rtol": self.tolerance, "atol": self.tolerance, "per_sample_steps": True}
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainConfig:
+class RecordConfig:
+    """Checkpoints, and what is written on the way."""
+
+    checkpoint_every: Annotated[int | None, optional("INT", "a minute")] = None
+    """Steps from one checkpoint to the next."""
+    keep: int = 3
+    """Newest checkpoints to keep."""
+    keep_every: Annotated[int | None, optional("INT", "none")] = None
+    """Keep those of every multiple of this too."""
+    log_every: int = 100
+    """Steps to a row of the log."""
+    sample_every: Annotated[int | None, optional("INT", "never")] = None
+    """Steps from one figure of samples to the next."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DeviceConfig:
+    """Devices and hosts; all devices are used."""
+
+    fsdp: int = 1
+    """Devices over which the state is split."""
+    coordinator: Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT")] = None
+    """Of several processes: where the first one listens."""
+    processes: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    """Number of processes."""
+    process_id: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
+    """Number of this one, from 0."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
     """A training run."""
 
     data: Annotated[str, tyro.conf.Suppress]
+    source: NoSourceConfig | KnownSetConfig | FolderConfig | ArraysConfig = NoSourceConfig()
     model: PathConfig = PathConfig()
-    network: NetworkConfig = NetworkConfig()
-    training: OptimizerConfig = OptimizerConfig()
+    network: MLPConfig | UNetConfig = MLPConfig()
+    training: TrainingConfig = TrainingConfig()
     sampling: SamplingConfig = SamplingConfig()
-    out: Annotated[
-        Path | None,
-        tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: runs/DATA-PATH)"),
-    ] = None
+    record: RecordConfig = RecordConfig()
+    devices: DeviceConfig = DeviceConfig()
+    out: Annotated[Path | None, optional("DIR", "runs/DATA-PATH")] = None
     """Folder of the run."""
+    resume: bool = False
+    """Go on from the newest checkpoint there, if there is one."""
     overwrite: bool = False
     """Replace an earlier run in that folder."""
+    dry_run: bool = False
+    """Say what the run would be and take, and touch nothing."""
 
     def check(self) -> None:
         """Checks every value; those of a file may have any type.
 
         Raises:
-            TypeError, ValueError: If a value has another type than its field, is an unknown name,
-                a count below one, or a rate out of its range.
+            UserError: If a value has another type than its field, is an unknown name, or a number
+                out of its range.
         """
         check_choice("data", self.data, DATA)
-        for group in (self.model, self.network, self.training, self.sampling):
+        groups = (self.source, self.model, self.network, self.training, self.sampling)
+        for group in (*groups, self.record, self.devices):
             check_group(group)
-        check_positive("--learning-rate", self.training.learning_rate)
-        check_positive("--time-power", self.training.time_power)
-        self.sampling.check()
-        if not 0 <= self.training.ema_decay < 1:
-            raise ValueError(f"--ema-decay must lie in [0, 1), got {self.training.ema_decay}.")
-        check_seed(self.training.seed)
+        if self.resume + self.overwrite + self.dry_run > 1:
+            raise UserError("--resume, --overwrite and --dry-run exclude each other.")
 
     def folder(self) -> Path:
         """Where the run goes."""
-        return self.out or Path("runs", f"{self.data}-{self.model.path}")
+        return (self.out or Path("runs", f"{self.data}-{self.model.path}")).expanduser().resolve()
 
-
-def check_seed(seed: int) -> None:
-    """Raises a `ValueError` unless `jax.random.key` takes the seed."""
-    if not 0 <= seed <= MAX_SEED:
-        raise ValueError(f"--seed must lie between 0 and {MAX_SEED}, got {seed}.")
+    def shown_folder(self) -> Path:
+        """The folder as the user knows it."""
+        return (self.out or Path("runs", f"{self.data}-{self.model.path}")).expanduser()
 
 
 def check_group(group: Any) -> None:
-    """Checks that every value of a group of flags is of its field's type, and counts at least 1.
+    """Checks that every value of a group of flags is of its field's type and in its range.
 
     Raises:
-        TypeError, ValueError: If one is not; values that come from a file may be anything.
+        UserError: If one is not; values that come from a file may be anything.
     """
     for name, kind in get_type_hints(type(group)).items():
         value = getattr(group, name)
         _check_type(name, value, kind)
-        if name not in NO_COUNTS:
-            for count in value if isinstance(value, tuple) else (value,):
-                if isinstance(count, int) and not isinstance(count, bool):
-                    check_count(flag(name), count, int(name not in MAY_BE_ZERO))
+        for each in value if isinstance(value, tuple) else (value,):
+            if isinstance(each, bool) or not isinstance(each, int | float):
+                continue
+            if name in _SHARES and not 0 <= each < 1:
+                raise UserError(f"{flag(name)} must lie in [0, 1), got {each}.")
+            if name in _RANGES:
+                check_range(flag(name), each, *_RANGES[name])
+            elif isinstance(each, int) and name not in _SHARES:
+                check_count(flag(name), each, *_COUNTS.get(name, (1,)))
 
 
 def _check_type(name: str, value: Any, kind: Any) -> None:
@@ -213,13 +381,13 @@ def _check_type(name: str, value: Any, kind: Any) -> None:
         check_choice(flag(name), value, kinds)
     elif get_origin(kind) is tuple:
         if not isinstance(value, tuple):
-            raise TypeError(f"{flag(name)} must be a list, got {value!r}.")
+            raise UserError(f"{flag(name)} must be a list, got {value!r}.")
         for each in value:
             _check_type(name, each, kinds[0])
     elif not isinstance(value, int | float if kind is float else kind) or (
         isinstance(value, bool) and kind is not bool
     ):
-        raise TypeError(f"{flag(name)} must be of type {kind.__name__}, got {value!r}.")
+        raise UserError(f"{flag(name)} must be of type {kind.__name__}, got {value!r}.")
 
 
 def flag(name: str) -> str:
@@ -227,57 +395,64 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-# What has another name now than in the files of older versions.
-_RENAMED = {
-    "parameterisation": "prediction",
-    "grid": "grid_power",
-    "power": "grid_power",
-    "memorisation_ratio": "memorization_ratio",
-}
-_VALUES = {
-    ("prediction", "data"): "x0",
-    ("grid_power", "path"): 2.0,
-    ("grid_power", "power"): 2.0,
-    ("grid_power", "uniform"): 1.0,
-}
+# Flags that say where something lies or what to do when, and not what the result is.
+_ELSEWHERE = ("out", "resume", "overwrite", "dry_run", "record", "devices")
+_MAY_CHANGE = (
+    "--data-root",
+    "--classifier",
+    "--on-nonfinite",
+    *map(flag, SamplingConfig.__annotations__),
+)
+_GROUPS = ("source", "model", "network", "training", "sampling")
 
 
-def read_json(text: str) -> Any:
-    """What a JSON file of a run or of a comparison says, in the names of this version.
-
-    Raises:
-        ValueError: If it is none.
-    """
-
-    def renamed(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        values = {_RENAMED.get(name, name): value for name, value in pairs}
-        return {
-            name: _VALUES.get((name, value), value) if isinstance(value, str) else value
-            for name, value in values.items()
-        }
-
-    return json.loads(text, object_pairs_hook=renamed)
-
-
-def to_dict(config: TrainConfig) -> dict[str, Any]:
+def to_dict(config: RunConfig) -> dict[str, Any]:
     """What config.json holds: everything that decides the result, and not where it lies."""
-    values = dataclasses.asdict(config)
-    return {name: value for name, value in values.items() if name not in ("out", "overwrite")}
+    values = json.loads(json.dumps(dataclasses.asdict(config), default=str))
+    return {name: value for name, value in values.items() if name not in _ELSEWHERE}
 
 
-def from_dict(values: dict[str, Any]) -> TrainConfig:
-    """The inverse of `to_dict`.
+def from_dict(values: dict[str, Any], defaults: RunConfig) -> RunConfig:
+    """The inverse of `to_dict`, with the defaults of that data set for what is missing.
 
     Raises:
-        KeyError, TypeError, ValueError: If a field is missing, unknown or wrong.
+        KeyError, TypeError, UserError: If a field is unknown or wrong.
     """
-    config = TrainConfig(
-        data=values["data"],
-        model=PathConfig(**values["model"]),
-        network=NetworkConfig(**values["network"]),
-        training=OptimizerConfig(**values["training"]),
-        sampling=SamplingConfig(**values["sampling"]),
-    )
+    groups = {}
+    for name in _GROUPS:
+        default = getattr(defaults, name)
+        known, found = get_type_hints(type(default)), dict(values[name])
+        for key, value in found.items():
+            if isinstance(value, list):
+                found[key] = tuple(value)
+            elif Path in (known.get(key), *get_args(known.get(key))) and isinstance(value, str):
+                found[key] = Path(value)
+        groups[name] = dataclasses.replace(default, **found)
+    config = dataclasses.replace(defaults, **groups)
     config.check()
     config.model.make()
     return config
+
+
+def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """In which flags a run's configuration differs from another that may not, by `to_dict`."""
+    old, new = _flat(before), _flat(now)
+    found = []
+    for name in dict.fromkeys([*old, *new]):
+        was, is_now = (
+            json.dumps(flags[name]) if name in flags else "missing" for flags in (old, new)
+        )
+        if name in _MAY_CHANGE or was == is_now:
+            continue
+        if name == "--steps" and isinstance(old.get(name), int) and old[name] < new[name]:
+            continue
+        found.append(f"{name} was {was}, is {is_now}")
+    return found
+
+
+def _flat(values: dict[str, Any]) -> dict[str, Any]:
+    flags = {"data set": values.get("data")}
+    for name in _GROUPS:
+        flags |= {flag(key): each for key, each in values.get(name, {}).items()}
+    # Of a folder of images or a file only the content counts, which is compared elsewhere.
+    return {name: value for name, value in flags.items() if name != "--data"}

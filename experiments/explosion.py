@@ -9,7 +9,6 @@ python -m experiments.explosion --a 25 --c 5 --steps 2000 --out runs/explosion-2
 """
 
 import dataclasses
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,14 +23,15 @@ from jaxtyping import PRNGKeyArray as Key
 
 import kacjax
 from experiments import report, runs
-from experiments.checks import check_count, check_positive
-from experiments.command import parse_flags, run, user_errors
+from experiments.command import check_count, check_range, parse, run, user_errors
 from experiments.compare.cells import digest
 from experiments.compare.figures import explosion_figure
 from experiments.compare.models import Model, ModelsConfig, make_models
-from experiments.config import TrainConfig, check_seed
+from experiments.config import MAX_SEED, to_dict
+from experiments.datasets.vectors import Grid2d
 from experiments.defaults import DEFAULTS
-from experiments.sampling import make_trainer
+from experiments.hosts import StopSignals
+from experiments.session import Session
 from kacjax.data import GRID2D_MODES
 from kacjax.diagnostics import field_statistics
 
@@ -61,15 +61,25 @@ class ExplosionConfig:
     """Folder of the results; one that was interrupted continues."""
 
     def check(self) -> None:
-        """Raises a `ValueError` that names the first flag with an impossible value."""
-        for name, value in (("--a", self.a), ("--c", self.c), ("--earliest", self.earliest)):
-            check_positive(name, value)
-        if self.earliest >= 1:
-            raise ValueError(f"--earliest must lie below 1, got {self.earliest}.")
-        for name in ("steps", "trajectories"):
-            check_count(f"--{name}", getattr(self, name))
-        check_count("--times", self.times, 2)
-        check_seed(self.seed)
+        """Raises a `UserError` that names the first flag with an impossible value."""
+        for name in ("a", "c"):
+            check_range(f"--{name}", getattr(self, name), 1e-6, 1e6)
+        check_range("--earliest", self.earliest, 1e-12, 0.999)
+        for name, most in (("steps", 10**9), ("trajectories", 10**6)):
+            check_count(f"--{name}", getattr(self, name), 1, most)
+        check_count("--times", self.times, 2, 10_000)
+        check_count("--seed", self.seed, 0, MAX_SEED)
+
+
+class Centers(Grid2d):
+    """The centers of the nine modes, which have no width here."""
+
+    num = len(GRID2D_MODES)
+
+    def training(self, key: Key) -> tuple[Any, None]:
+        """The nine points."""
+        del key
+        return GRID2D_MODES, None
 
 
 def bound(path: kacjax.ProbabilityPath, times: np.ndarray) -> list[float] | None:
@@ -84,11 +94,11 @@ def bound(path: kacjax.ProbabilityPath, times: np.ndarray) -> list[float] | None
 def measure(config: ExplosionConfig, model: Model) -> dict[str, Any]:
     """Trains a network for one model and follows both fields."""
     path = model.path.make()
-    training_key, prior_key = jax.random.split(jax.random.key(config.seed))
+    prior_key = jax.random.fold_in(jax.random.key(config.seed), 1)
     times = np.geomspace(1, config.earliest, config.times).astype(np.float32) * np.float32(path.T)
     fields = {
         "exact": kacjax.exact_velocity(path, jnp.asarray(GRID2D_MODES)),
-        "learned": _learn(config, model, training_key),
+        "learned": _learn(config, model),
     }
     measured: dict[str, Any] = {"bound": bound(path, times)}
     for name, velocity in fields.items():
@@ -109,15 +119,19 @@ def measure(config: ExplosionConfig, model: Model) -> dict[str, Any]:
 _field_statistics = eqx.filter_jit(field_statistics)
 
 
-def _learn(config: ExplosionConfig, model: Model, key: Key) -> kacjax.Velocity:
-    """A network as for grid2d, trained on its nine centers alone."""
+def _learn(config: ExplosionConfig, model: Model) -> kacjax.Velocity:
+    """A network as for grid2d, trained on its nine centers alone; goes on where it was stopped."""
     default = DEFAULTS["grid2d"][1]
-    assert isinstance(default, TrainConfig)
     options = dataclasses.replace(default.training, steps=config.steps, seed=config.seed)
-    trainer = make_trainer(dataclasses.replace(default, model=model.path, training=options), 2)
-    with user_errors(FloatingPointError, saying=f"{model.name}: "):
-        state, _ = trainer.run(trainer.init(key), trainer.device_data(GRID2D_MODES))
-    return trainer.velocity(state)
+    run = dataclasses.replace(default, model=model.path, training=options, resume=True)
+    folder = config.out / f"training-{model.name}-{digest(to_dict(run))}"
+    with user_errors(OSError, saying="cannot write the run: "):
+        folder.mkdir(parents=True, exist_ok=True)
+    with runs.locked(folder), StopSignals() as stop:
+        session = Session(run, Centers("grid2d"), folder)
+        if not session.train(stop, said=False):
+            raise KeyboardInterrupt
+        return session.velocity()
 
 
 def explode(config: ExplosionConfig) -> None:
@@ -126,8 +140,7 @@ def explode(config: ExplosionConfig) -> None:
     Raises:
         UserError: If a flag does not make sense, a file is damaged or cannot be written.
     """
-    with user_errors(ValueError):
-        config.check()
+    config.check()
     kept = {k: v for k, v in dataclasses.asdict(config).items() if k != "out"}
     name = digest(kept)
     found: dict[str, Any] = {}
@@ -135,8 +148,7 @@ def explode(config: ExplosionConfig) -> None:
         file = config.out / f"{model.name}-{name}.json"
         if not file.exists():
             runs.write_json(file, measure(config, model))
-        with user_errors(OSError, ValueError, saying=f"{file} is damaged, delete it: "):
-            found[model.name] = json.loads(file.read_text())
+        found[model.name] = runs.read_json(file)
         print(f"{model.name}: measured", flush=True)
     result = {"configuration": kept, "models": found, **report.surroundings()}
     runs.write_json(config.out / "explosion.json", result)
@@ -159,14 +171,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
 
     def body() -> None:
-        explode(
-            parse_flags(
-                ExplosionConfig,
-                argv,
-                "python -m experiments.explosion",
-                "Measures velocity and gradient near data without width.",
-            )
+        about = "Measures velocity and gradient near data without width."
+        examples = (
+            "python -m experiments.explosion\n"
+            "python -m experiments.explosion --a 25 --c 2 --steps 2000 --out runs/explosion-25"
         )
+        explode(parse(ExplosionConfig, argv, "python -m experiments.explosion", about, examples))
 
     return run(body, "interrupted: models that were measured stay measured.")
 

@@ -22,14 +22,14 @@ from jaxtyping import UInt8
 from scipy.ndimage import gaussian_filter
 
 from experiments import report, runs
-from experiments.checks import check_count
 from experiments.classifier import Recipe, Trained, accuracy, train_classifier
-from experiments.command import parse_flags, run, user_errors
-from experiments.config import check_seed
+from experiments.command import check_count, parse, run, user_errors
+from experiments.config import MAX_SEED, optional
+from experiments.datasets.pictures import LOADERS
 from experiments.judging.classifier import ImageClassifier
 from experiments.judging.classifier_file import load_classifier, save_classifier
 from experiments.judging.judge import ImageJudge
-from kacjax import data, metrics
+from kacjax import metrics
 
 CLASSIFIER, REPORT = "classifier.safetensors", "features.json"
 RECIPES = {
@@ -37,7 +37,6 @@ RECIPES = {
     "cifar10": Recipe(channels=(32, 64, 128), epochs=6, flip=True, shift=4, stride=2),
 }
 _EPOCHS = ", ".join(f"{recipe.epochs} for {name}" for name, recipe in RECIPES.items())
-LOADERS = {"mnist": data.load_mnist, "cifar10": data.load_cifar10}
 # Standard deviation of the blur, in pixels.
 BLUR = 1.0
 
@@ -48,16 +47,13 @@ class FeaturesConfig:
 
     data: Annotated[Literal["mnist", "cifar10"], tyro.conf.Positional]
     """Data set."""
-    data_root: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
-    """Folder of the data; by default $KACJAX_DATA, or data."""
-    epochs: Annotated[int | None, tyro.conf.arg(help_behavior_hint=f"(default: {_EPOCHS})")] = None
+    data_root: Annotated[Path | None, optional("DIR", "$KACJAX_DATA or data")] = None
+    """Folder of its files; they are downloaded there if missing."""
+    epochs: Annotated[int | None, optional("INT", _EPOCHS)] = None
     """Passes over the training images."""
     seed: int = 0
     """Seed of everything random."""
-    out: Annotated[
-        Path | None,
-        tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: runs/features-DATA)"),
-    ] = None
+    out: Annotated[Path | None, optional("DIR", "runs/features-DATA")] = None
     """Folder of the results; an earlier classifier in it is replaced."""
 
 
@@ -69,10 +65,10 @@ def train(config: FeaturesConfig) -> dict[str, Any]:
             written.
     """
     recipe = RECIPES[config.data]
-    with user_errors(ValueError):
-        check_seed(config.seed)
+    with user_errors(ValueError, OSError, ImportError):
+        check_count("--seed", config.seed, 0, MAX_SEED)
         if config.epochs is not None:
-            check_count("--epochs", config.epochs)
+            check_count("--epochs", config.epochs, 1, 10_000)
             recipe = dataclasses.replace(recipe, epochs=config.epochs)
         train_images, test_images = (
             LOADERS[config.data](split, config.data_root) for split in ("train", "test")
@@ -145,18 +141,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
 
     def body() -> None:
-        config = parse_flags(
-            FeaturesConfig,
-            argv,
-            "python -m experiments.features",
-            "Trains a small classifier of images, whose features and classes judge samples.",
+        about = "Trains a small classifier of images, whose features and classes judge samples."
+        examples = (
+            "python -m experiments.features mnist\n"
+            "python -m experiments.features cifar10 --data-root data --epochs 4"
         )
+        config = parse(FeaturesConfig, argv, "python -m experiments.features", about, examples)
         summary = train(config)
         title = f"{config.data}, {summary['recipe']['epochs']} epochs"
         names = ("seconds", "parameters", "training_loss", "test_accuracy")
         print(report.table(title, {name: summary[name] for name in names}))
         print()
-        print(report.markdown(summary["scale"]), end="")
+        print(report.columns(summary["scale"]), end="")
 
     return run(body)
 

@@ -14,11 +14,13 @@ import jax.numpy as jnp
 import tyro
 
 import kacjax
-from experiments.checks import check_count, check_positive
-from experiments.command import parse_flags, run, user_errors
-from experiments.config import check_seed
+from experiments.command import UserError, check_count, check_range, parse, run
+from experiments.config import MAX_SEED
 from experiments.runs import write_figure
 from kacjax import plots
+
+# Mean number of turns of a path that can be drawn.
+_MOST_TURNS = 10_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,12 +47,15 @@ def draw(config: ProcessConfig) -> None:
     Raises:
         UserError: If a number does not make sense or the folder cannot be written.
     """
-    with user_errors(ValueError):
-        process = kacjax.KacProcess(a=config.a, c=config.c)
-        check_positive("T", config.T)
-        check_count("--num-paths", config.num_paths)
-        check_seed(config.seed)
-    T = config.T
+    for name in ("a", "c", "T"):
+        check_range(f"--{name}", getattr(config, name), 1e-6, 1e6)
+    if config.a * config.T > _MOST_TURNS:
+        raise UserError(
+            f"--a times --T must be at most {_MOST_TURNS:,}, got {config.a * config.T:g}."
+        )
+    check_count("--num-paths", config.num_paths, 1, 10_000)
+    check_count("--seed", config.seed, 0, MAX_SEED)
+    process, T = kacjax.KacProcess(a=config.a, c=config.c), config.T
     # Brownian motion of the same growth of variance at late times.
     brownian = kacjax.WienerProcess(sigma=config.c / config.a**0.5)
     times = jnp.linspace(0, T, 1001)
@@ -69,14 +74,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
 
     def body() -> None:
-        draw(
-            parse_flags(
-                ProcessConfig,
-                argv,
-                "python -m experiments.process",
-                "Draws the Kac process: paths, law with atoms, velocity beside diffusion's.",
-            )
+        about = "Draws the Kac process: paths, law with atoms, velocity beside diffusion's."
+        examples = (
+            "python -m experiments.process\n"
+            "python -m experiments.process --a 25 --c 2 --out runs/process-25"
         )
+        draw(parse(ProcessConfig, argv, "python -m experiments.process", about, examples))
 
     return run(body)
 

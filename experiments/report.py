@@ -1,29 +1,39 @@
-"""What a run says of itself: the surroundings it was made in, and a table at its end."""
+"""What a run says of itself: the surroundings it was made in, and tables."""
 
+import hashlib
 import importlib.metadata
 import os
 import platform
 import subprocess
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 _PACKAGES = ("kacjax", "jax", "jaxlib", "flax", "optax", "diffrax", "numpy", "scikit-learn")
 
 
 def commit() -> str:
-    """The commit of the source, marked where the library was changed since; empty without git."""
-    git = ["git", "-C", str(Path(__file__).parents[1])]
-    options: dict[str, Any] = {"capture_output": True, "text": True, "check": True}
+    """The commit of the repository that this file is part of, marked where the library was changed.
+
+    Empty without git, and where the file is part of another repository or of none.
+    """
+    root = Path(__file__).resolve().parents[1]
+    options: dict[str, Any] = {"capture_output": True, "text": True, "check": True, "cwd": root}
+
+    def git(*command: str) -> str:
+        return subprocess.run(["git", *command], **options).stdout.strip()
+
     try:
-        head = subprocess.run([*git, "rev-parse", "HEAD"], **options).stdout.strip()
-        changed = subprocess.run([*git, "status", "--porcelain", "--", "kacjax"], **options).stdout
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != root:
+            return ""
+        changed = git("status", "--porcelain", "--", "kacjax")
+        return git("rev-parse", "HEAD") + "+changes" * bool(changed)
     except (OSError, subprocess.CalledProcessError):
         return ""
-    return head + "+changes" * bool(changed.strip())
 
 
 def surroundings() -> dict[str, Any]:
@@ -47,25 +57,40 @@ def surroundings() -> dict[str, Any]:
     }
 
 
+def fingerprint(data: np.ndarray, labels: np.ndarray | None, classes: Sequence[str]) -> str:
+    """Sixteen hexadecimal digits that tell data from others."""
+    digest = hashlib.sha256(repr((data.shape, tuple(classes))).encode())
+    for array in (data,) if labels is None else (data, labels):
+        digest.update(np.ascontiguousarray(array))
+    return digest.hexdigest()[:16]
+
+
 def table(title: str, rows: Mapping[str, float | int]) -> str:
     """Figures under a title, names at the left and numbers at the right; below 80 columns."""
     names = {name: name.replace("_", " ") for name in rows}
     width = max(map(len, names.values())) + 2
-    values = {name: _number(value) for name, value in rows.items()}
+    values = {name: number(value) for name, value in rows.items()}
     right = max(map(len, values.values()))
     rule = "-" * max(width + right, len(title))
     lines = [f"{names[name]:<{width}}{values[name]:>{right}}" for name in rows]
     return "\n".join([title, rule, *lines, rule])
 
 
-def markdown(columns: Mapping[str, Mapping[str, float | int]]) -> str:
+def markdown(titles: Sequence[str], rows: Iterable[Sequence[str]], text: int = 1) -> str:
+    """A table in Markdown, its first columns to the left and the others to the right."""
+    rule = ["---"] * text + ["---:"] * (len(titles) - text)
+    return "".join(f"| {' | '.join(row)} |\n" for row in (titles, rule, *rows))
+
+
+def columns(figures: Mapping[str, Mapping[str, float | int]]) -> str:
     """Figures of several runs as a table in Markdown, one run a column."""
-    names = list(dict.fromkeys(name for column in columns.values() for name in column))
-    rows = [["", *columns], ["---"] + ["---:"] * len(columns)]
-    for name in names:
-        cells = [_number(column[name]) if name in column else "" for column in columns.values()]
-        rows.append([name.replace("_", " "), *cells])
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    names = dict.fromkeys(name for column in figures.values() for name in column)
+    rows = [
+        [name.replace("_", " ")]
+        + [number(column[name]) if name in column else "" for column in figures.values()]
+        for name in names
+    ]
+    return markdown(["", *figures], rows)
 
 
 def files(folder: Path) -> str:
@@ -82,7 +107,8 @@ def files(folder: Path) -> str:
     return f"{folder}/\n{listing}"
 
 
-def _number(value: float | int) -> str:
+def number(value: float | int) -> str:
+    """Four digits, and no more behind the point than they ask for."""
     if isinstance(value, int) or abs(value) >= 1000:
         return f"{value:,.0f}"
     return f"{value:.4g}"

@@ -1,8 +1,11 @@
-"""The folder of a run: `config.json`, `metrics.json`, the network, `samples.npy` and figures.
+"""The folder of a run, written where it stays: a run may be killed at any moment and gone on with.
 
-A short run is built in a hidden folder next to its destination and moved into place whole: training
-that fails leaves the destination as it was. A long one, which can be resumed, is written where it
-stays, with `checkpoints/`, `metrics.jsonl` and `tensorboard/`, and every file of it at once.
+- `config.json`: what decides the result
+- `checkpoints/`: states of the training
+- `metrics.jsonl` and `tensorboard/`: the log
+- `velocity.safetensors`: the averaged network
+- `samples.npy` and figures: what it generates
+- `metrics.json`: the judgement, written last
 """
 
 import contextlib
@@ -11,7 +14,6 @@ import json
 import os
 import shutil
 import socket
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,42 +22,51 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.command import UserError, user_errors
-from experiments.config import TrainConfig, from_dict, read_json, to_dict
-from experiments.images import config as images
-from experiments.images.config import ImageConfig
+from experiments.config import RunConfig, differences, from_dict, to_dict
+from experiments.defaults import DEFAULTS
 
 CONFIG, METRICS, SAMPLES = "config.json", "metrics.json", "samples.npy"
 VELOCITY = "velocity.safetensors"
 CHECKPOINTS, LOG, TENSORBOARD = "checkpoints", "metrics.jsonl", "tensorboard"
-FIGURES = ("samples.png", "zoom.png", "trajectories.png")
-_OURS = {CONFIG, METRICS, SAMPLES, VELOCITY, CHECKPOINTS, LOG, TENSORBOARD, *FIGURES}
-_FORMAT, _LOCK = "kacjax-run-1", ".lock"
+_FIGURES = ("samples.png", "zoom.png", "trajectories.png", "marginals.png")
+_OURS = (CHECKPOINTS, LOG, TENSORBOARD, METRICS, VELOCITY, SAMPLES, *_FIGURES)
+_FORMAT, _LOCK = "kacjax-run-2", ".lock"
+# No file of a run that is read is larger.
+_LARGEST = 64 * 2**20
 
 
 def is_run(folder: Path) -> bool:
     """Whether the folder holds a run: its configuration says so."""
     try:
-        return json.loads((folder / CONFIG).read_text())["format"] == _FORMAT
-    except (OSError, ValueError, KeyError, TypeError):
+        return read_json(folder / CONFIG)["format"] == _FORMAT
+    except (UserError, KeyError, TypeError):
         return False
 
 
-def check_destination(folder: Path, overwrite: bool) -> None:
-    """Refuses a destination where something would be lost.
+def check_destination(folder: Path, config: RunConfig) -> None:
+    """Refuses a destination where something would be lost, or with which the run cannot go on.
 
     Raises:
-        UserError: If there is a file, a folder that is not a run, or a run and no `overwrite`.
+        UserError: If there is a file, a folder that is not a run, a run and neither `resume` nor
+            `overwrite`, or one of another configuration that is to be gone on with.
     """
-    with user_errors(OSError, saying="cannot use the output folder: "):
-        if not folder.exists() or (folder.is_dir() and all(map(_is_trace, folder.iterdir()))):
-            return
-    if not folder.is_dir():
+    if folder.is_file():
         raise UserError(f"{folder} is a file; choose another --out.")
+    with user_errors(OSError, saying="cannot use the output folder: "):
+        if not folder.exists() or all(map(_is_trace, folder.iterdir())):
+            return
     if not is_run(folder):
-        raise UserError(f"{folder} holds files that are not a run; choose another --out.")
-    if not overwrite:
+        damaged = " (its config.json is damaged)" if (folder / CHECKPOINTS).is_dir() else ""
+        raise UserError(f"{folder} holds files that are not a run{damaged}; choose another --out.")
+    if config.resume:
+        changes = differences(read_json(folder / CONFIG), to_dict(config))
+        if changes:
+            raise UserError(f"{folder} was begun with other flags: {'; '.join(changes)}.")
+    elif not config.overwrite:
+        state = "a finished run" if (folder / METRICS).exists() else "a run that is not finished"
         raise UserError(
-            f"{folder} holds another run; choose another --out, or replace it with --overwrite."
+            f"{folder} holds {state}: go on with it by --resume, replace it with --overwrite, or "
+            "choose another --out."
         )
 
 
@@ -65,52 +76,30 @@ def _is_trace(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def new_run(folder: Path, config: TrainConfig) -> Iterator[Path]:
-    """A folder to fill, which becomes `folder` if the block ends well and vanishes if not.
+def open_run(folder: Path, config: RunConfig) -> Iterator[None]:
+    """The folder of a run, locked: a new one, or one that is gone on with.
 
     Raises:
-        UserError: If the destination must not be touched or cannot be written.
+        UserError: As `check_destination`, if it cannot be written, or another process trains there.
     """
-    check_destination(folder, config.overwrite)
-    with user_errors(OSError, saying="cannot write the run: "):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-        # mkdtemp makes a private folder; a run is as readable as any other.
-        aside.chmod(0o777 & ~_umask())
-    try:
-        write_json(aside / CONFIG, {"format": _FORMAT, **to_dict(config)})
-        yield aside
-        check_destination(folder, config.overwrite)
-        with user_errors(OSError, saying="cannot write the run: "):
-            _move_into_place(aside, folder)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def open_run(folder: Path, config: ImageConfig) -> Iterator[None]:
-    """The folder of a run that is written in place: a new one, or one that is gone on with.
-
-    Raises:
-        UserError: If the destination must not be touched or cannot be written, if it holds a run
-            of another configuration, or if another process trains there.
-    """
-    values = {"format": _FORMAT, **images.to_dict(config)}
-    if config.resume and is_run(folder):
-        changes = images.differences(_read_config(folder), values)
-        if changes:
-            raise UserError(f"{folder} was begun with other flags: {'; '.join(changes)}.")
-    else:
-        check_destination(folder, config.overwrite)
+    check_destination(folder, config)
     with user_errors(OSError, saying="cannot write the run: "):
         folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
-        if not config.resume and is_run(folder):
-            # First of all what a later --resume would go on from.
-            for name in (CHECKPOINTS, *sorted(_OURS - {CHECKPOINTS, CONFIG})):
-                _remove(folder / name)
-        write_json(folder / CONFIG, values)
+        check_destination(folder, config)
+        if not config.resume or not is_run(folder):
+            with user_errors(OSError, saying="cannot replace the run: "):
+                # First of all what a later --resume would go on from.
+                for name in _OURS:
+                    path = folder / name
+                    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            write_config(folder, config)
         yield
+
+
+def write_config(folder: Path, config: RunConfig) -> None:
+    """Writes what decides the result of a run."""
+    write_json(folder / CONFIG, {"format": _FORMAT, **to_dict(config)})
 
 
 @contextlib.contextmanager
@@ -145,15 +134,7 @@ def locked(folder: Path, waiting: Callable[[str], None] | None = None) -> Iterat
         yield
 
 
-def _remove(path: Path) -> None:
-    with user_errors(OSError, saying="cannot replace the run: "):
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-
-
-def load_config(folder: Path) -> TrainConfig | ImageConfig:
+def load_config(folder: Path) -> RunConfig:
     """The configuration of a run.
 
     Raises:
@@ -163,14 +144,27 @@ def load_config(folder: Path) -> TrainConfig | ImageConfig:
         raise UserError(f"there is no run folder {folder}.")
     if not (folder / CONFIG).is_file():
         raise UserError(f"{folder} is not a run: it has no {CONFIG}.")
-    values = _read_config(folder)
-    with user_errors(ValueError, KeyError, TypeError, saying=f"{folder / CONFIG} is damaged: "):
-        return (images.from_dict if values["data"] in images.NAMES else from_dict)(values)
+    values = read_json(folder / CONFIG)
+    damages = (KeyError, TypeError, ValueError, AttributeError, UserError)
+    with user_errors(*damages, saying=f"{folder / CONFIG} is damaged: "):
+        if values["format"] != _FORMAT:
+            raise ValueError(f"its format is {values['format']!r:.50}, not {_FORMAT!r}.")
+        return from_dict(values, DEFAULTS[values["data"]][1])
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
-    with user_errors(OSError, ValueError, saying=f"{folder / CONFIG} is damaged: "):
-        return read_json((folder / CONFIG).read_text())
+def read_json(file: Path) -> Any:
+    """What a JSON file says.
+
+    Raises:
+        UserError: If it is missing, too large, nested too deeply, or not JSON.
+    """
+    damages = (OSError, ValueError, RecursionError)
+    with user_errors(*damages, saying=f"{file} cannot be read: "):
+        if not file.is_file():
+            raise ValueError("there is no such file.")
+        if file.stat().st_size > _LARGEST:
+            raise ValueError(f"it has more than {_LARGEST:,} bytes.")
+        return json.loads(file.read_text(encoding="utf-8-sig"))
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
@@ -213,23 +207,3 @@ def atomic(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
-
-
-def _move_into_place(aside: Path, folder: Path) -> None:
-    """Puts the new run where the old one was; files in it that are no part of a run stay."""
-    if not is_run(folder):
-        os.replace(aside, folder)
-        return
-    old = aside.with_name(f"{aside.name}-old")
-    os.replace(folder, old)
-    os.replace(aside, folder)
-    for entry in old.iterdir():
-        if not (entry.name in _OURS or (folder / entry.name).exists()):
-            os.replace(entry, folder / entry.name)
-    shutil.rmtree(old)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -1,55 +1,24 @@
-"""The network of a run, trained or loaded, and generation with it."""
+"""A trained velocity of a run, and generation with it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 from jaxtyping import PRNGKeyArray as Key
 
 import kacjax
 from experiments import runs
-from experiments.command import UserError, user_errors
-from experiments.config import SamplingConfig, TrainConfig
-from experiments.datasets import Dataset
-from experiments.images.config import ImageConfig
-from kacjax import Trainer, Velocity, sharding
-from kacjax.training import default_optimizer
-from kacjax.velocity import Guided
+from experiments.command import UserError, available_memory, user_errors
+from experiments.config import SamplingConfig
+from kacjax import Velocity, sharding
 
-
-def make_model(config: TrainConfig, dim: int) -> kacjax.models.MLP:
-    """The untrained network of a run."""
-    return kacjax.models.MLP(
-        dim,
-        rngs=nnx.Rngs(config.training.seed),
-        width=config.network.width,
-        depth=config.network.depth,
-        fourier=config.network.fourier,
-        T=float(config.model.make().T),
-    )
-
-
-def make_trainer(config: TrainConfig, dim: int) -> Trainer:
-    """The trainer of a run, as `train` has it."""
-    return Trainer(make_model(config, dim), config.model.make(), **fit_options(config))
-
-
-def fit_options(config: TrainConfig) -> dict[str, Any]:
-    """The keywords of `kacjax.fit` and `kacjax.Trainer` for a run."""
-    options = config.training
-    return {
-        "steps": options.steps,
-        "batch_size": options.batch_size,
-        "optimizer": default_optimizer(options.steps, options.learning_rate, options.warmup),
-        "ema_decay": options.ema_decay,
-        "time_power": options.time_power,
-        "prediction": config.network.prediction,
-    }
+# Images that are generated together, unless flags say otherwise.
+_CHUNK = 256
 
 
 def save_velocity(folder: Path, velocity: Velocity, **notes: Any) -> None:
@@ -58,62 +27,76 @@ def save_velocity(folder: Path, velocity: Velocity, **notes: Any) -> None:
         kacjax.save_velocity(folder / runs.VELOCITY, velocity, notes)
 
 
-def load_velocity(
-    folder: Path, config: TrainConfig | ImageConfig, dim: int | None = None
-) -> Velocity:
-    """The trained velocity of a run.
-
-    Args:
-        folder: The run, or another folder that `save_velocity` filled.
-        config: Its configuration.
-        dim: Dimension of the data, where the network is one for vectors.
-
-    Raises:
-        UserError: If its file is missing or damaged, or does not fit the configuration.
-    """
-    with user_errors(ValueError, OSError):
-        velocity = kacjax.load_velocity(folder / runs.VELOCITY)
-    # The file holds numbers as they were in training.
-    paths = [jax.tree.map(np.float32, path) for path in (velocity.path, config.model.make())]
-    fits = paths[0] == paths[1] and velocity.prediction == config.network.prediction
-    if dim is not None and isinstance(config, TrainConfig):
-        fits = fits and velocity.network.config == make_model(config, dim).config
-    if not fits:
-        raise UserError(f"{folder} is damaged: {runs.VELOCITY} is of another run.")
-    return velocity
-
-
 def local_mesh() -> Mesh | None:
     """This process's devices, over which samples are divided, where it has more than one."""
     devices = jax.local_devices()
     return sharding.make_mesh(devices=devices) if len(devices) > 1 else None
 
 
+def event_of(velocity: Velocity) -> tuple[int, ...]:
+    """The shape of what the network of a run takes."""
+    about = velocity.network.config
+    return tuple(about["shape"]) if "shape" in about else (about["dim"],)
+
+
+def check_samples(num: int, event: Sequence[int]) -> None:
+    """Refuses so many samples that they, and what they are made of, cannot fit into memory.
+
+    Raises:
+        UserError: With the flag to lower.
+    """
+    size, memory = 4 * 3 * num * int(np.prod(event)), available_memory()
+    if size > memory:
+        raise UserError(
+            f"--num-samples {num:,} of shape {tuple(event)} take {size / 2**30:,.0f} GiB with their "
+            f"noise, and there are {memory / 2**30:.0f}: lower it."
+        )
+
+
 def draw(
-    velocity: Velocity | Guided,
+    velocity: Any,
     key: Key,
-    shape: tuple[int, ...],
+    num: int,
+    event: tuple[int, ...],
     sampling: SamplingConfig,
-    **options: Any,
+    labels: Int[Array, " num"] | None = None,
+    progress: bool = False,
 ) -> tuple[Float[np.ndarray, "num *event"], int]:
     """Samples, and how often the network was evaluated for each, at most.
 
     Args:
         velocity: The velocity, guided or not.
         key: Random key.
-        shape: Shape of the samples.
+        num: How many.
+        event: Shape of one.
         sampling: The solver.
-        **options: More of `kacjax.generate`.
+        labels: Their classes.
+        progress: Whether to show a bar, where they come in chunks.
 
     Raises:
-        UserError: If the solver diverged, or a label is none of the network's.
+        UserError: If the solver diverged, they do not fit into memory, or a label is none of the
+            network's.
     """
-    path = velocity.path
-    assert path is not None  # Only of a guided function is it unknown.
-    options = sampling.options() | {"mesh": local_mesh(), "return_nfe": True} | options
+    check_samples(num, event)
+    chunk = sampling.chunk_size or (min(num, _CHUNK) if len(event) > 1 else None)
     with user_errors(ValueError):
-        samples, nfe = kacjax.generate(velocity, path, key, shape, **options)
+        samples, nfe = kacjax.generate(
+            velocity,
+            velocity.path,
+            key,
+            (num, *event),
+            labels=labels,
+            chunk_size=chunk,
+            mesh=local_mesh(),
+            return_nfe=True,
+            progress=progress and chunk is not None and num > chunk,
+            **sampling.options(),
+        )
     if not np.all(np.isfinite(samples)):
+        if not all(
+            np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(velocity) if _floats(leaf)
+        ):
+            raise UserError("the network holds numbers that are not finite: it cannot generate.")
         raise UserError(
             f"generation diverged with {sampling.solver} and {sampling.solver_steps} steps; "
             "use more steps or another solver."
@@ -121,39 +104,27 @@ def draw(
     return np.asarray(samples), int(np.max(nfe))
 
 
-def draw_samples(
-    velocity: Velocity, dataset: Dataset, key: Key, sampling: SamplingConfig
-) -> tuple[Float[np.ndarray, "num dim"], int]:
-    """Samples in the range of the data, and how often the network was evaluated for each.
-
-    Raises:
-        UserError: If the solver diverged.
-    """
-    shape = (sampling.num_samples, dataset.dim)
-    samples, nfe = draw(velocity, key, shape, sampling)
-    return dataset.finish(jnp.asarray(samples)), nfe
-
-
 def draw_trajectory(
-    velocity: Velocity | Guided,
+    velocity: Any,
     key: Key,
-    shape: tuple[int, ...],
+    num: int,
+    event: tuple[int, ...],
     sampling: SamplingConfig,
     labels: Int[Array, " num"] | None = None,
 ) -> tuple[Float[Array, "times num *event"], Float[np.ndarray, " times"]]:
-    """Samples on their way, and the times, as many as a solver of fixed steps has stops.
-
-    Args:
-        velocity: The velocity, guided or not.
-        key: Random key.
-        shape: Shape of the samples.
-        sampling: The solver.
-        labels: Their classes.
-    """
-    path = velocity.path
-    assert path is not None  # Only of a guided function is it unknown.
+    """Samples on their way, and the times, as many as a solver of fixed steps stops at."""
     u = np.linspace(1, 0, sampling.solver_steps + 1, dtype=np.float32)
-    times = np.float32(path.T) * u**sampling.grid_power
-    return kacjax.trajectory(
-        velocity, path, key, shape, times, labels=labels, **sampling.options()
-    ), times
+    times = np.float32(velocity.path.T) * u**sampling.grid_power
+    arguments = velocity, velocity.path, key, (num, *event), times
+    return kacjax.trajectory(*arguments, labels=labels, **sampling.options()), times
+
+
+def in_turn(classes: Sequence[int], num: int) -> Int[Array, " num"] | None:
+    """A label for each of `num` samples: the classes in turn; none if there are no classes."""
+    if not classes:
+        return None
+    return jnp.asarray(classes, jnp.int32)[jnp.arange(num) % len(classes)]
+
+
+def _floats(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array | np.ndarray) and jnp.issubdtype(leaf.dtype, jnp.floating)

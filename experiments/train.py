@@ -1,127 +1,208 @@
 """Trains one model on one data set, generates from it, and judges the samples.
 
 python -m experiments.train digits
-python -m experiments.train grid2d --path diffusion --seed 1 --out runs/first
-python -m experiments.train cifar10 --size tiny --steps 200
-python -m experiments.train images --data FOLDER --resume
+python -m experiments.train arrays --data table.csv --labels species
 """
 
+import contextlib
+import dataclasses
+import json
 import logging
 import shlex
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import tyro
+import numpy as np
 
-import kacjax
-from experiments import report, runs
-from experiments.command import MARKERS, parse, run, user_errors
-from experiments.config import TrainConfig
+from experiments import hosts, report, runs
+from experiments.command import STOPPED, parse, run, user_errors
+from experiments.config import RunConfig, to_dict
 from experiments.datasets import make_dataset
 from experiments.defaults import DEFAULTS
-from experiments.images import train as images
-from experiments.images.config import NAMES, ImageConfig
-from experiments.sampling import (
-    draw_samples,
-    draw_trajectory,
-    fit_options,
-    make_model,
-    save_velocity,
-)
+from experiments.hosts import StopSignals, tell
+from experiments.sampling import check_samples, draw, draw_trajectory, in_turn, save_velocity
+from experiments.session import Session, memory_of, parameters_of
+from kacjax import sharding
+
+# Samples of the figures on the way.
+_SHOWN = 64
+# Steps of a dry run, after the first, which are timed.
+_TRIED = 20
+_FIGURE = "samples.png"
 
 
-def train(config: TrainConfig) -> Path:
-    """Runs an experiment and returns its folder.
+def train(config: RunConfig, command: str = "") -> bool:
+    """Trains, or goes on training, and judges; False if it was stopped before.
+
+    Args:
+        config: The configuration.
+        command: The command line that continues the run, to be printed if it is stopped.
 
     Raises:
-        UserError: If the configuration does not make sense, the folder holds something that would
-            be lost, or it cannot be written. Nothing on disk has changed then.
+        UserError: If the configuration does not make sense, data are missing, the folder holds
+            something that would be lost, it cannot be written, or the loss is no longer finite.
     """
-    with user_errors(ValueError):
-        config.check()
-        path = config.model.make()
-    dataset = make_dataset(config.data)
-    data_key, training_key, sampling_key = jax.random.split(jax.random.key(config.training.seed), 3)
-    with runs.new_run(config.folder(), config) as folder:
-        with user_errors(FloatingPointError):
-            result = kacjax.fit(
-                make_model(config, dataset.dim),
-                path,
-                dataset.training(data_key),
-                training_key,
-                **fit_options(config),
-            )
-        save_velocity(folder, result.velocity, data=config.data)
+    config = prepared(config)
+    folder = config.folder()
+    hosts.on_first(lambda: config.dry_run or runs.check_destination(folder, config))
+    dataset = make_dataset(config, hosts.is_first())
+    with contextlib.ExitStack() as stack:
+        stack.callback(dataset.close)
+        session = Session(config, dataset, folder)
+        check_samples(config.sampling.num_samples, dataset.event)
+        if config.dry_run:
+            print(dry_run(session))
+            return True
+        hosts.on_first(lambda: stack.enter_context(runs.open_run(folder, config)))
+        # What comes after the last checkpoint may be interrupted as any program.
+        with StopSignals() as stop:
+            tell(headline(session))
+            through = session.train(stop, visit=show_samples)
+        if through:
+            finish(session)
+        elif hosts.is_first():
+            print(f"stopped at step {session.step:,}; to go on:\n  {command}")
+    return through
 
-        start = time.perf_counter()
-        samples, nfe = draw_samples(result.velocity, dataset, sampling_key, config.sampling)
-        seconds = time.perf_counter() - start
-        runs.write_array(folder / runs.SAMPLES, samples)
-        for name, figure in dataset.figures({config.model.path: samples}).items():
-            runs.write_figure(folder / name, figure)
-        trajectories = dataset.trajectory_figure(
-            lambda num: draw_trajectory(
-                result.velocity, sampling_key, (num, dataset.dim), config.sampling
-            )[0]
-        )
-        if trajectories is not None:
-            runs.write_figure(folder / "trajectories.png", trajectories)
-        rows = {
-            "loss": float(result.losses[-1000:].mean()),
-            "steps_per_second": result.steps_per_second,
-            "compile_seconds": result.compile_seconds,
-            "nfe": nfe,
-            "generation_seconds_with_compile": seconds,
-        }
+
+def prepared(config: RunConfig) -> RunConfig:
+    """The configuration, checked, once this process has joined the others."""
+    config.check()
+    config.model.make()
+    devices = config.devices
+    with user_errors(ValueError, RuntimeError, saying="cannot join the other processes: "):
+        sharding.initialize_distributed(devices.coordinator, devices.processes, devices.process_id)
+    if getattr(config.source, "labels", None) is not None and not config.network.conditional:
+        network = dataclasses.replace(config.network, conditional=True)
+        config = dataclasses.replace(config, network=network)
+    return config
+
+
+def headline(session: Session) -> str:
+    """What is trained on what, in a line."""
+    config, device = session.config, jax.devices()[0]
+    devices = f"{jax.device_count()} x {device.device_kind}"
+    return (
+        f"{config.data}, {config.model.path}: {session.dataset.num:,} data, "
+        f"{parameters_of(session.trainer):,} parameters, {devices}"
+    )
+
+
+def show_samples(session: Session) -> Path | None:
+    """Samples of fixed noise as a figure, and the network that made them."""
+    velocity = session.velocity()
+    if not hosts.is_first():
+        return None
+    save_velocity(session.folder, velocity, **notes(session))
+    samples, _ = _draw(session, velocity, min(_SHOWN, session.config.sampling.num_samples))
+    figures = session.dataset.figures({session.config.model.path: samples})
+    runs.write_figure(
+        session.folder / _FIGURE, figures.get(_FIGURE) or next(iter(figures.values()))
+    )
+    return session.folder / _FIGURE
+
+
+def finish(session: Session) -> None:
+    """Writes the network first of all, then samples, figures and judgement; prints the table."""
+    velocity = session.velocity()
+    if not hosts.is_first():
+        return
+    config, folder, dataset = session.config, session.folder, session.dataset
+    save_velocity(folder, velocity, **notes(session))
+    start = time.perf_counter()
+    samples, nfe = _draw(session, velocity, config.sampling.num_samples)
+    seconds = time.perf_counter() - start
+    runs.write_array(folder / runs.SAMPLES, samples)
+    for name, figure in dataset.figures({config.model.path: samples}).items():
+        runs.write_figure(folder / name, figure)
+    trajectories = dataset.trajectory_figure(
+        lambda num: draw_trajectory(
+            velocity, session.sampling_key, num, dataset.event, config.sampling
+        )[0]
+    )
+    if trajectories is not None:
+        runs.write_figure(folder / "trajectories.png", trajectories)
+    rows = {
+        "loss": session.loss,
+        "steps_per_second": session.clock.speed(),
+        "compile_seconds": session.trainer.compile_seconds,
+        "parameters": parameters_of(session.trainer),
+        "nfe": nfe,
+        "generation_seconds_with_compile": seconds,
+    }
+    if skipped := int(session.state.skipped):
+        rows["skipped_steps"] = skipped
+    with user_errors(ValueError, saying="the samples cannot be judged: "):
         quality = dataset.quality(samples)
-        runs.write_json(
-            folder / runs.METRICS, {**rows, "quality": quality, **report.surroundings()}
-        )
-
+    record = {**rows, "quality": quality, **report.surroundings()}
+    runs.write_json(folder / runs.METRICS, record)
     title = f"{config.data}, {config.model.path}, {config.training.steps:,} steps"
-    print(report.table(title, {**rows, **quality}))
-    print(report.files(config.folder()))
-    return config.folder()
+    shown = {name: value for name, value in {**rows, **quality}.items() if value is not None}
+    print(report.table(title, shown))
+    print(report.files(config.shown_folder()))
+
+
+def notes(session: Session) -> dict[str, Any]:
+    """What the file of a velocity says beside the network."""
+    return {**session.dataset.notes(), "model": session.config.model.path, "step": session.step}
+
+
+def _draw(session: Session, velocity: Any, num: int) -> tuple[np.ndarray, int]:
+    """Samples as the data are, of the classes in turn where there are any."""
+    dataset, labels = session.dataset, in_turn(range(velocity.classes or 0), num)
+    arguments = velocity, session.sampling_key, num, dataset.event, session.config.sampling
+    samples, nfe = draw(*arguments, labels)
+    return dataset.finish(samples), nfe
+
+
+def dry_run(session: Session) -> str:
+    """What the run would be and take, from a few steps of it; nothing is kept."""
+    config, trainer = session.config, session.trainer
+    with tempfile.TemporaryDirectory() as folder:
+        few = dataclasses.replace(config.training, steps=min(config.training.steps, 1 + _TRIED))
+        tried = Session(dataclasses.replace(config, training=few), session.dataset, Path(folder))
+        tried.train(StopSignals(), said=False)
+        speed, seconds = tried.clock.speed() or 1.0, tried.trainer.compile_seconds
+    rows = {
+        "training data": session.dataset.num,
+        "parameters": parameters_of(trainer),
+        "GiB of memory, at least": memory_of(config, session.dataset, trainer) / 2**30,
+        "steps per second, at first": speed,
+        "seconds to compile": seconds,
+        "minutes of training": (config.training.steps / speed + seconds) / 60,
+    }
+    shown = json.dumps(to_dict(config), indent=2)
+    title = f"{config.shown_folder()}: nothing was written"
+    return f"{shown}\n{report.table(title, rows)}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
-    argv = sys.argv[1:] if argv is None else argv
+    argv = list(sys.argv[1:] if argv is None else argv)
     # Orbax reports through them at length what an error says in a line.
     for name in ("absl", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
-    def body() -> None:
-        config = parse(
-            lambda: tyro.extras.overridable_config_cli(
-                DEFAULTS,
-                args=argv,
-                prog="python -m experiments.train",
-                description="Trains one model on one data set, generates, and judges the samples.",
-                config=MARKERS,
-            )
+    def body() -> int:
+        about = "Trains one model on one data set, generates, and judges the samples."
+        examples = (
+            "python -m experiments.train digits\n"
+            "python -m experiments.train digits --path diffusion --seed 1 --out runs/other"
         )
+        config = parse(DEFAULTS, argv, "python -m experiments.train", about, examples)
         unused = config.model.unused(DEFAULTS[config.data][1].model)
         if unused:
-            print(f"note: {config.model.path} does not use {', '.join(unused)}.", file=sys.stderr)
-        if isinstance(config, ImageConfig):
-            images.train(config, _continuing(argv))
-        else:
-            train(config)
+            tell(f"note: {config.model.path} does not use {', '.join(unused)}.")
+        flags = [each for each in argv if each not in ("--overwrite", "--resume")]
+        command = shlex.join(["python", "-m", "experiments.train", *flags, "--resume"])
+        return 0 if train(config, command) else STOPPED
 
-    if argv and argv[0] in NAMES:
-        return run(body, "interrupted: --resume goes on from the newest checkpoint.")
-    return run(body)
-
-
-def _continuing(argv: Sequence[str]) -> str:
-    """The command line that goes on with a run."""
-    flags = [flag for flag in argv if flag not in ("--overwrite", "--resume")]
-    return shlex.join(["python", "-m", "experiments.train", *flags, "--resume"])
+    return run(body, "interrupted: --resume goes on from the newest checkpoint.")
 
 
 def _report_unraisable(details: Any) -> None:

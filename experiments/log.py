@@ -4,9 +4,11 @@ A row sums up the steps since the one before. What the next row has so far is a 
 checkpoint, so that a run may stop anywhere and its rows stay the same.
 """
 
+import contextlib
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from experiments import runs
-from experiments.command import UserError, user_errors
+from experiments.command import UserError, one_line, user_errors
 from kacjax.training import StepMetrics
 
 # Seconds between two lines of progress where they do not replace each other.
@@ -53,10 +55,9 @@ class Interval:
 
 
 class Clock:
-    """Images per second, since the last row and since the process began; without compilation."""
+    """Steps per second, since the last row and since the process began; without compilation."""
 
-    def __init__(self, batch_size: int):
-        self._batch_size = batch_size
+    def __init__(self) -> None:
         self._row, self._whole = (0, 0.0), (0, 0.0)
 
     def add(self, steps: int, seconds: float) -> None:
@@ -66,54 +67,46 @@ class Clock:
 
     def speed(self) -> float | None:
         """The mean since the process began; None before the first step."""
-        return self._speed(*self._whole)
+        return self._whole[0] / self._whole[1] if self._whole[1] > 0 else None
 
     def new_row(self) -> float | None:
         """The mean since the last row, which this one becomes."""
-        row, self._row = self._row, (0, 0.0)
-        return self._speed(*row)
-
-    def _speed(self, steps: int, seconds: float) -> float | None:
-        return steps * self._batch_size / seconds if seconds > 0 else None
+        (steps, seconds), self._row = self._row, (0, 0.0)
+        return steps / seconds if seconds > 0 else None
 
 
 class Log:
     """Where rows and pictures go; opened at the step from which the run goes on.
 
     Raises:
-        UserError: If it cannot be written, or the extra `images` is not installed.
+        UserError: If it cannot be written.
     """
 
     def __init__(self, folder: Path, step: int):
-        try:
-            from tensorboardX import SummaryWriter  # It comes with an extra.
-        except ImportError as error:
-            raise UserError(f'{error}: it comes with pip install "kacjax[images]".') from error
         self._file = folder / runs.LOG
         lines = read_rows(self._file, step)
         runs.write_text(self._file, "".join(json.dumps(row) + "\n" for row in lines))
         with user_errors(OSError, saying="cannot write the log: "):
             self._rows = self._file.open("a")
-            self._board = SummaryWriter(
-                str(folder / runs.TENSORBOARD), purge_step=step, flush_secs=30
-            )
+            self._board = _Board(folder / runs.TENSORBOARD, step)
 
     def write(self, step: int, row: dict[str, Any]) -> None:
         """Writes a row."""
         with user_errors(OSError, saying=f"cannot write {self._file}: "):
             self._rows.write(json.dumps({"step": step, **row}) + "\n")
             self._rows.flush()
+        with user_errors(OSError, saying="cannot write the log of TensorBoard: "):
             for name, value in row.items():
                 values = value if isinstance(value, list) else [value]
                 names = [name] if len(values) == 1 else [f"{name}/{i}" for i in range(len(values))]
                 for tag, number in zip(names, values, strict=True):
                     if number is not None:
-                        self._board.add_scalar(tag, number, step)
+                        self._board.scalar(step, tag, number)
 
-    def pictures(self, step: int, name: str, images: np.ndarray) -> None:
-        """Shows images of shape `(num, height, width, channels)` in TensorBoard."""
-        with user_errors(OSError, saying="cannot write the log: "):
-            self._board.add_images(name, images, step, dataformats="NHWC")
+    def picture(self, step: int, name: str, png: Path) -> None:
+        """Shows a figure in TensorBoard."""
+        with user_errors(OSError, saying="cannot write the log of TensorBoard: "):
+            self._board.picture(step, name, png)
 
     def sync(self) -> None:
         """Waits until the rows are on the disk: no checkpoint may be ahead of its log."""
@@ -121,9 +114,51 @@ class Log:
             os.fsync(self._rows.fileno())
 
     def close(self) -> None:
-        """Ends writing."""
-        self._rows.close()
-        self._board.close()
+        """Ends writing; what could not be written was said before."""
+        for stream in (self._rows, self._board):
+            with contextlib.suppress(OSError):
+                stream.close()
+
+
+class _Board:
+    """TensorBoard's events, each written before the call returns.
+
+    The package's own writer has a thread and a queue: after an error of the disk the thread is gone,
+    and whoever fills the queue waits for ever.
+    """
+
+    def __init__(self, folder: Path, step: int):
+        from tensorboardX.proto import event_pb2, summary_pb2
+        from tensorboardX.record_writer import RecordWriter
+
+        self._event, self._summary = event_pb2.Event, summary_pb2.Summary
+        folder.mkdir(exist_ok=True)
+        self._file = RecordWriter(str(folder / f"events.out.tfevents.{time.time():.6f}.kacjax"))
+        self._flushed = 0.0
+        self._add(file_version="brain.Event:2")
+        # What an earlier process has written from this step on is void.
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self._add(step=step, session_log=start)
+
+    def scalar(self, step: int, tag: str, number: float) -> None:
+        self._show(step, self._summary.Value(tag=tag, simple_value=number))
+
+    def picture(self, step: int, tag: str, png: Path) -> None:
+        image = self._summary.Image(encoded_image_string=png.read_bytes())
+        self._show(step, self._summary.Value(tag=tag, image=image))
+
+    def _show(self, step: int, value: Any) -> None:
+        self._add(step=step, summary=self._summary(value=[value]))
+
+    def _add(self, **event: Any) -> None:
+        now = time.time()
+        self._file.write(self._event(wall_time=now, **event).SerializeToString())
+        if now - self._flushed > _LINES:
+            self._flushed = now
+            self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
 
 
 def read_rows(file: Path, step: int) -> list[dict[str, Any]]:
@@ -133,18 +168,20 @@ def read_rows(file: Path, step: int) -> list[dict[str, Any]]:
         lines = file.read_text(errors="replace").splitlines()
     except FileNotFoundError:
         return []
+    except OSError as error:
+        raise UserError(f"cannot read {file}: {one_line(error)}.") from error
     for line in lines:
         try:
             row = json.loads(line)
-            if row["step"] <= step:
+            if isinstance(row["step"], int) and row["step"] <= step:
                 rows.append(row)
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             continue
     return rows
 
 
 class Progress:
-    """The bar: steps, images per second, time left."""
+    """The bar on a terminal, or a line every half a minute elsewhere: loss, speed, time left."""
 
     def __init__(self, steps: int, step: int, *, shown: bool):
         self._bar = tqdm(
@@ -152,16 +189,25 @@ class Progress:
             initial=step,
             unit="step",
             dynamic_ncols=True,
-            disable=not shown,
-            mininterval=0.1 if sys.stderr.isatty() else _LINES,
+            disable=not (shown and sys.stderr.isatty()),
         )
+        self._lines, self._last = shown and not sys.stderr.isatty(), time.monotonic()
+        self._steps, self._first, self._begin = steps, step, time.monotonic()
 
-    def update(self, step: int, loss: float | None, speed: float | None) -> None:
+    def update(self, step: int, loss: float | None) -> None:
         """Moves on to a step."""
-        said = [] if loss is None else [f"loss {loss:.4g}"]
-        said += [] if speed is None else [f"{speed:,.0f} images/s"]
-        self._bar.set_postfix_str(", ".join(said), refresh=False)
+        said = "" if loss is None else f"loss {loss:.4g}"
+        self._bar.set_postfix_str(said, refresh=False)
         self._bar.update(step - self._bar.n)
+        now = time.monotonic()
+        if self._lines and now - self._last > _LINES:
+            self._last = now
+            rate = (step - self._first) / (now - self._begin)
+            left = (self._steps - step) / rate if rate else float("inf")
+            print(
+                f"step {step:,} of {self._steps:,}, {said}, {rate:.3g} steps/s, {left / 60:.0f} min left",
+                file=sys.stderr,
+            )
 
     def close(self) -> None:
         """Leaves the bar as it is."""

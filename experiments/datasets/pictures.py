@@ -1,0 +1,235 @@
+"""Images: MNIST, CIFAR-10, or a folder of the user's, in memory or as a stream."""
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PRNGKeyArray as Key
+from jaxtyping import UInt8
+from matplotlib.figure import Figure
+
+from experiments.command import user_errors
+from experiments.config import FolderConfig, RunConfig
+from experiments.datasets.base import Dataset, Headline
+from experiments.judging.classifier_file import load_classifier, mnist_classifier
+from experiments.judging.judge import ImageJudge
+from experiments.report import fingerprint
+from kacjax import Trainer, data, metrics, plots
+from kacjax.data import ImageArrays, ImageBatch, ImageStream, to_float
+
+Images = UInt8[np.ndarray, "num height width channels"]
+LOADERS = {"mnist": data.load_mnist, "cifar10": data.load_cifar10}
+# Real images that figures show, and that judgements without a classifier use, at most.
+_SHOWN, _JUDGED = 64, 2000
+# Patches of an image by which it is compared with others, and the side of one, in pixels.
+_PATCHES, _SIDE = 8, 7
+
+
+class Pictures(Dataset):
+    """Images as bytes, judged beside real ones by a classifier of theirs, or by pixels.
+
+    Args:
+        config: The run's configuration.
+        first: Whether this is the process that shows progress.
+
+    Raises:
+        UserError: If the images or the classifier are absent, damaged, or cannot be read.
+    """
+
+    field_points = 16
+
+    def __init__(self, config: RunConfig, first: bool = True):
+        source, self.name = config.source, config.data
+        self._flip, self._stream, self._config = source.flip, None, config
+        with user_errors(ValueError, OSError, ImportError):
+            if isinstance(source, FolderConfig) and source.stream:
+                self._open_stream(source, config.training.batch_size, config.training.seed)
+                return
+            if isinstance(source, FolderConfig):
+                self._images = data.load_images(
+                    source.data,
+                    source.image_size,
+                    channels=1 if source.gray else 3,
+                    unreadable=source.unreadable,
+                    progress=first,
+                )
+            else:
+                self._images = LOADERS[config.data]("train", source.data_root, progress=first)
+        images, labels, self.classes = self._images
+        rows = np.random.default_rng(0).permutation(len(images))[:_JUDGED]
+        self._some, self.event, self.num = images[rows], images.shape[1:], len(images)
+        self.fingerprint = fingerprint(images, labels, self.classes)
+
+    def _open_stream(self, source: FolderConfig, batch_size: int, seed: int) -> None:
+        options = {"channels": 1 if source.gray else 3, "unreadable": source.unreadable}
+        arguments = source.data, source.image_size
+        self._stream = data.stream_images(*arguments, batch_size, seed=seed, **options)
+        some = data.stream_images(
+            *arguments, _SHOWN, seed=seed, process=(0, 1), prefetch=1, **options
+        )
+        self._some = next(some).images
+        some.close()
+        self.classes, self.num = self._stream.classes, self._stream.num
+        self.event = self._stream.shape
+        self.fingerprint = str(self._stream.get_state()["images"])
+
+    def training(self, key: Key) -> tuple[Any, Any]:
+        """The images and labels, whatever the key; some of them where they are a stream."""
+        del key
+        if self._stream is not None:
+            return self._some, None
+        return self._images.images, self._images.labels
+
+    def source(self, trainer: Trainer, key: Key, step: int, seed: int) -> Any:
+        """What `Trainer.run` takes its batches from, the first of them that of `step`."""
+        if self._stream is None:
+            return super().source(trainer, key, step, seed)
+        self._stream.set_state({**self._stream.get_state(), "step": step})
+        return _batches(self._stream, bool(trainer.label_dropout), self._flip, seed, step)
+
+    def close(self) -> None:
+        """Ends the threads of a stream."""
+        if self._stream is not None:
+            self._stream.close()
+
+    @cached_property
+    def _judge(self) -> "PixelJudge | ClassifierJudge":
+        """A classifier where there is one, beside test images where there are some."""
+        config, train = self._config, self._some
+        if config.data not in LOADERS:
+            return PixelJudge(train, train)
+        with user_errors(ValueError, OSError, ImportError):
+            test = LOADERS[config.data]("test", config.source.data_root).images
+            order = np.random.default_rng(0).permutation(len(test))
+            if config.source.classifier is not None:
+                classify = load_classifier(config.source.classifier)
+            elif config.data == "mnist":
+                classify = mnist_classifier()
+            else:
+                return PixelJudge(train, test[order])
+        return ClassifierJudge(classify, self._images, test[order])
+
+    @property
+    def headlines(self) -> tuple[Headline, ...]:
+        """Those of the judge."""
+        return self._judge.headlines
+
+    def quality(self, samples: Images) -> dict[str, float]:
+        """The judge's figures."""
+        return self._judge.quality(samples)
+
+    def reference(self, num: int) -> dict[str, float]:
+        """The figures of real images that samples are not compared with."""
+        return self._judge.quality(self._judge.other[:num])
+
+    def figures(self, samples: Mapping[str, Images]) -> dict[str, Figure]:
+        """Generated images beside real ones."""
+        return {"samples.png": plots.images_figure({"real images": self._some[:_SHOWN], **samples})}
+
+
+class ClassifierJudge:
+    """Judges by what a classifier makes of images, beside one half of the test images.
+
+    There are the distance from them, precision and coverage in the classifier's features, its
+    confidence and the balance of classes, and how near samples come to training images.
+    """
+
+    headlines = (
+        Headline("classifier_frechet_distance", "Fréchet dist."),
+        Headline("confidence", "confidence", "high", log=False),
+        Headline("class_total_variation", "class TV", log=False),
+        Headline("coverage", "coverage", "high", log=False),
+        Headline("precision", "precision", "high", log=False),
+        Headline("memorization_ratio", "memorization", "one", log=False),
+    )
+
+    def __init__(self, classify: Any, train: ImageArrays, test: Images):
+        real, self.other = np.array_split(test, 2)
+        self._judge, self._train = ImageJudge(classify, real), train
+
+    @cached_property
+    def _training_features(self) -> np.ndarray:
+        return self._judge.classify(self._train.images)[0]
+
+    def quality(self, samples: Images) -> dict[str, float]:
+        """The figures of samples."""
+        found = self._judge.statistics(samples)
+        features, _ = self._judge.classify(samples)
+        real = self._judge.real_features
+        # What these say depends on the numbers.
+        equal = min(len(features), len(real))
+        manifold = metrics.prdc(features[:equal], real[:equal])
+        memorized = metrics.memorization_ratio(features, self._training_features, real[:equal])
+        return {
+            "classifier_frechet_distance": float(found.classifier_frechet_distance),
+            "confidence": float(found.confidence),
+            "class_total_variation": float(found.total_variation),
+            "coverage": float(manifold.coverage),
+            "precision": float(manifold.precision),
+            "memorization_ratio": float(memorized),
+        }
+
+
+class PixelJudge:
+    """Judges by pixels alone: patches, brightness and contrast, and the nearest training image.
+
+    Patches are compared by the sliced Wasserstein distance, on a scale where a pixel goes from -1
+    to 1. The nearest training image is relative to how near other training images are to each
+    other: near 0 for copies.
+    """
+
+    headlines = (
+        Headline("patch_sliced_wasserstein", "patch distance"),
+        Headline("relative_brightness", "brightness", "one", log=False),
+        Headline("relative_contrast", "contrast", "one", log=False),
+        Headline("nearest_training_ratio", "nearest ratio", "one", log=False),
+    )
+
+    def __init__(self, train: Images, real: Images):
+        self._train, rest = np.array_split(train, 2)
+        self.real, self.other = (rest, rest) if real is train else np.array_split(real[:_JUDGED], 2)
+
+    def quality(self, samples: Images) -> dict[str, float]:
+        """The figures of samples."""
+        own, real = (to_float(images[:_JUDGED]) for images in (samples, self.real))
+        train = to_float(self._train)
+        distance = metrics.sliced_wasserstein(_patches(own), _patches(real), jax.random.key(0))
+        near = [_nearest(images, train) for images in (own, real)]
+        return {
+            "patch_sliced_wasserstein": float(distance),
+            "relative_brightness": float((1 + own.mean()) / (1 + real.mean())),
+            "relative_contrast": float(own.std(axis=0).mean() / real.std(axis=0).mean()),
+            "nearest_training_ratio": near[0] / near[1],
+        }
+
+
+def _patches(images: np.ndarray, num: int = _JUDGED * _PATCHES) -> np.ndarray:
+    """As many patches at random places of images in turn, whatever the number of images."""
+    random, side = np.random.default_rng(0), min(_SIDE, *images.shape[1:3])
+    rows, columns = (random.integers(0, length - side + 1, num) for length in images.shape[1:3])
+    places = zip(np.arange(num) % len(images), rows, columns, strict=True)
+    return np.stack([images[n, i : i + side, j : j + side].ravel() for n, i, j in places])
+
+
+def _nearest(images: np.ndarray, train: np.ndarray) -> float:
+    flat = (jnp.asarray(x.reshape(len(x), -1)) for x in (images, train))
+    distances, _ = metrics.nearest_neighbors(*flat, 1)
+    return float(np.median(distances))
+
+
+def _batches(
+    stream: ImageStream, labeled: bool, flip: bool, seed: int, step: int
+) -> Iterator[ImageBatch]:
+    """The batches from `step` on, mirrored at random as a function of seed and step."""
+    process, count = jax.process_index(), jax.process_count()
+    while True:
+        images, labels = next(stream)
+        if flip:
+            coins = np.random.default_rng((seed, step)).random(count * len(images)) < 0.5
+            mine = coins[process * len(images) :][: len(images), None, None, None]
+            images = np.where(mine, images[:, :, ::-1], images)
+        yield ImageBatch(images, labels if labeled else None)
+        step += 1

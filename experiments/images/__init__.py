@@ -1,1 +1,0 @@
-"""Training on images: runs that stop at any moment and go on."""

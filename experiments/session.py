@@ -1,0 +1,348 @@
+"""The steps of a run, from where it stood to its end or to a wish to stop."""
+
+import contextlib
+import dataclasses
+import time
+import warnings
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+
+import kacjax
+from experiments import hosts, runs
+from experiments.command import UserError, available_memory, one_line, user_errors
+from experiments.config import RunConfig, TrainingConfig, differences, to_dict
+from experiments.datasets import Dataset
+from experiments.hosts import StopSignals, tell
+from experiments.log import Clock, Interval, Log, Progress
+from kacjax import Trainer, TrainState, Velocity, sharding
+from kacjax.checkpoints import Checkpoints
+from kacjax.training import NonFiniteError, default_optimizer
+
+# A call of the device has at most so many steps, and should take about so many seconds: a signal
+# waits for its end.
+_LONGEST_CALL, _CALL_SECONDS = 200, 1.0
+# Seconds of training that a kill may cost, unless flags say otherwise.
+_SAVE_EVERY = 60.0
+# Says that there were checkpoints.
+_SAVED = ".saved"
+
+
+class Session:
+    """One process's part in a run: its state, checkpoints and log.
+
+    Args:
+        config: The configuration.
+        dataset: Its data.
+        folder: The folder of the run, which must be there when it trains.
+
+    Attributes:
+        trainer: The trainer; its own network is blank.
+        step: The steps done.
+        state: The state after them.
+        loss: The mean loss of the last row of the log.
+        clock: Its speed.
+
+    Raises:
+        UserError: If the network does not fit the data or memory, or the numbers each other.
+    """
+
+    state: TrainState
+
+    def __init__(self, config: RunConfig, dataset: Dataset, folder: Path):
+        self.config, self.dataset, self.folder = config, dataset, folder
+        self.step = self._saved = 0
+        self._last_saved = time.monotonic()
+        self.clock, self._interval = Clock(), Interval()
+        self.loss: float | None = None
+        self._rate = learning_rate(config.training)
+        seed = jax.random.key(config.training.seed)
+        self._data_key, self._training_key, self.sampling_key = jax.random.split(seed, 3)
+        self.trainer = make_trainer(config, dataset)
+        check_memory(config, dataset, self.trainer)
+
+    def train(
+        self,
+        stop: StopSignals,
+        pauses: Collection[int] = (),
+        visit: Callable[["Session"], None] | None = None,
+        said: bool = True,
+    ) -> bool:
+        """Trains until all steps are done; False if it was asked to stop before its end.
+
+        Args:
+            stop: Signals that ask to stop.
+            pauses: Numbers of steps after which `visit` is called, beside `--sample-every`.
+            visit: Called with this session.
+            said: Whether to show progress.
+
+        Raises:
+            UserError: If the checkpoints are of another run, something cannot be written, or the
+                loss is no longer finite.
+        """
+        record, steps = self.config.record, self.trainer.steps
+        with _checkpoint_errors():
+            checkpoints = Checkpoints(
+                self.folder / runs.CHECKPOINTS, keep=record.keep, keep_every=record.keep_every
+            )
+        with checkpoints, contextlib.ExitStack() as stack:
+            self.state = self._continue(checkpoints, said) or self._start()
+            if hosts.is_first():
+                # What may have changed since it was begun.
+                runs.write_config(self.folder, self.config)
+            log = Log(self.folder, self.step) if hosts.is_first() else None
+            if log is not None:
+                stack.callback(log.close)
+            bar = Progress(steps, self.step, shown=said and hosts.is_first())
+            stack.callback(bar.close)
+            seed = self.config.training.seed
+            with user_errors(ValueError, OSError):
+                source = self.dataset.source(self.trainer, self._data_key, self.step, seed)
+            for due in self._calls(source, checkpoints, log, stop, pauses):
+                bar.update(self.step, self._interval.row()["loss"])
+                if self._at(record.log_every) or self.step == steps:
+                    self._write_row(log)
+                if due or self._at(record.checkpoint_every):
+                    self._save(checkpoints, log)
+                # The checkpoint's files are written meanwhile.
+                sampled = self._at(record.sample_every) and self.step < steps
+                if visit is not None and (sampled or self.step in pauses):
+                    shown = visit(self)
+                    if log is not None and isinstance(shown, Path):
+                        log.picture(self.step, "samples", shown)
+            self._save(checkpoints, log)
+            with _checkpoint_errors():
+                checkpoints.wait()
+        # In the last call or while files were written: then the rest is left to --resume too.
+        asked = bool(hosts.gather(np.array(stop.asked)).any())
+        return self.step == steps and not asked
+
+    def velocity(self) -> Velocity:
+        """The averaged velocity on one device of this process; all processes must call this."""
+        velocity = self.trainer.velocity(self.state)
+        arrays, rest = eqx.partition(velocity.network, eqx.is_array)
+        local = jax.tree.map(jnp.asarray, hosts.to_host(arrays))
+        return dataclasses.replace(velocity, network=eqx.combine(local, rest))
+
+    def _start(self) -> TrainState:
+        network = make_network(self.config, self.dataset)
+        return dataclasses.replace(self.trainer, network=network).init(self._training_key)
+
+    def _continue(self, checkpoints: Checkpoints, said: bool) -> TrainState | None:
+        """The state to go on from, if there is one."""
+        if not self.config.resume:
+            return None
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", UserWarning)
+            with user_errors(ValueError, OSError):
+                found = checkpoints.restore(self.trainer.abstract_state())
+        for warning in caught:
+            tell(f"warning: {' '.join(str(warning.message).split())}")
+        if found is None:
+            if (self.folder / _SAVED).exists():
+                raise UserError(
+                    f"{self.folder} has had checkpoints, and none of them is whole: there is "
+                    "nothing to go on from. Begin anew with --overwrite."
+                )
+            if said:
+                tell("there is no checkpoint yet: beginning at step 0.")
+            return None
+        damaged = (KeyError, TypeError, AttributeError)
+        with user_errors(*damaged, saying=f"the checkpoints in {self.folder} are damaged: "):
+            changes = differences(found.description["config"], to_dict(self.config))
+            if changes:
+                raise UserError(
+                    f"the checkpoints in {self.folder} are of a run whose {changes[0]}."
+                )
+            if found.description["fingerprint"] != self.dataset.fingerprint:
+                raise UserError(f"these are not the data with which {self.folder} was begun.")
+            self._interval = Interval(found.description["interval"])
+            self.loss = found.description["loss"]
+        self.step = self._saved = found.step
+        if said:
+            tell(f"going on at step {self.step:,}.")
+        return found.state
+
+    def _calls(
+        self,
+        source: Any,
+        checkpoints: Checkpoints,
+        log: Log | None,
+        stop: StopSignals,
+        pauses: Collection[int],
+    ) -> Iterator[bool]:
+        """Calls the device until all steps are done or a stop is asked for; whether to save."""
+        record, count, steps = self.config.record, 1, self.trainer.steps
+        every = [n for n in (record.log_every, record.checkpoint_every, record.sample_every) if n]
+        while self.step < steps:
+            ends = [self.step + count, steps, *((self.step // n + 1) * n for n in every)]
+            until = min([*ends, *(pause for pause in pauses if pause > self.step)])
+            timed = record.checkpoint_every is None
+            due = timed and time.monotonic() - self._last_saved > _SAVE_EVERY
+            # All processes stop where one of them was asked to; the first one decides the rest.
+            agreed = hosts.gather(np.array([stop.asked, until, due]))
+            if agreed[:, 0].any():
+                return
+            before, start = self.trainer.compile_seconds, time.perf_counter()
+            done = self._advance(source, int(agreed[0, 1]), checkpoints, log)
+            seconds = time.perf_counter() - start - (self.trainer.compile_seconds - before)
+            self.clock.add(done, seconds)
+            count = int(min(2 * count, _LONGEST_CALL, max(1.0, _CALL_SECONDS * done / seconds)))
+            yield bool(agreed[0, 2])
+
+    def _advance(self, source: Any, until: int, checkpoints: Checkpoints, log: Log | None) -> int:
+        """One call of the device; returns the number of its steps."""
+        before = self.step
+        try:
+            # A source that comes to an end, or whose batches do not fit.
+            with user_errors(ValueError):
+                self.state, metrics = self.trainer.run(self.state, source, until)
+        except NonFiniteError as error:
+            self.state, self.step = error.state, int(error.state.step)
+            self._interval.add(jax.tree.map(lambda rows: rows[:-1], error.metrics))
+            self._save(checkpoints, log)
+            with _checkpoint_errors():
+                checkpoints.wait()
+            raise UserError(
+                f"{one_line(error)} The state before that step is saved; --resume goes on from "
+                "there, with --on-nonfinite skip past it."
+            ) from error
+        self.step = int(self.state.step)
+        self._interval.add(metrics)
+        return self.step - before
+
+    def _at(self, every: int | None) -> bool:
+        return bool(every) and self.step % every == 0
+
+    def _write_row(self, log: Log | None) -> None:
+        row = self._interval.row()
+        self.loss = row["loss"] if row["loss"] is not None else self.loss
+        row["learning_rate"] = float(self._rate(self.step - 1))
+        row["steps_per_second"] = self.clock.new_row()
+        self._interval = Interval()
+        if log is not None:
+            log.write(self.step, row)
+
+    def _save(self, checkpoints: Checkpoints, log: Log | None) -> None:
+        if self.step == self._saved:
+            return
+        if log is not None:
+            log.sync()
+        description = {
+            "config": to_dict(self.config),
+            "fingerprint": self.dataset.fingerprint,
+            "interval": self._interval.sums,
+            "loss": self.loss,
+        }
+        with _checkpoint_errors():
+            checkpoints.save(self.step, self.state, description)
+            if hosts.is_first():
+                (self.folder / _SAVED).touch()
+        self._saved, self._last_saved = self.step, time.monotonic()
+
+
+def make_trainer(config: RunConfig, dataset: Dataset) -> Trainer:
+    """The trainer of a run; the parameters of its network are zeros, see `make_network`.
+
+    Raises:
+        UserError: If the network does not fit the data or the numbers each other.
+    """
+    training, network = config.training, config.network
+    labeled = network.conditional
+    if labeled and not dataset.classes:
+        raise UserError("--conditional needs classes, and these data have none.")
+    with user_errors(ValueError):
+        mesh = _make_mesh(config)
+        rate = training.learning_rate, training.warmup, training.clip
+        return Trainer(
+            kacjax.models.blank(lambda: make_network(config, dataset)),
+            config.model.make(),
+            steps=training.steps,
+            batch_size=training.batch_size,
+            optimizer=default_optimizer(training.steps, *rate, training.schedule, training.b2),
+            ema_decay=training.ema_decay,
+            time_power=training.time_power,
+            prediction=network.prediction,
+            label_dropout=network.label_dropout if labeled else 0.0,
+            flip=getattr(config.source, "flip", False),
+            accumulate=training.accumulate,
+            on_nonfinite=training.on_nonfinite,
+            mesh=mesh,
+        )
+
+
+def _make_mesh(config: RunConfig) -> Mesh | None:
+    fsdp = config.devices.fsdp
+    mesh = sharding.make_mesh(fsdp=fsdp) if jax.device_count() > 1 or fsdp > 1 else None
+    sharding.check_batch_size(config.training.batch_size, mesh, config.training.accumulate)
+    return mesh
+
+
+def make_network(config: RunConfig, dataset: Dataset) -> nnx.Module:
+    """The untrained network of a run.
+
+    Raises:
+        ValueError: If it does not fit the data.
+    """
+    classes = len(dataset.classes) if config.network.conditional else None
+    T = float(config.model.make().T)
+    return config.network.make(dataset.event, classes, T, config.training.seed)
+
+
+def memory_of(config: RunConfig, dataset: Dataset, trainer: Trainer) -> int:
+    """Bytes that a run takes at least: state, gradient, a batch with the widest of its layers."""
+    state = trainer.abstract_state()
+    size = sum(
+        leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves((state.params, state.ema))
+    )
+    event = int(np.prod(dataset.event))
+    width = config.network.width if hasattr(config.network, "width") else 8 * event
+    batch = config.training.batch_size // config.training.accumulate
+    return 5 * size // 2 + 4 * batch * (8 * event + 4 * width)
+
+
+def check_memory(config: RunConfig, dataset: Dataset, trainer: Trainer) -> None:
+    """Refuses a run that takes more memory than there is, before anything of it is made.
+
+    Raises:
+        UserError: With what to lower.
+    """
+    needed, there = memory_of(config, dataset, trainer), available_memory()
+    if needed > there * jax.device_count():
+        raise UserError(
+            f"this run needs at least {needed / 2**30:,.0f} GiB, and there are "
+            f"{there / 2**30:.0f}: lower the size of the network or --batch-size."
+        )
+
+
+def parameters_of(trainer: Trainer) -> int:
+    """The number of parameters that are trained."""
+    return sum(leaf.size for leaf in jax.tree.leaves(trainer.abstract_state().ema))
+
+
+def learning_rate(training: TrainingConfig) -> optax.Schedule:
+    """The learning rate of `kacjax.training.default_optimizer` at each step, for the log."""
+    peak, rise = training.learning_rate, min(training.warmup, training.steps // 2)
+    if training.schedule == "cosine":
+        return optax.warmup_cosine_decay_schedule(0.0, peak, rise, training.steps)
+    end = 0.0 if training.schedule == "linear" else peak
+    after = optax.linear_schedule(peak, end, training.steps - rise)
+    return optax.join_schedules([optax.linear_schedule(0.0, peak, rise), after], [rise])
+
+
+@contextlib.contextmanager
+def _checkpoint_errors() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"cannot write a checkpoint: {one_line(error)}; those before it are whole."
+        ) from error
