@@ -134,16 +134,23 @@ def parse(kind: Any, argv: Sequence[str] | None, prog: str, about: str, examples
         UserError: With what is wrong in one line.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    shown = "\n\n" + "\n".join(f"  {line}" for line in examples.split("\n"))
     said = io.StringIO()
-    options: dict[str, Any] = {"prog": prog, "args": argv, "config": _MARKERS}
-    options["description"] = f"{about}\n\n" + "\n".join(
-        f"  {line}" for line in examples.split("\n")
-    )
+    options: dict[str, Any] = {"config": (tyro.conf.AvoidSubcommands, *_MARKERS)}
     try:
         with contextlib.redirect_stderr(said):
-            if isinstance(kind, dict):
-                return tyro.extras.overridable_config_cli(kind, **options)
-            return tyro.cli(kind, **options)
+            if not isinstance(kind, dict):
+                return tyro.cli(kind, prog=prog, args=argv, description=about + shown, **options)
+            if argv and argv[0] in kind:
+                name, *rest = argv
+                about, default = kind[name]
+                options |= {
+                    "default": default,
+                    "description": about + shown.replace("digits", name),
+                }
+                return tyro.cli(type(default), prog=f"{prog} {argv[0]}", args=rest, **options)
+            options |= {"prog": prog, "args": argv, "description": about + shown}
+            return tyro.extras.overridable_config_cli(kind, **options)
     except SystemExit as stop:
         if stop.code in (0, None):
             raise

@@ -192,22 +192,17 @@ class Progress:
             disable=not (shown and sys.stderr.isatty()),
         )
         self._lines, self._last = shown and not sys.stderr.isatty(), time.monotonic()
-        self._steps, self._first, self._begin = steps, step, time.monotonic()
+        self._steps = steps
 
-    def update(self, step: int, loss: float | None) -> None:
+    def update(self, step: int, loss: float | None, speed: float | None) -> None:
         """Moves on to a step."""
         said = "" if loss is None else f"loss {loss:.4g}"
         self._bar.set_postfix_str(said, refresh=False)
         self._bar.update(step - self._bar.n)
-        now = time.monotonic()
-        if self._lines and now - self._last > _LINES:
-            self._last = now
-            rate = (step - self._first) / (now - self._begin)
-            left = (self._steps - step) / rate if rate else float("inf")
-            print(
-                f"step {step:,} of {self._steps:,}, {said}, {rate:.3g} steps/s, {left / 60:.0f} min left",
-                file=sys.stderr,
-            )
+        if self._lines and speed and time.monotonic() - self._last > _LINES:
+            self._last, left = time.monotonic(), (self._steps - step) / speed / 60
+            where = f"step {step:,} of {self._steps:,}"
+            print(f"{where}, {said}, {speed:.3g} steps/s, {left:.0f} min left", file=sys.stderr)
 
     def close(self) -> None:
         """Leaves the bar as it is."""

@@ -66,8 +66,10 @@ class Session:
         self._rate = learning_rate(config.training)
         seed = jax.random.key(config.training.seed)
         self._data_key, self._training_key, self.sampling_key = jax.random.split(seed, 3)
+        if config.network.conditional and not dataset.classes:
+            raise UserError("--conditional needs classes, and these data have none.")
+        check_memory(config, dataset)
         self.trainer = make_trainer(config, dataset)
-        check_memory(config, dataset, self.trainer)
 
     def train(
         self,
@@ -107,7 +109,7 @@ class Session:
             with user_errors(ValueError, OSError):
                 source = self.dataset.source(self.trainer, self._data_key, self.step, seed)
             for due in self._calls(source, checkpoints, log, stop, pauses):
-                bar.update(self.step, self._interval.row()["loss"])
+                bar.update(self.step, self._interval.row()["loss"], self.clock.speed())
                 if self._at(record.log_every) or self.step == steps:
                     self._write_row(log)
                 if due or self._at(record.checkpoint_every):
@@ -256,9 +258,6 @@ def make_trainer(config: RunConfig, dataset: Dataset) -> Trainer:
         UserError: If the network does not fit the data or the numbers each other.
     """
     training, network = config.training, config.network
-    labeled = network.conditional
-    if labeled and not dataset.classes:
-        raise UserError("--conditional needs classes, and these data have none.")
     with user_errors(ValueError):
         mesh = _make_mesh(config)
         rate = training.learning_rate, training.warmup, training.clip
@@ -271,7 +270,7 @@ def make_trainer(config: RunConfig, dataset: Dataset) -> Trainer:
             ema_decay=training.ema_decay,
             time_power=training.time_power,
             prediction=network.prediction,
-            label_dropout=network.label_dropout if labeled else 0.0,
+            label_dropout=network.label_dropout if network.conditional else 0.0,
             flip=getattr(config.source, "flip", False),
             accumulate=training.accumulate,
             on_nonfinite=training.on_nonfinite,
@@ -297,35 +296,37 @@ def make_network(config: RunConfig, dataset: Dataset) -> nnx.Module:
     return config.network.make(dataset.event, classes, T, config.training.seed)
 
 
-def memory_of(config: RunConfig, dataset: Dataset, trainer: Trainer) -> int:
-    """Bytes that a run takes at least: state, gradient, a batch with the widest of its layers."""
-    state = trainer.abstract_state()
-    size = sum(
-        leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves((state.params, state.ema))
-    )
+def parameters_of(config: RunConfig, dataset: Dataset) -> int:
+    """The number of parameters of a run's network, which is not made for that.
+
+    Raises:
+        UserError: If the network does not fit the data.
+    """
+    with user_errors(ValueError):
+        shapes = nnx.state(nnx.eval_shape(lambda: make_network(config, dataset)), nnx.Param)
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+
+
+def memory_of(config: RunConfig, dataset: Dataset) -> int:
+    """Bytes that a run takes at least: parameters, their average, gradient and two moments; a batch."""
     event = int(np.prod(dataset.event))
-    width = config.network.width if hasattr(config.network, "width") else 8 * event
+    width = getattr(config.network, "width", 8 * event)
     batch = config.training.batch_size // config.training.accumulate
-    return 5 * size // 2 + 4 * batch * (8 * event + 4 * width)
+    return 4 * (5 * parameters_of(config, dataset) + batch * (8 * event + 4 * width))
 
 
-def check_memory(config: RunConfig, dataset: Dataset, trainer: Trainer) -> None:
+def check_memory(config: RunConfig, dataset: Dataset) -> None:
     """Refuses a run that takes more memory than there is, before anything of it is made.
 
     Raises:
         UserError: With what to lower.
     """
-    needed, there = memory_of(config, dataset, trainer), available_memory()
-    if needed > there * jax.device_count():
+    needed, there = memory_of(config, dataset), available_memory() * jax.device_count()
+    if needed > there:
         raise UserError(
             f"this run needs at least {needed / 2**30:,.0f} GiB, and there are "
             f"{there / 2**30:.0f}: lower the size of the network or --batch-size."
         )
-
-
-def parameters_of(trainer: Trainer) -> int:
-    """The number of parameters that are trained."""
-    return sum(leaf.size for leaf in jax.tree.leaves(trainer.abstract_state().ema))
 
 
 def learning_rate(training: TrainingConfig) -> optax.Schedule:

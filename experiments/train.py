@@ -89,7 +89,7 @@ def headline(session: Session) -> str:
     devices = f"{jax.device_count()} x {device.device_kind}"
     return (
         f"{config.data}, {config.model.path}: {session.dataset.num:,} data, "
-        f"{parameters_of(session.trainer):,} parameters, {devices}"
+        f"{parameters_of(session.config, session.dataset):,} parameters, {devices}"
     )
 
 
@@ -131,7 +131,7 @@ def finish(session: Session) -> None:
         "loss": session.loss,
         "steps_per_second": session.clock.speed(),
         "compile_seconds": session.trainer.compile_seconds,
-        "parameters": parameters_of(session.trainer),
+        "parameters": parameters_of(session.config, session.dataset),
         "nfe": nfe,
         "generation_seconds_with_compile": seconds,
     }
@@ -162,7 +162,7 @@ def _draw(session: Session, velocity: Any, num: int) -> tuple[np.ndarray, int]:
 
 def dry_run(session: Session) -> str:
     """What the run would be and take, from a few steps of it; nothing is kept."""
-    config, trainer = session.config, session.trainer
+    config = session.config
     with tempfile.TemporaryDirectory() as folder:
         few = dataclasses.replace(config.training, steps=min(config.training.steps, 1 + _TRIED))
         tried = Session(dataclasses.replace(config, training=few), session.dataset, Path(folder))
@@ -170,8 +170,8 @@ def dry_run(session: Session) -> str:
         speed, seconds = tried.clock.speed() or 1.0, tried.trainer.compile_seconds
     rows = {
         "training data": session.dataset.num,
-        "parameters": parameters_of(trainer),
-        "GiB of memory, at least": memory_of(config, session.dataset, trainer) / 2**30,
+        "parameters": parameters_of(config, session.dataset),
+        "GiB of memory, at least": memory_of(config, session.dataset) / 2**30,
         "steps per second, at first": speed,
         "seconds to compile": seconds,
         "minutes of training": (config.training.steps / speed + seconds) / 60,

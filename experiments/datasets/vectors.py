@@ -199,7 +199,7 @@ class Arrays(Dataset):
         self._shape, self._names = found.data.shape[1:], found.names
         rows = found.data.reshape(len(found.data), -1)
         order = np.random.default_rng(0).permutation(len(rows))
-        self._held_out, chosen = rows[order[:kept]], order[kept:]
+        self._all, self._held_out, chosen = rows, rows[order[:kept]], order[kept:]
         # Of numbers with a large common part, the deviation would be lost in float32.
         train = rows[chosen].astype(np.float64)
         mean, std = train.mean(axis=0), train.std(axis=0)
@@ -248,12 +248,13 @@ class Arrays(Dataset):
 
     def figures(self, samples: Mapping[str, Samples]) -> dict[str, Figure]:
         """Histograms of the first components, and the two principal components of all."""
-        sets = {"data": self._held_out, **{n: x.reshape(len(x), -1) for n, x in samples.items()}}
+        sets = {"data": self._all, **{n: x.reshape(len(x), -1) for n, x in samples.items()}}
         figures = {"marginals.png": marginals_figure(sets, self._names)}
         if self._train.shape[1] > 1:
             axes = np.linalg.svd(self._train[:_MOST], full_matrices=False)[2][:2].T
             planar = {name: self._standard(rows) @ axes for name, rows in sets.items()}
-            figures["samples.png"] = plots.points_figure(planar)
+            limit = 1.3 * float(np.quantile(np.abs(planar["data"]), 0.995))
+            figures["samples.png"] = plots.points_figure(planar, limit)
         return figures
 
 
@@ -275,7 +276,7 @@ def marginals_figure(sets: Mapping[str, Samples], names: tuple[str, ...]) -> Fig
         for name, values in sets.items():
             color, label = plots.COLORS.get(name), plots.LABELS.get(name, name)
             options = {"density": True, "histtype": "step", "color": color, "label": label}
-            ax.hist(np.clip(values[:, i], edges[0], edges[-1]), edges, **options)
+            ax.hist(values[:, i], edges, **options)
         ax.set_yticks([])
         ax.set_xlabel(names[i] if names else f"component {i}")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
