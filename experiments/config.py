@@ -26,9 +26,9 @@ _COUNTS: dict[str, tuple[int, int]] = {
     "seed": (0, MAX_SEED),
     "process_id": (0, 100_000),
     **dict.fromkeys(("width", "channels", "head_channels"), (1, 100_000)),
-    **dict.fromkeys(("depth", "blocks", "multipliers"), (1, 1000)),
+    **dict.fromkeys(("depth", "blocks", "multipliers"), (1, 200)),
     **dict.fromkeys(("image_size", "attention"), (1, 8192)),
-    **dict.fromkeys(("solver_steps", "steps_of_solver"), (1, 1_000_000)),
+    "solver_steps": (1, 1_000_000),
 }
 _RANGES = {
     **dict.fromkeys(("a", "c", "sigma", "T"), (1e-6, 1e6)),
@@ -340,6 +340,9 @@ class RunConfig:
         groups = (self.source, self.model, self.network, self.training, self.sampling)
         for group in (*groups, self.record, self.devices):
             check_group(group)
+        classifier = getattr(self.source, "classifier", None)
+        if classifier is not None and not classifier.is_file():
+            raise UserError(f"--classifier: there is no file {classifier}.")
         if self.resume + self.overwrite + self.dry_run > 1:
             raise UserError("--resume, --overwrite and --dry-run exclude each other.")
 
