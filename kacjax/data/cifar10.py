@@ -41,7 +41,7 @@ def load_cifar10(
     `cifar-10-batches-py` or `cifar-10-python.tar.gz`, then for `cifar-10-batches-bin` or
     `cifar-10-binary.tar.gz`, then for `train/CLASS/*.jpg` and `test/CLASS/*.jpg` in a folder
     `cifar10-jpeg` or archive `cifar10-jpeg.tar.xz`, which are decoded once and cached. The labels
-    are in the order of `CIFAR10_CLASSES`.
+    are in the order of `CIFAR10_CLASSES`. What is absent or damaged is named in a `DataError`.
 
     Source: A. Krizhevsky, *Learning multiple layers of features from tiny images*, report (2009).
 
@@ -50,9 +50,6 @@ def load_cifar10(
         root: As in `data_root`; it may also be the folder or archive of one of the forms.
         download: Whether the python form may be downloaded where there is none, 170 MB.
         progress: Show a bar for a download and for decoding.
-
-    Raises:
-        DataError: If data are absent and cannot be downloaded, or damaged.
 
     Example:
         >>> kacjax.data.load_cifar10("test").images.shape  # doctest: +SKIP

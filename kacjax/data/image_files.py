@@ -68,10 +68,8 @@ class ImageFiles:
 def image_files(path: PathLike) -> ImageFiles:
     """The images below a folder, or in a `.zip`, or a `.tar` with any compression.
 
-    Hidden files and folders are passed over. A tar archive is read into memory.
-
-    Raises:
-        DataError: If there is no such thing; on reading the names also if it is damaged or empty.
+    Hidden files and folders are passed over. A tar archive is read into memory. What is no folder
+    or archive, and on reading the names a damaged or empty one, is a `DataError`.
 
     Example:
         >>> open("1.png", "w").close()

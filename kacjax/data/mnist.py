@@ -38,7 +38,7 @@ def load_mnist(
     """Loads MNIST, white digits on black, from its four idx files, plain or compressed by gzip.
 
     They are looked for in `root` and its folders `mnist`, `MNIST` and `MNIST/raw`, and downloaded
-    into `root/mnist` where they are absent.
+    into `root/mnist` where they are absent; a `DataError` names those that cannot be had or read.
 
     Source: Y. LeCun et al., *Gradient-based learning applied to document recognition*, 1998.
 
@@ -47,9 +47,6 @@ def load_mnist(
         root: As in `data_root`.
         download: Whether absent files may be downloaded.
         progress: Show a bar for a download.
-
-    Raises:
-        DataError: If files are absent and cannot be downloaded, or damaged.
 
     Example:
         >>> kacjax.data.load_mnist("test").images.shape  # doctest: +SKIP
@@ -110,10 +107,9 @@ class Digits(NamedTuple):
 def load_digits() -> Digits:
     """Loads 1,437 digits of 8 by 8 pixels for training and 360 held out, classes in equal shares.
 
-    Source: E. Alpaydin, C. Kaynak, *Optical Recognition of Handwritten Digits*, UCI, 1998.
+    They come with scikit-learn: `pip install "kacjax[metrics]"`.
 
-    Raises:
-        ImportError: If scikit-learn is missing: `pip install "kacjax[metrics]"`.
+    Source: E. Alpaydin, C. Kaynak, *Optical Recognition of Handwritten Digits*, UCI, 1998.
 
     Example:
         >>> kacjax.data.load_digits().train.shape

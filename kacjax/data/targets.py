@@ -24,8 +24,7 @@ GRID2D_STD = 1e-4
 def grid2d(key: Key, num: int) -> Float[Array, "{num} 2"]:
     r"""Nine narrow modes: $\frac19 \sum_m \mathcal N(m, 10^{-8} I)$ with $m \in \{-1, 0, 1\}^2$.
 
-    Source: R. Duong, J. Chemseddine, P. K. Friz, G. Steidl, *Telegrapher's Generative Model via
-    Kac Flows*, arXiv 2506.20641.
+    Source: R. Duong et al., *Telegrapher's Generative Model via Kac Flows*, arXiv 2506.20641.
     """
     choice_key, noise_key = jax.random.split(key)
     centers = jax.random.choice(choice_key, GRID2D_MODES, (num,))
@@ -83,10 +82,7 @@ TARGETS |= {"spirals": spirals, "funnel": funnel}
 
 
 def target(name: str) -> Sampler:
-    """The sampler of a name in `TARGETS`.
-
-    Raises:
-        ValueError: If there is none of this name.
+    """The sampler of a name in `TARGETS`; any other is a `ValueError` that lists them.
 
     Example:
         >>> kacjax.data.target("moons")(jax.random.key(0), 100).shape

@@ -35,8 +35,7 @@ def register(cls: type) -> type:
       `cls(**config, rngs=...)` in Flax NNX, `cls(**config)` in Linen, and `cls(**config, key=...)`
       otherwise, as in Equinox.
 
-    Raises:
-        ValueError: If another class of that name is registered.
+    Another class of the same name is a `ValueError`.
 
     Example:
         >>> @kacjax.export.register
@@ -72,8 +71,7 @@ def _find_class(name: Any) -> type:
 def path_to_dict(path: ProbabilityPath) -> dict[str, Any]:
     """A dictionary for JSON from which `path_from_dict` makes the path again, exactly.
 
-    Raises:
-        ValueError: If the class of the process, the signal or the clock is not registered.
+    Its parts must be of classes of this library or of `register`: others are a `ValueError`.
 
     Example:
         >>> kacjax.export.path_to_dict(kacjax.kac_path())["process"]
@@ -83,10 +81,7 @@ def path_to_dict(path: ProbabilityPath) -> dict[str, Any]:
 
 
 def path_from_dict(values: Mapping[str, Any]) -> ProbabilityPath:
-    """The path that `path_to_dict` wrote.
-
-    Raises:
-        ValueError: If an entry is missing, unknown or wrong.
+    """The path of `path_to_dict`; an entry that is missing, unknown or wrong is a `ValueError`.
 
     Example:
         >>> values = kacjax.export.path_to_dict(kacjax.flow_matching_path(sigma=0.5))

@@ -108,7 +108,8 @@ def kid(
     r"""The kernel distance: the squared MMD with the kernel $(x \cdot y / d + 1)^3$, unbiased.
 
     Unlike the Fréchet distance it has no bias. Only with the features of the Inception network is
-    it the KID of publications. Subsets overlap: their deviation is no error of the mean.
+    it the KID of publications. Subsets overlap: their deviation is no error of the mean. Errors
+    are those of `energy_distance`, and counts out of range.
 
     Source: M. Bińkowski et al., *Demystifying MMD GANs*, ICLR 2018.
 
@@ -118,9 +119,6 @@ def kid(
         key: Random key of the subsets.
         subsets: How many.
         subset_size: Points of each set in a subset; by default 1,000, or all there are.
-
-    Raises:
-        ValueError: As in `energy_distance`, or if a number is out of its range.
 
     Example:
         >>> x = jax.random.normal(jax.random.key(0), (40, 3))

@@ -29,7 +29,7 @@ def bootstrap(
 
     For means, shares or quantiles over points. Distances and nearest neighbors are for
     `subsampling`: a resample holds points twice, at distance 0 of each other. There is a warning
-    if the interval does not hold the value.
+    if the interval does not hold the value, and a `ValueError` for fewer than two points.
 
     Source: B. Efron, R. J. Tibshirani, *An introduction to the bootstrap*, 1993, chapter 13.
 
@@ -39,9 +39,6 @@ def bootstrap(
         key: Random key of the draws.
         resamples: How many times.
         level: Of confidence.
-
-    Raises:
-        ValueError: If a sample has fewer than two points, or a number is out of its range.
 
     Example:
         >>> hits = np.arange(100) < 90

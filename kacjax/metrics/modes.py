@@ -38,7 +38,8 @@ def mode_statistics(
     r"""Distances to the nearest mode, the width of the modes, and their balance.
 
     For $n$ samples of the mixture of $M$ modes itself the total variation is about
-    $\sum_m \sqrt{p_m (1 - p_m) / 2 \pi n}$, and the divergence about $(M - 1) / 2n$.
+    $\sum_m \sqrt{p_m (1 - p_m) / 2 \pi n}$, and the divergence about $(M - 1) / 2n$. Errors are
+    those of `energy_distance`, and numbers that must be positive.
 
     Source: A. Srivastava et al., *VEEGAN*, NeurIPS 2017; Z. Lin et al., *PacGAN*, NeurIPS 2018.
 
@@ -47,9 +48,6 @@ def mode_statistics(
         modes: Centers of the modes.
         radius: What counts as a hit.
         weights: Of the modes, as many positive numbers; equal by default.
-
-    Raises:
-        ValueError: As in `energy_distance`, or if the radius or weights are wrong.
 
     Example:
         >>> modes = np.array([[0.0, 0.0], [1.0, 0.0]])

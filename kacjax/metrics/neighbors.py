@@ -85,7 +85,7 @@ class Neighbors(NamedTuple):
 def nearest_neighbors(x: Points, train: Points, k: int = 1) -> Neighbors:
     """The `k` training data nearest to each sample; `plots.neighbors_figure` shows them.
 
-    Errors are those of `energy_distance`; another is a `k` that is out of range.
+    Errors are those of `energy_distance`, and a `k` out of range.
 
     Example:
         >>> kacjax.metrics.nearest_neighbors([[0.9]], [[0.0], [1.0], [5.0]], k=2).index.tolist()
@@ -121,7 +121,7 @@ def prdc(x: Points, data: Points, k: int = 5) -> PRDC:
     A ball around a point reaches to its k-th nearest neighbor in its own set. For equal laws and
     numbers $n$ the expected density is 1, and the expected coverage
     $1 - \prod_{i=1}^k \frac{n - i}{2n - i}$, about $1 - 2^{-k}$. Far outliers in the data raise
-    precision, not coverage. Compare values for equal numbers of points.
+    precision, not coverage. Compare equal numbers of points. Errors are as in `energy_distance`.
 
     Source: T. Kynkäänniemi et al., *Improved precision and recall metric*, NeurIPS 2019 (k = 3);
     M. F. Naeem et al., *Reliable fidelity and diversity metrics*, ICML 2020 (k = 5).
@@ -186,7 +186,8 @@ def _two_sample_accuracy(x: Array, y: Array) -> Array:
 def memorization_ratio(x: Points, train: Points, held_out: Points) -> Float[Array, ""]:
     """Mean distance of samples to the nearest training datum, over that of held-out data.
 
-    About 1 for samples as new as unseen data; towards 0 for copies of the training data.
+    About 1 for samples as new as unseen data; towards 0 for copies of the training data. Errors are
+    those of `energy_distance`, and `held_out` within `train`.
 
     Source: C. Meehan, K. Chaudhuri, S. Dasgupta, *A non-parametric test to detect data-copying in
     generative models*, AISTATS 2020, with means in place of ranks.
@@ -195,9 +196,6 @@ def memorization_ratio(x: Points, train: Points, held_out: Points) -> Float[Arra
         x: Samples, of shape `(num, *event)`.
         train: Training data.
         held_out: Data of the same law that were not trained on.
-
-    Raises:
-        ValueError: As in `energy_distance`, or if `held_out` is in `train`.
 
     Example:
         >>> train, held_out = [[0.0], [1.0]], [[0.5], [1.5]]

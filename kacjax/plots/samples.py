@@ -105,10 +105,7 @@ def neighbors_figure(images: Samples, train: Samples, index: Samples, rows: int 
     """One row for each of the first images: the image, a gap, its nearest training images.
 
     Images are as in `images_figure`, but no vectors; `index`, the rows of `train`, nearest first,
-    is from `metrics.nearest_neighbors`.
-
-    Raises:
-        ValueError: If there are no images, not 1 or 3 channels, or shapes differ.
+    is from `metrics.nearest_neighbors`. Sizes that differ, or none, are a `ValueError`.
 
     Example:
         >>> train, index = np.zeros((9, 8, 8, 1)), np.array([[3, 1], [0, 8]])
@@ -133,17 +130,14 @@ def neighbors_figure(images: Samples, train: Samples, index: Samples, rows: int 
 def trajectory_gif(
     file: str | os.PathLike, trajectory: Samples, times: Samples, side: int | None = None
 ) -> None:
-    """Writes samples on their way from noise to data as an animated GIF, of 20 frames a second.
+    """Writes points or images on their way from noise to data as a GIF of 20 frames a second.
 
     Args:
         file: The file to write.
         trajectory: Positions `(times, num, *event)`, as `kacjax.trajectory` returns them: points
-            in the plane, or images as in `images_figure`.
+            in the plane, or images as in `images_figure`; others are a `ValueError`.
         times: The times, for the title.
         side: Height and width of images that are vectors.
-
-    Raises:
-        ValueError: If the samples are neither points in the plane nor images.
 
     Example:
         >>> from tempfile import mkdtemp
