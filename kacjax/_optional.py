@@ -5,15 +5,7 @@ from typing import Any
 
 
 def require(module: str, extra: str) -> Any:
-    """Imports a module that only an extra of kacjax installs.
-
-    Args:
-        module: Its dotted name.
-        extra: The extra that brings it.
-
-    Raises:
-        ImportError: If it is not installed; the message names the extra.
-    """
+    """Imports a module that an extra of kacjax installs; an `ImportError` names the extra."""
     try:
         return importlib.import_module(module)
     except ImportError as error:

@@ -1,8 +1,6 @@
 """Checkpoints of a training run, by Orbax: written aside, made whole at once, checked when read.
 
-A folder holds one checkpoint per saved step: the arrays of the state, a description in JSON, and
-the digest of every file, written before Orbax moves the checkpoint to its name. It is whole if its
-files still are what the digests say. All processes see the folder, and call every method.
+Each holds the digest of every file, written before Orbax moves the checkpoint to its name.
 """
 
 import contextlib
@@ -30,12 +28,7 @@ _WRITTEN_LATER = {"_CHECKPOINT_METADATA", "commit_success.txt"}
 
 
 class Checkpoint(NamedTuple):
-    """A saved `step`, its `state` and the `description` saved beside it, from `Checkpoints.restore`.
-
-    Example:
-        >>> kacjax.checkpoints.Checkpoint(step=3, state=jnp.zeros(2), description={}).step
-        3
-    """
+    """A saved step, its state and the description saved beside it, from `Checkpoints.restore`."""
 
     step: int
     state: Any
@@ -43,7 +36,7 @@ class Checkpoint(NamedTuple):
 
 
 class Checkpoints(contextlib.AbstractContextManager):
-    """The checkpoints of one run; saving copies the state to the host and writes in the background.
+    """The checkpoints of one run, written in the background; all processes call every method.
 
     Args:
         folder: Where they lie; made if missing. One run at a time writes there.
@@ -99,12 +92,11 @@ class Checkpoints(contextlib.AbstractContextManager):
 
         Args:
             step: Number of the checkpoint, above those of all others.
-            state: Pytree of arrays; random keys and arrays without elements are welcome.
+            state: Pytree of arrays, also of random keys and of arrays without elements.
             description: Anything that JSON can hold.
 
         Raises:
-            TypeError: If JSON cannot hold the description.
-            ValueError: If there is a checkpoint of a later step, which Orbax would go on from, or
+            TypeError, ValueError: If the description is no JSON, there is a later checkpoint, or
                 two arrays of the state have one name.
             OSError: If this or the checkpoint before cannot be written; all others are whole.
         """
@@ -116,9 +108,8 @@ class Checkpoints(contextlib.AbstractContextManager):
         if step in steps:
             return
         if steps and step < steps[-1]:
-            raise ValueError(
-                f"step must be above {steps[-1]}, the latest saved in {self.folder}, got {step}."
-            )
+            latest = f"{steps[-1]}, the latest saved in {self.folder}"
+            raise ValueError(f"step must be above {latest}, got {step}.")
         both = {"state": args.StandardSave(_stored(named)), "contents": args.JsonSave(contents)}
         self._saving = step
         with self._system_errors():
@@ -140,13 +131,11 @@ class Checkpoints(contextlib.AbstractContextManager):
     def restore(self, like: Any) -> Checkpoint | None:
         """Reads the newest whole checkpoint, or nothing if there is none.
 
-        Newer ones that are not whole are named in a warning and renamed to `damaged-STEP`, so that
-        the run can save at their steps again.
+        Newer ones that are not whole are named in a warning and renamed to `damaged-STEP`.
 
         Args:
             like: Pytree of arrays or `jax.ShapeDtypeStruct`, of the structure that was saved. The
-                result lies on devices as these do, whatever the devices of the run that saved it;
-                what says nothing about devices goes to the first one.
+                result lies on devices as these do; what says nothing of them, on the first one.
 
         Raises:
             ValueError: If the newest whole checkpoint has another structure.
@@ -174,7 +163,7 @@ class Checkpoints(contextlib.AbstractContextManager):
             wanted[name] = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
         contents = self._manager.restore(step, args=args.Composite(contents=args.JsonRestore()))
         description, saved = (contents["contents"][name] for name in ("description", "arrays"))
-        # Compared first: Orbax reports another shape from many threads at once, and casts types.
+        # Compared first: Orbax reports another shape from many threads, and casts types.
         check_same(self.folder / str(step), saved, _describe(wanted))
         state = args.StandardRestore(_stored(wanted))
         arrays = self._manager.restore(step, args=args.Composite(state=state))["state"]
@@ -186,8 +175,7 @@ class Checkpoints(contextlib.AbstractContextManager):
         return Checkpoint(step, jax.tree.unflatten(jax.tree.structure(like), leaves), description)
 
     def _before_commit(self) -> None:  # Called in the background, when all files are there.
-        (temporary,) = self._temporary()
-        write_digests(temporary)
+        write_digests(*self._temporary())
 
     def _temporary(self) -> list[pathlib.Path]:
         return list(self.folder.glob(f"{self._saving}.orbax-checkpoint-tmp*"))

@@ -16,10 +16,8 @@ from kacjax.data.folder import decode_images, describe
 from kacjax.data.image_files import ARCHIVE_DAMAGE, image_files, read_tar
 from kacjax.data.images import ImageArrays
 
-CIFAR10_CLASSES = (
-    *("airplane", "automobile", "bird", "cat", "deer"),
-    *("dog", "frog", "horse", "ship", "truck"),
-)
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer")
+CIFAR10_CLASSES += ("dog", "frog", "horse", "ship", "truck")
 """The names of the classes, in the order of the labels."""
 
 _PLANES = 3 * 32 * 32
@@ -29,35 +27,29 @@ _JPEG = ("cifar10-jpeg", "cifar10-jpeg.tar.xz", "cifar10-jpeg.tar")
 _FILES = {"train": tuple(f"data_batch_{i}" for i in range(1, 6)), "test": ("test_batch",)}
 _ADDRESSES = ("https://www.cs.toronto.edu/~kriz/",)
 _SUMS = {_PYTHON[1]: "c58f30108f718f92721af3b95e74349a"}
+# What an array is pickled as, under the names of NumPy 1 and 2.
+_ADMITTED = {("numpy", "ndarray"), ("numpy", "dtype")}
+_ADMITTED |= {(f"numpy.{core}.multiarray", "_reconstruct") for core in ("core", "_core")}
 
 
 def load_cifar10(
-    split: str = "train",
-    root: PathLike | None = None,
-    download: bool = True,
-    progress: bool = True,
+    split: str = "train", root: PathLike | None = None, download: bool = True, progress: bool = True
 ) -> ImageArrays:
     """Loads CIFAR-10 from its python form, its binary form, or JPEG files.
 
     In `root` and its folders `cifar10`, `cifar-10` and `CIFAR10` it looks for
     `cifar-10-batches-py` or `cifar-10-python.tar.gz`, then for `cifar-10-batches-bin` or
-    `cifar-10-binary.tar.gz`, then for JPEG files `train/CLASS/*.jpg` and `test/CLASS/*.jpg` of 32
-    by 32 pixels in a folder `cifar10-jpeg` or archive `cifar10-jpeg.tar.xz`, which are decoded
-    once and cached. Where there is none, the python form is downloaded.
+    `cifar-10-binary.tar.gz`, then for `train/CLASS/*.jpg` and `test/CLASS/*.jpg` in a folder
+    `cifar10-jpeg` or archive `cifar10-jpeg.tar.xz`, which are decoded once and cached. The labels
+    are in the order of `CIFAR10_CLASSES`. What is absent or damaged is named in a `DataError`.
 
     Source: A. Krizhevsky, *Learning multiple layers of features from tiny images*, report (2009).
 
     Args:
         split: `train`, 50,000 images, or `test`, 10,000.
-        root: See `data_root`; it may also be the folder or archive of one of the forms.
-        download: Whether absent data may be downloaded, 170 MB.
+        root: As in `data_root`; it may also be the folder or archive of one of the forms.
+        download: Whether the python form may be downloaded where there is none, 170 MB.
         progress: Show a bar for a download and for decoding.
-
-    Returns:
-        Images of shape `(num, 32, 32, 3)`; labels in the order of `CIFAR10_CLASSES`.
-
-    Raises:
-        DataError: If data are absent and cannot be downloaded, or damaged.
 
     Example:
         >>> kacjax.data.load_cifar10("test").images.shape  # doctest: +SKIP
@@ -87,16 +79,16 @@ def _find(root: pathlib.Path, names: Sequence[str], *marks: str) -> pathlib.Path
 def _load_jpeg(path: pathlib.Path, split: str, cache: pathlib.Path, progress: bool) -> ImageArrays:
     files = image_files(path)
 
-    def build() -> ImageArrays:
+    def build() -> tuple[ImageArrays, str]:
         names = [name for name in files.names if name.split("/")[-3:-2] == [split]]
         classes = [name.split("/")[-2] for name in names]
         if unknown := sorted(set(classes).difference(CIFAR10_CLASSES)):
             raise DataError(f"{path} holds {split}/{unknown[0]}, which is no class of CIFAR-10.")
         if not names:
             raise DataError(f"{path} holds no images {split}/CLASS/*.jpg.")
-        images, _ = decode_images(files, names, 32, progress=progress, resize=False)
+        images, _, left_out = decode_images(files, names, 32, progress=progress, resize=False)
         labels = np.array([CIFAR10_CLASSES.index(name) for name in classes], np.int32)
-        return ImageArrays(images, labels, CIFAR10_CLASSES)
+        return ImageArrays(images, labels, CIFAR10_CLASSES), left_out
 
     return cached_images(path, files.fingerprint, {"split": split}, cache, build)
 
@@ -127,10 +119,9 @@ def read_batch(
 ) -> tuple[UInt8[np.ndarray, "num 3072"], Int32[np.ndarray, " num"]]:
     """Reads the planes red, green, blue, and the labels.
 
-    The binary form has a byte of label before the planes of each image. The python form is the
-    pickle of a dictionary with `data` and `labels`. A pickle can run any code and forge any array.
-    Of an array this reader takes shape and bytes alone; it refuses all but arrays of bytes and
-    Python's dictionaries, lists, strings and numbers.
+    The binary form has a byte of label before the planes of each image. The python form is a
+    pickle, which can run any code and forge any array. Of an array this reader takes shape and
+    bytes alone; it refuses all but arrays of bytes and Python's containers, strings and numbers.
     """
     if binary:
         if len(content) % (1 + _PLANES):
@@ -163,11 +154,8 @@ class _Stub:  # Stands for an array or a dtype in a pickle.
 
 
 class _Unpickler(pickle.Unpickler):
-    """Admits what an array is pickled as, under the names of NumPy 1 and 2."""
-
     def find_class(self, module: str, name: str) -> type[_Stub]:
-        makers = [(f"numpy.{core}.multiarray", "_reconstruct") for core in ("core", "_core")]
-        if (module, name) not in [("numpy", "ndarray"), ("numpy", "dtype"), *makers]:
+        if (module, name) not in _ADMITTED:
             raise pickle.UnpicklingError(f"{module}.{name} is not admitted")
         return _Stub
 

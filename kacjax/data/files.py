@@ -17,16 +17,11 @@ from kacjax.data.images import ImageArrays
 
 PathLike: TypeAlias = str | os.PathLike[str]
 
-_FORMAT = 2  # Of cache files; earlier ones may hold images that could not be decoded.
+_FORMAT = 3  # Of cache files; earlier ones do not say which images were left out.
 
 
 class DataError(ValueError):
-    """Data, and not an argument, that are absent, damaged, or not what they are taken for.
-
-    Example:
-        >>> issubclass(kacjax.data.DataError, ValueError)
-        True
-    """
+    """Data, and not an argument, that are absent, damaged, or not what they are taken for."""
 
 
 def data_root(root: PathLike | None = None) -> pathlib.Path:
@@ -40,7 +35,7 @@ def data_root(root: PathLike | None = None) -> pathlib.Path:
 
 
 def cache_folder(root: PathLike | None = None) -> pathlib.Path:
-    """The folder of the cache; it need not exist yet.
+    """The folder of the cache, which need not exist yet.
 
     It is the variable `KACJAX_CACHE`; else `kacjax-cache` in the folder of the data, where that
     may be written; else `kacjax` in the user's cache.
@@ -65,24 +60,19 @@ def fetch(
     download: bool,
     progress: bool,
 ) -> None:
-    """Downloads files with these MD5 sums; each appears in `folder` whole and checked, or not.
-
-    The addresses are folders on the web, tried in order. Where the files cannot be had, a
-    `DataError` says which ones to put where.
-    """
+    """Downloads files with these MD5 sums, whole and checked, from the first address that works."""
     reason = "downloading was not asked for"
     for address in addresses if download else ():
         pooch = require("pooch", "images")
         loader = pooch.HTTPDownloader(progressbar=progress, chunk_size=1 << 16, timeout=30)
-        for name, md5 in sums.items():
-            try:
+        try:
+            for name, md5 in sums.items():
+                reason = f"downloading {name} from {address} failed"
                 pooch.retrieve(address + name, f"md5:{md5}", name, folder, None, loader)
-            # No network, no such file, a full disk; pooch raises ValueError for a wrong sum.
-            except (OSError, ValueError) as error:
-                reason = f"downloading {name} from {address} failed: {error}"
-                break
-        else:
             return
+        # No network, no such file, a full disk; pooch raises ValueError for a wrong sum.
+        except (OSError, ValueError) as error:
+            reason += f": {error}"
     raise DataError(
         f"{what} was not found in {folder}, and {reason}. Put {', '.join(sums)} from "
         f"{addresses[0]} into {folder.absolute()}, or name the folder that holds them by root or "
@@ -95,37 +85,38 @@ def cached_images(
     fingerprint: str,
     settings: Mapping[str, Any],
     folder: pathlib.Path,
-    build: Callable[[], ImageArrays],
+    build: Callable[[], tuple[ImageArrays, str]],
 ) -> ImageArrays:
-    """Images from the cache, or from `build` and then into the cache.
+    """Images from the cache, or from `build` and then into the cache, warning of those left out.
 
-    The file is named after `source`, what the images are made from, and `settings`, what else they
-    depend on. One that was made from another state of the source, its `fingerprint`, is not used.
-    A cache that cannot be read or written costs time and a warning, not the images.
+    `build` returns the images and the text of that warning. The file is named after `source`, what
+    the images are made from, and `settings`, what else they depend on; one of another fingerprint
+    of the source is not used. A cache that fails costs time and a warning, not the images.
     """
     described = json.dumps([_FORMAT, os.fspath(source.resolve()), dict(settings)], sort_keys=True)
     digest = hashlib.sha256(described.encode()).hexdigest()[:16]
     file = folder / f"{source.name.split('.')[0]}-{digest}.npz"
+    images, left_out = None, ""
     try:
         if file.is_file():
             with np.load(file, allow_pickle=False) as content:
                 if str(content["fingerprint"]) == fingerprint:
-                    classes = tuple(map(str, content["classes"]))
-                    return ImageArrays(content["images"], content.get("labels"), classes)
+                    left_out, classes = str(content["left_out"]), map(str, content["classes"])
+                    images = ImageArrays(content["images"], content.get("labels"), tuple(classes))
     except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
         warnings.warn(f"cache {file} is damaged and made anew: {error}", stacklevel=3)
-    images = build()
-    arrays = {"images": images.images, "classes": np.array(images.classes, np.str_)}
-    arrays["fingerprint"] = np.array(fingerprint)
-    if images.labels is not None:
-        arrays["labels"] = images.labels
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(file, lambda stream: np.savez(stream, **arrays))
-    except OSError as error:
-        warnings.warn(
-            f"decoded images cannot be kept in {folder} and are decoded again each time: {error}. "
-            "Set KACJAX_CACHE to a folder that can be written.",
-            stacklevel=3,
-        )
+    if images is None:
+        images, left_out = build()
+        arrays = {"images": images.images, "classes": np.array(images.classes, np.str_)}
+        arrays |= {"left_out": np.array(left_out), "fingerprint": np.array(fingerprint)}
+        arrays |= {} if images.labels is None else {"labels": images.labels}
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(file, lambda stream: np.savez(stream, **arrays))
+        except OSError as error:
+            text = f"decoded images cannot be kept in {folder} and are decoded again each time"
+            advice = "Set KACJAX_CACHE to a folder that can be written."
+            warnings.warn(f"{text}: {error}. {advice}", stacklevel=3)
+    if left_out:
+        warnings.warn(left_out, stacklevel=3)
     return images

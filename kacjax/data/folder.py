@@ -37,8 +37,7 @@ def load_images(
 
     Folders below `path` are classes: those that all images share are passed over, the next one is
     the class. Images are turned as their EXIF data say, laid on white where they are transparent,
-    resized so that the shorter side has `size` pixels, and cropped about the center. They take
-    `num * size * size * channels` bytes; what does not fit into memory is for `stream_images`.
+    resized so that the shorter side has `size` pixels, and cropped about the center.
 
     Args:
         path: A folder, or a zip or tar archive, of png, jpg, jpeg, webp and bmp files.
@@ -50,8 +49,7 @@ def load_images(
 
     Raises:
         DataError: If there are no images, or unreadable ones.
-        ImportError: If Pillow is not installed.
-        ValueError: If an option is out of range.
+        ImportError, ValueError: If Pillow is not installed, or an option out of range.
 
     Example:
         >>> import PIL.Image
@@ -61,10 +59,11 @@ def load_images(
     """
     files = image_files(path)
 
-    def build() -> ImageArrays:
-        images, kept = decode_images(files, files.names, size, channels, unreadable, progress)
+    def build() -> tuple[ImageArrays, str]:
+        how = (size, channels, unreadable, progress)
+        images, kept, left_out = decode_images(files, files.names, *how)
         labels, classes = class_labels(files.names)
-        return ImageArrays(images, None if labels is None else labels[kept], classes)
+        return ImageArrays(images, None if labels is None else labels[kept], classes), left_out
 
     settings = {"size": size, "channels": channels, "unreadable": unreadable}
     folder = pathlib.Path(cache).expanduser() if cache else cache_folder()
@@ -73,12 +72,7 @@ def load_images(
 
 @dataclasses.dataclass(eq=False, repr=False)
 class ImageStream(Iterator[ImageBatch]):
-    """An endless iterator of batches that can be saved and continued; made by `stream_images`.
-
-    Attributes:
-        num: Number of images.
-        shape: Of one image.
-        classes: Names of the classes.
+    """An endless iterator of batches that can be saved and continued, made by `stream_images`.
 
     Example:
         >>> stream = kacjax.data.stream_images("photos", 64, 32, seed=0)  # doctest: +SKIP
@@ -129,7 +123,7 @@ def stream_images(
     of permutations that depends on the seed alone; it may straddle epochs.
 
     Args:
-        path: A folder or archive; see `load_images`, also for `size` and `channels`.
+        path: A folder or archive, as in `load_images`.
         size: Height and width.
         batch_size: Images to a batch, those of all processes together.
         seed: Of the permutations, below 2^32.
@@ -140,9 +134,8 @@ def stream_images(
         prefetch: Number of batches that are decoded ahead.
 
     Raises:
-        DataError: If there are no images, or (from the iterator) unreadable ones.
         ImportError: If Grain or Pillow is not installed.
-        ValueError: If an option is out of range.
+        DataError, ValueError: As in `load_images`, of unreadable images from the iterator.
 
     Example:
         >>> import PIL.Image
@@ -168,7 +161,7 @@ def stream_images(
 
     def decode(row: int) -> tuple[int, np.ndarray]:
         """Image `row`, or the first readable one after it if such may be skipped."""
-        for i in (*range(row, len(names)), *range(row)):
+        for i in (index % len(names) for index in range(row, row + len(names))):
             try:
                 return i, decode_image(files.read(names[i]), size, channels)
             except Exception as error:  # A damaged archive raises as much as a damaged image.
@@ -195,18 +188,14 @@ def stream_images(
 def decode_image(
     content: bytes, size: int, channels: int = 3, resize: bool = True
 ) -> UInt8[np.ndarray, "{size} {size} {channels}"]:
-    """Decodes an image file as `load_images` describes; of an animation the first frame.
-
-    With `resize=False` an image of another size is refused.
-    """
+    """Decodes an image file as `load_images` says; without `resize` other sizes are refused."""
     image_module, operations = require("PIL.Image", "images"), require("PIL.ImageOps", "images")
     mode = _MODES[channels]
     try:
         with image_module.open(io.BytesIO(content)) as image:
             if not resize and image.size != (size, size):
                 raise ValueError(f"it has {image.width} by {image.height} pixels, not {size}")
-            # JPEG can be decoded at a half, quarter or eighth; twice the size leaves the filter
-            # enough to work on. Other formats ignore it.
+            # JPEG is decoded at a half, quarter or eighth; twice the size is left to the filter.
             image.draft(mode, (2 * size, 2 * size))
             image = operations.exif_transpose(image)
             if image.mode.startswith("I"):
@@ -216,17 +205,16 @@ def decode_image(
                 scaled[levels == image.info.get("transparency", -1)] = 255
                 image = image_module.fromarray(scaled)
             if image.has_transparency_data:
-                image = image.convert("RGBA")
                 white = image_module.new("RGBA", image.size, "white")
-                image = image_module.alpha_composite(white, image)
-            image = image.convert(mode)
-            image = operations.fit(image, (size, size), image_module.Resampling.BICUBIC)
+                image = image_module.alpha_composite(white, image.convert("RGBA"))
+            bicubic = image_module.Resampling.BICUBIC
+            image = operations.fit(image.convert(mode), (size, size), bicubic)
             return np.asarray(image).reshape(size, size, channels)
-    except image_module.UnidentifiedImageError as error:
-        raise DataError("unreadable image: its format is not known") from error
     # Pillow raises almost anything on a damaged file: OSError, SyntaxError, struct.error, ...
     except Exception as error:
-        raise DataError(f"unreadable image: {describe(error)}") from error
+        unknown = isinstance(error, image_module.UnidentifiedImageError)
+        reason = "its format is not known" if unknown else describe(error)
+        raise DataError(f"unreadable image: {reason}") from error
 
 
 def decode_images(
@@ -237,8 +225,8 @@ def decode_images(
     unreadable: str = "error",
     progress: bool = True,
     resize: bool = True,
-) -> tuple[UInt8[np.ndarray, "num {size} {size} {channels}"], Int[np.ndarray, " num"]]:
-    """Decodes files in threads; returns the images, and which of `names` they are."""
+) -> tuple[UInt8[np.ndarray, "num {size} {size} {channels}"], Int[np.ndarray, " num"], str]:
+    """Decodes files in threads: the images, which of `names` they are, what is left out and why."""
     _check_options(size, channels, unreadable)
     images = np.empty((len(names), size, size, channels), np.uint8)
     failures: dict[int, str] = {}
@@ -253,16 +241,15 @@ def decode_images(
         work = pool.map(decode, range(len(names)))
         list(tqdm(work, "decode", len(names), disable=not progress, unit="image", leave=False))
     readable = np.setdiff1d(np.arange(len(names)), list(failures))
-    if failures:
-        first = [f"{names[index]} ({failures[index]})" for index in sorted(failures)[:5]]
-        first += ["..."] if len(failures) > 5 else []
-        which = f"{len(failures)} of {len(names)} images in {files.path}"
-        said = f"{which} cannot be read: {', '.join(first)}"
-        if unreadable == "error" or not len(readable):
-            raise DataError(f'{said}. Remove them, or leave them out by unreadable="skip".')
-        warnings.warn(f"{said}. They are left out.", stacklevel=2)
-        images = images[readable]
-    return images, readable
+    if not failures:
+        return images, readable, ""
+    first = [f"{names[index]} ({failures[index]})" for index in sorted(failures)[:5]]
+    first += ["..."] if len(failures) > 5 else []
+    which = f"{len(failures)} of {len(names)} images in {files.path}"
+    said = f"{which} cannot be read: {', '.join(first)}"
+    if unreadable == "error" or not len(readable):
+        raise DataError(f'{said}. Remove them, or leave them out by unreadable="skip".')
+    return images[readable], readable, f"{said}. They are left out."
 
 
 def _check_options(size: int, channels: int, unreadable: str) -> None:

@@ -18,20 +18,13 @@ from kacjax.data.files import DataError, PathLike
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
-# What Python's readers of archives raise on damaged ones; zipfile raises NotImplementedError for
-# a method of compression that does not exist.
-ARCHIVE_DAMAGE = (
-    *(OSError, EOFError, NotImplementedError, tarfile.TarError, zipfile.BadZipFile),
-    *(zlib.error, lzma.LZMAError),
-)
+# What Python's readers of archives raise on damaged ones.
+ARCHIVE_DAMAGE = (OSError, EOFError, tarfile.TarError, zlib.error, lzma.LZMAError)
+ARCHIVE_DAMAGE += (zipfile.BadZipFile, NotImplementedError)  # An unknown method of compression.
 
 
 class ImageFiles:
-    """Image files by name, read one at a time, from any thread; made by `image_files`.
-
-    Attributes:
-        path: The folder or archive.
-    """
+    """Image files of a folder or archive, read one at a time, from any thread."""
 
     def __init__(self, path: pathlib.Path):
         self.path = path
@@ -73,15 +66,10 @@ class ImageFiles:
 
 
 def image_files(path: PathLike) -> ImageFiles:
-    """The images of a folder, with all that lies below it, or of a zip or tar archive.
+    """The images below a folder, or in a `.zip`, or a `.tar` with any compression.
 
-    Hidden files and folders are passed over. A tar archive is read into memory.
-
-    Args:
-        path: A folder, a `.zip`, or a `.tar` with any compression.
-
-    Raises:
-        DataError: If there is no such thing; on reading the names also if it is damaged or empty.
+    Hidden files and folders are passed over. A tar archive is read into memory. What is no folder
+    or archive, and on reading the names a damaged or empty one, is a `DataError`.
 
     Example:
         >>> open("1.png", "w").close()
@@ -97,21 +85,25 @@ def image_files(path: PathLike) -> ImageFiles:
     return ImageFiles(path)
 
 
-def class_labels(
-    names: Sequence[str],
-) -> tuple[Int32[np.ndarray, " num"] | None, tuple[str, ...]]:
-    """Labels from class folders, and the sorted classes.
-
-    Folders that all images share are passed over; the next folder of each name is its class. Where
-    an image has none, or all have the same, there are no classes.
-    """
-    folders = [name.split("/")[:-1] for name in names]
+def class_labels(names: Sequence[str]) -> tuple[Int32[np.ndarray, " num"] | None, tuple[str, ...]]:
+    """Labels and sorted classes as in `load_images`; none if an image has no class, or all one."""
     common = posixpath.commonpath([posixpath.dirname(name) for name in names])
     shared = len(common.split("/")) if common else 0
-    if not all(len(folder) > shared for folder in folders):
+    folders = [name.split("/")[shared:-1] for name in names]
+    if not all(folders):
         return None, ()
-    classes, labels = np.unique([folder[shared] for folder in folders], return_inverse=True)
+    classes, labels = np.unique([folder[0] for folder in folders], return_inverse=True)
     return labels.astype(np.int32), tuple(map(str, classes))
+
+
+def read_tar(path: pathlib.Path) -> dict[str, bytes]:
+    """The files of a tar archive, which has no directory, by one pass."""
+    with tarfile.open(path) as archive:
+        return {
+            posixpath.normpath(member.name): stream.read()
+            for member in archive
+            if member.isfile() and (stream := archive.extractfile(member))
+        }
 
 
 def _walk(path: pathlib.Path) -> list[str]:
@@ -124,16 +116,6 @@ def _walk(path: pathlib.Path) -> list[str]:
         subfolders[:] = [name for name in real if real[name] not in seen]
         seen.update(real.values())
     return names
-
-
-def read_tar(path: pathlib.Path) -> dict[str, bytes]:
-    """The files of a tar archive, which has no directory, by one pass."""
-    with tarfile.open(path) as archive:
-        return {
-            posixpath.normpath(member.name): stream.read()
-            for member in archive
-            if member.isfile() and (stream := archive.extractfile(member))
-        }
 
 
 def _is_image(name: str) -> bool:

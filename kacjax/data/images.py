@@ -11,12 +11,7 @@ AnyArray = TypeVar("AnyArray", np.ndarray, jax.Array)
 
 
 class ImageArrays(NamedTuple):
-    """A set of images in memory.
-
-    Attributes:
-        images: Red, green and blue, or gray, from 0 to 255.
-        labels: The class of each image, 0 to `len(classes) - 1`; None where there are none.
-        classes: The names of the classes.
+    """Color or gray images from 0 to 255, their labels where there are any, and the class names.
 
     Example:
         >>> kacjax.data.ImageArrays(np.zeros((5, 28, 28, 1), np.uint8)).labels is None
@@ -29,11 +24,7 @@ class ImageArrays(NamedTuple):
 
 
 class ImageBatch(NamedTuple):
-    """A batch of a stream of images: bytes and labels as in `ImageArrays`.
-
-    Example:
-        >>> images, labels = kacjax.data.ImageBatch(np.zeros((5, 28, 28, 1), np.uint8))
-    """
+    """A batch of a stream of images: bytes and labels as in `ImageArrays`."""
 
     images: UInt8[np.ndarray, "batch height width channels"]
     labels: Int32[np.ndarray, " batch"] | None = None
@@ -42,13 +33,11 @@ class ImageBatch(NamedTuple):
 def to_float(images: UInt8[AnyArray, "..."]) -> Float[AnyArray, "..."]:
     """Bytes as float32 in `[-1, 1]`; NumPy stays NumPy, JAX stays JAX.
 
-    The difference is exact and only the product is rounded, so that compiled and eager code, and
-    any device, agree to the last bit.
-
     Example:
         >>> kacjax.data.to_float(np.array([0, 255], np.uint8)).tolist()
         [-1.0, 1.0]
     """
+    # The difference is exact and only the product is rounded: all devices agree to the last bit.
     return (2 * images.astype(np.float32) - 255) * np.float32(1 / 255)
 
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
+from kacjax._optional import require
 from kacjax._validation import choose
 from kacjax.data.files import DataError, PathLike, data_root, fetch
 from kacjax.data.images import ImageArrays
@@ -32,30 +33,20 @@ _SUMS = {
 
 
 def load_mnist(
-    split: str = "train",
-    root: PathLike | None = None,
-    download: bool = True,
-    progress: bool = True,
+    split: str = "train", root: PathLike | None = None, download: bool = True, progress: bool = True
 ) -> ImageArrays:
-    """Loads MNIST from its four idx files, plain or compressed by gzip.
+    """Loads MNIST, white digits on black, from its four idx files, plain or compressed by gzip.
 
     They are looked for in `root` and its folders `mnist`, `MNIST` and `MNIST/raw`, and downloaded
-    into `root/mnist` where they are absent. Files that are there are taken as they are.
+    into `root/mnist` where they are absent; a `DataError` names those that cannot be had or read.
 
-    Source: Y. LeCun, L. Bottou, Y. Bengio, P. Haffner, *Gradient-based learning applied to
-    document recognition*, Proceedings of the IEEE 86 (1998).
+    Source: Y. LeCun et al., *Gradient-based learning applied to document recognition*, 1998.
 
     Args:
         split: `train`, 60,000 images, or `test`, 10,000.
-        root: See `data_root`.
+        root: As in `data_root`.
         download: Whether absent files may be downloaded.
         progress: Show a bar for a download.
-
-    Returns:
-        Images of shape `(num, 28, 28, 1)`, white digits on black.
-
-    Raises:
-        DataError: If files are absent and cannot be downloaded, or damaged.
 
     Example:
         >>> kacjax.data.load_mnist("test").images.shape  # doctest: +SKIP
@@ -105,7 +96,7 @@ def _find(root: pathlib.Path, name: str) -> pathlib.Path | None:
 
 
 class Digits(NamedTuple):
-    """The digits as vectors in `[-1, 1]` with their classes 0 to 9, always split alike."""
+    """The digits as vectors in `[-1, 1]`, and their classes 0 to 9."""
 
     train: Float[np.ndarray, "train 64"]
     train_labels: Int[np.ndarray, " train"]
@@ -116,21 +107,19 @@ class Digits(NamedTuple):
 def load_digits() -> Digits:
     """Loads 1,437 digits of 8 by 8 pixels for training and 360 held out, classes in equal shares.
 
-    Source: E. Alpaydin, C. Kaynak, *Optical Recognition of Handwritten Digits*, UCI Machine
-    Learning Repository (1998).
+    They come with scikit-learn: `pip install "kacjax[metrics]"`.
+
+    Source: E. Alpaydin, C. Kaynak, *Optical Recognition of Handwritten Digits*, UCI, 1998.
 
     Example:
         >>> kacjax.data.load_digits().train.shape
         (1437, 64)
     """
-    # Imported here because it is slow and few need it.
-    import sklearn.datasets
-    from sklearn.model_selection import train_test_split
-
-    pixels, labels = sklearn.datasets.load_digits(return_X_y=True)
+    datasets = require("sklearn.datasets", "metrics")
+    split = require("sklearn.model_selection", "metrics").train_test_split
+    pixels, labels = datasets.load_digits(return_X_y=True)
     # A pixel counts the dark points, 0 to 16, of a 4 by 4 block.
-    scaled, labels = (np.asarray(pixels) / 8 - 1).astype(np.float32), np.asarray(labels)
-    train, held_out = train_test_split(
-        np.arange(len(labels)), test_size=360, random_state=0, stratify=labels
-    )
-    return Digits(scaled[train], labels[train], scaled[held_out], labels[held_out])
+    scaled = (pixels / 8 - 1).astype(np.float32)
+    parts = split(scaled, labels, test_size=360, random_state=0, stratify=labels)
+    train, held_out, train_labels, held_out_labels = parts
+    return Digits(train, train_labels, held_out, held_out_labels)

@@ -1,7 +1,6 @@
 r"""Two-dimensional targets as samplers `(key, num) -> points`, within about $[-1.5, 1.5]^2$."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import TypeAlias
 
 import jax
@@ -13,7 +12,6 @@ from kacjax._typing import Key
 from kacjax._validation import choose
 
 Sampler: TypeAlias = Callable[[Key, int], Float[Array, "num 2"]]
-"""A pure function `(key, num) -> points`; `num` is static under `jit`."""
 
 GRID2D_MODES = np.array([(x, y) for x in (-1, 0, 1) for y in (-1, 0, 1)], np.float32)
 """The centers of the modes of `grid2d`, of shape `(9, 2)`."""
@@ -22,24 +20,22 @@ GRID2D_STD = 1e-4
 """The standard deviation of each mode of `grid2d`."""
 
 
-@partial(jax.jit, static_argnames="num")
+@jax.jit(static_argnames="num")
 def grid2d(key: Key, num: int) -> Float[Array, "{num} 2"]:
     r"""Nine narrow modes: $\frac19 \sum_m \mathcal N(m, 10^{-8} I)$ with $m \in \{-1, 0, 1\}^2$.
 
-    Source: R. Duong, J. Chemseddine, P. K. Friz, G. Steidl, *Telegrapher's Generative Model via
-    Kac Flows*, arXiv 2506.20641.
+    Source: R. Duong et al., *Telegrapher's Generative Model via Kac Flows*, arXiv 2506.20641.
     """
     choice_key, noise_key = jax.random.split(key)
     centers = jax.random.choice(choice_key, GRID2D_MODES, (num,))
     return centers + GRID2D_STD * jax.random.normal(noise_key, (num, 2))
 
 
-@partial(jax.jit, static_argnames="num")
+@jax.jit(static_argnames="num")
 def moons(key: Key, num: int) -> Float[Array, "{num} 2"]:
     r"""Two interleaved half circles of radius 1, blurred by a Gaussian of deviation 0.05.
 
-    The upper arc is $(\cos\theta - \frac12, \sin\theta - \frac14)$ with $\theta$ uniform on
-    $[0, \pi]$, the lower one its reflection through the origin.
+    The upper is $(\cos\theta - \frac12, \sin\theta - \frac14)$, the lower its reflection at 0.
     """
     angle_key, side_key, noise_key = jax.random.split(key, 3)
     angle = jax.random.uniform(angle_key, (num,), maxval=jnp.pi)
@@ -48,7 +44,7 @@ def moons(key: Key, num: int) -> Float[Array, "{num} 2"]:
     return side * upper + 0.05 * jax.random.normal(noise_key, (num, 2))
 
 
-@partial(jax.jit, static_argnames="num")
+@jax.jit(static_argnames="num")
 def checkerboard(key: Key, num: int) -> Float[Array, "{num} 2"]:
     r"""The uniform law on the eight squares of a 4 by 4 board on $[-1.5, 1.5]^2$ of even index sum."""
     inside_key, cell_key = jax.random.split(key)
@@ -57,12 +53,11 @@ def checkerboard(key: Key, num: int) -> Float[Array, "{num} 2"]:
     return 0.75 * (corner + jax.random.uniform(inside_key, (num, 2)) - 2)
 
 
-@partial(jax.jit, static_argnames="num")
+@jax.jit(static_argnames="num")
 def spirals(key: Key, num: int) -> Float[Array, "{num} 2"]:
-    r"""Two spirals $\pm r (\cos\theta, \sin\theta)$ with $r = 1.5 \, \theta / 3\pi$, blurred.
+    r"""Two spirals $\pm \theta (\cos\theta, \sin\theta) / 2\pi$, even along $0 \leq \theta \leq 3\pi$.
 
-    The radius is the root of a uniform variable, so that the density along an arm is even; the
-    Gaussian blur has the deviation 0.03.
+    They are blurred by a Gaussian of deviation 0.03.
     """
     radius_key, arm_key, noise_key = jax.random.split(key, 3)
     fraction = jnp.sqrt(jax.random.uniform(radius_key, (num,)))
@@ -72,7 +67,7 @@ def spirals(key: Key, num: int) -> Float[Array, "{num} 2"]:
     return side * arm + 0.03 * jax.random.normal(noise_key, (num, 2))
 
 
-@partial(jax.jit, static_argnames="num")
+@jax.jit(static_argnames="num")
 def funnel(key: Key, num: int) -> Float[Array, "{num} 2"]:
     r"""Neal's funnel, scaled: $(V/2, 0.3 \, e^{3V/4} N)$ with standard normal $V$ and $N$.
 
@@ -84,14 +79,10 @@ def funnel(key: Key, num: int) -> Float[Array, "{num} 2"]:
 
 TARGETS: dict[str, Sampler] = {"grid2d": grid2d, "moons": moons, "checkerboard": checkerboard}
 TARGETS |= {"spirals": spirals, "funnel": funnel}
-"""Every two-dimensional target by its name."""
 
 
 def target(name: str) -> Sampler:
-    """The sampler of this name.
-
-    Raises:
-        ValueError: If the name is unknown; the message lists those that are known.
+    """The sampler of a name in `TARGETS`; any other is a `ValueError` that lists them.
 
     Example:
         >>> kacjax.data.target("moons")(jax.random.key(0), 100).shape

@@ -1,8 +1,4 @@
-"""A trained velocity in one small file: arrays in safetensors, all else in its header.
-
-The header's entry `kacjax` is a digest, a blank, and JSON: the format, the class and the config of
-the network, the path, what the network predicts, and notes.
-"""
+"""A trained velocity in one small file: arrays in safetensors, all else as JSON in its header."""
 
 import dataclasses
 import functools
@@ -34,14 +30,12 @@ def register(cls: type) -> type:
     """Lets files hold objects of a class, by its name; a decorator, needed to write and to read.
 
     - A part of a path (process, signal, clock, or what these hold) is a dataclass, as every
-      `eqx.Module`, of numbers, strings, arrays, tuples, and objects of registered classes. It is
-      made again by `cls(**fields)`.
+      `eqx.Module`, of numbers, strings, arrays, tuples, and objects of registered classes.
     - A network has an attribute `config`, a dictionary that JSON can hold. It is made again by
       `cls(**config, rngs=...)` in Flax NNX, `cls(**config)` in Linen, and `cls(**config, key=...)`
       otherwise, as in Equinox.
 
-    Raises:
-        ValueError: If another class of that name is registered.
+    Another class of the same name is a `ValueError`.
 
     Example:
         >>> @kacjax.export.register
@@ -63,27 +57,21 @@ def register(cls: type) -> type:
 def _class_name(what: str, value: Any) -> str:
     name = type(value).__name__
     if _CLASSES.get(name) is not type(value):
-        raise ValueError(
-            f"{what} is a {name}, which files do not know: decorate that class with "
-            "@kacjax.export.register, whose help says what it must have."
-        )
+        raise ValueError(f"{what} is a {name}, which is not decorated by @kacjax.export.register.")
     return name
 
 
 def _find_class(name: Any) -> type:
     if not isinstance(name, str) or name not in _CLASSES:
-        raise ValueError(
-            f"class must be one of {', '.join(sorted(_CLASSES))}, got {name!r:.100}; one of your "
-            "own is known once it is defined, decorated with @kacjax.export.register."
-        )
+        known = f"{', '.join(sorted(_CLASSES))}, or your own with @kacjax.export.register"
+        raise ValueError(f"class must be one of {known}; got {name!r:.100}.")
     return _CLASSES[name]
 
 
 def path_to_dict(path: ProbabilityPath) -> dict[str, Any]:
-    """What `path_from_dict` needs to make the path again; JSON can hold it.
+    """A dictionary for JSON from which `path_from_dict` makes the path again, exactly.
 
-    Raises:
-        ValueError: If the class of the process, the signal or the clock is not registered.
+    Its parts must be of classes of this library or of `register`: others are a `ValueError`.
 
     Example:
         >>> kacjax.export.path_to_dict(kacjax.kac_path())["process"]
@@ -93,10 +81,7 @@ def path_to_dict(path: ProbabilityPath) -> dict[str, Any]:
 
 
 def path_from_dict(values: Mapping[str, Any]) -> ProbabilityPath:
-    """The inverse of `path_to_dict`, exact in every number.
-
-    Raises:
-        ValueError: If an entry is missing, unknown or wrong.
+    """The path of `path_to_dict`; an entry that is missing, unknown or wrong is a `ValueError`.
 
     Example:
         >>> values = kacjax.export.path_to_dict(kacjax.flow_matching_path(sigma=0.5))
@@ -115,22 +100,20 @@ def path_from_dict(values: Mapping[str, Any]) -> ProbabilityPath:
 def save_velocity(
     file: str | pathlib.Path, velocity: Callable[..., Any], notes: dict[str, Any] | None = None
 ) -> None:
-    """Writes a velocity, as `fit` returns it; the file appears whole or not at all.
+    """Writes a velocity, as `fit` returns it, whole or not at all.
 
     Args:
         file: Target; replaced if it exists.
-        velocity: A `kacjax.Velocity`, whose network and parts of the path are this library's or of
-            classes that are registered, see `register`.
+        velocity: A `kacjax.Velocity` of this library's classes or those you `register`.
         notes: Anything else that JSON can hold, for readers: what it was trained on.
 
     Raises:
-        ValueError: If it is no such velocity, what would be written does not make it again, or
-            `file` is a folder or in none.
+        ValueError: If what would be written does not make such a velocity again, or `file` is a
+            folder or in none.
         OSError: If the file cannot be written.
 
     Example:
-        >>> network = kacjax.models.MLP(2, rngs=nnx.Rngs(0), width=8, depth=1)
-        >>> velocity = kacjax.Velocity(network, kacjax.kac_path())
+        >>> velocity = kacjax.Velocity(kacjax.models.MLP(2, rngs=nnx.Rngs(0)), kacjax.kac_path())
         >>> kacjax.save_velocity("velocity.safetensors", velocity, {"data": "moons"})
         >>> kacjax.load_velocity("velocity.safetensors").path.process
         KacProcess(a=9.0, c=3.0)
@@ -166,10 +149,8 @@ def save_velocity(
         if _alike(_make("what would be written", header, arrays), velocity):
             break
     else:
-        raise ValueError(
-            f"{name}.config must be all that it takes to make the network again, but "
-            f"{config!r:.300} makes another."
-        )
+        wanted = "be all that it takes to make the network again"
+        raise ValueError(f"{name}.config must {wanted}, but {config!r:.300} makes another.")
     text = json.dumps(header)
     # One entry: the library writes several in random order, and equal runs must give equal files.
     content = save(arrays, {"kacjax": f"{_digest(text, arrays)} {text}"})
@@ -199,8 +180,7 @@ def load_notes(file: str | pathlib.Path) -> dict[str, Any]:
     """The notes that were saved with a velocity; `file` and errors are those of `load_velocity`.
 
     Example:
-        >>> network = kacjax.models.MLP(2, rngs=nnx.Rngs(0), width=8, depth=1)
-        >>> velocity = kacjax.Velocity(network, kacjax.kac_path())
+        >>> velocity = kacjax.Velocity(kacjax.models.MLP(2, rngs=nnx.Rngs(0)), kacjax.kac_path())
         >>> kacjax.save_velocity("velocity.safetensors", velocity, {"data": "moons"})
         >>> kacjax.export.load_notes("velocity.safetensors")
         {'data': 'moons'}

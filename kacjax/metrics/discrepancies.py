@@ -1,7 +1,6 @@
 """Distances between the laws of two samples: energy, kernels, and optimal transport."""
 
 import warnings
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -24,7 +23,7 @@ def energy_distance(x: Points, y: Points, *, unbiased: bool = False) -> Float[Ar
 
     Args:
         x: Samples, of shape `(num, *event)`.
-        y: Samples to compare with; the numbers may differ.
+        y: Samples to compare with; as many or not.
         unbiased: Leaves out the pairs of a point with itself: the mean at equal laws is zero, and
             a value can be negative. Otherwise that mean is $E|X - X'| (1/n + 1/m)$.
 
@@ -36,43 +35,19 @@ def energy_distance(x: Points, y: Points, *, unbiased: bool = False) -> Float[Ar
         3.0
     """
     x, y = as_same_space(x, y, minimum=2 if unbiased else 1)
-    return _discrepancy(lambda x, y: -_mean_distance(x, y), 0.0, x, y, unbiased)
-
-
-@jax.jit
-def _mean_distance(x: Array, y: Array) -> Array:
-    return jnp.mean(over_rows(lambda point: jnp.mean(root(squares(point, y))), x))
-
-
-def _discrepancy(
-    mean: Callable[[Array, Array], Array], own: float, x: Array, y: Array, unbiased: bool
-) -> Array:
-    """From the mean of a kernel over all pairs, which is `own` at equal points."""
-    within = [(mean(points, points), len(points)) for points in (x, y)]
-    if unbiased:
-        return sum((n * value - own) / (n - 1) for value, n in within) - 2 * mean(x, y)
-    return jnp.maximum(sum(value for value, _ in within) - 2 * mean(x, y), 0)
+    return _discrepancy(x, y, unbiased)
 
 
 def mmd(x: Points, y: Points, bandwidth: Any = None, *, unbiased: bool = False) -> Float[Array, ""]:
     r"""The squared maximum mean discrepancy $E k(X, X') + E k(Y, Y') - 2 E k(X, Y)$.
 
-    The kernel is $k(x, y) = \frac1S \sum_s \exp(-|x - y|^2 / 2 h_s^2)$. Zero only for equal
-    distributions; but differences much finer than the bandwidths hardly count.
+    The kernel is $k(x, y) = \frac1S \sum_s \exp(-|x - y|^2 / 2 h_s^2)$. It is zero only for equal
+    distributions; but differences much finer than the `bandwidth`, one $h_s$ or several in units of
+    the points, hardly count. By default that is the median distance between points of both sets
+    together (at most 500 of each). Other arguments and errors are those of `energy_distance`; the
+    mean at equal laws, if not `unbiased`, is $(1 - E k(X, X')) (1/n + 1/m)$.
 
     Source: A. Gretton et al., *A kernel two-sample test*, JMLR 13 (2012), Lemma 6 and section 8.
-
-    Args:
-        x: Samples, of shape `(num, *event)`.
-        y: Samples to compare with; the numbers may differ.
-        bandwidth: The $h_s$ in units of the points, one or several; by default the median distance
-            between points of both sets together (at most 500 of each).
-        unbiased: Leaves out the pairs of a point with itself: the mean at equal laws is zero, and
-            a value can be negative. Otherwise that mean is $(1 - E k(X, X')) (1/n + 1/m)$.
-
-    Raises:
-        ValueError: If the dimensions differ, a set is too small or not finite, or a bandwidth, also
-            the median distance, is not positive.
 
     Example:
         >>> round(kacjax.metrics.mmd([[0.0]], [[1.0]], bandwidth=1.0).item(), 4)
@@ -83,15 +58,29 @@ def mmd(x: Points, y: Points, bandwidth: Any = None, *, unbiased: bool = False) 
         bandwidth = _median_distance(*(a[:: -(-len(a) // 500)] for a in (x, y)))
         check_positive("the median distance of the points", bandwidth)
     check_positive("bandwidth", scales := jnp.atleast_1d(jnp.asarray(bandwidth, x.dtype)))
-    return _discrepancy(lambda x, y: _mean_gaussian(x, y, scales), 1.0, x, y, unbiased)
+    return _discrepancy(x, y, unbiased, scales)
+
+
+def _discrepancy(x: Array, y: Array, unbiased: bool, scales: Array | None = None) -> Array:
+    own = 0 if scales is None else 1  # The kernel at equal points.
+    within = [(_mean_kernel(points, points, scales), len(points)) for points in (x, y)]
+    between = 2 * _mean_kernel(x, y, scales)
+    if unbiased:
+        return sum((n * value - own) / (n - 1) for value, n in within) - between
+    return jnp.maximum(sum(value for value, _ in within) - between, 0)
 
 
 @jax.jit
-def _mean_gaussian(x: Array, y: Array, scales: Array) -> Array:
-    def one(point):
-        return jnp.mean(jnp.exp(-squares(point, y)[:, None] / (2 * scales[None, :] ** 2)))
+def _mean_kernel(x: Array, y: Array, scales: Array | None) -> Array:
+    """Over all pairs, of Gaussians of these scales, or of minus the distance."""
 
-    return jnp.mean(over_rows(one, x))
+    def mean(point):
+        square = squares(point, y)
+        if scales is None:
+            return jnp.mean(-root(square))
+        return jnp.mean(jnp.exp(-square[:, None] / (2 * scales[None, :] ** 2)))
+
+    return jnp.mean(over_rows(mean, x))
 
 
 @jax.jit
@@ -102,7 +91,7 @@ def _median_distance(x: Array, y: Array) -> Array:
 
 
 class KID(NamedTuple):
-    """The kernel distance over random subsets, which overlap and do not err independently."""
+    """The mean over random subsets, which is the estimate, and their deviation."""
 
     mean: Float[Array, ""]
     standard_deviation: Float[Array, ""]
@@ -118,8 +107,9 @@ def kid(
 ) -> KID:
     r"""The kernel distance: the squared MMD with the kernel $(x \cdot y / d + 1)^3$, unbiased.
 
-    It compares moments of features up to the third, and unlike the Fréchet distance has no bias.
-    Only with the features of the Inception network is it the KID of publications.
+    Unlike the Fréchet distance it has no bias. Only with the features of the Inception network is
+    it the KID of publications. Subsets overlap: their deviation is no error of the mean. Errors
+    are those of `energy_distance`, and counts out of range.
 
     Source: M. Bińkowski et al., *Demystifying MMD GANs*, ICLR 2018.
 
@@ -129,13 +119,6 @@ def kid(
         key: Random key of the subsets.
         subsets: How many.
         subset_size: Points of each set in a subset; by default 1,000, or all there are.
-
-    Returns:
-        The `mean` over random subsets, which is the estimate, and their `standard_deviation`.
-
-    Raises:
-        ValueError: If the dimensions differ, a set is too small or not finite, or a number is out
-            of its range.
 
     Example:
         >>> x = jax.random.normal(jax.random.key(0), (40, 3))
@@ -154,15 +137,13 @@ def kid(
 @jax.jit(static_argnames="size")
 def _on_subsets(x: Array, y: Array, keys: Array, *, size: int) -> Array:
     def kernel(a, b):
-        product = jnp.matmul(a, b.T, precision="highest")
-        return (product / a.shape[1] + 1) ** 3
+        return (jnp.matmul(a, b.T, precision="highest") / a.shape[1] + 1) ** 3
 
     def one(key):
         of_x, of_y = jax.random.split(key)
         a = jax.random.choice(of_x, x, (size,), replace=False)
         b = jax.random.choice(of_y, y, (size,), replace=False)
-        apart = ~jnp.eye(size, dtype=bool)
-        within = sum(jnp.mean(kernel(c, c), where=apart) for c in (a, b))
+        within = sum(jnp.mean(kernel(c, c), where=~jnp.eye(size, dtype=bool)) for c in (a, b))
         return within - 2 * jnp.mean(kernel(a, b))
 
     return jax.lax.map(one, keys)
@@ -173,22 +154,12 @@ def sliced_wasserstein(
 ) -> Float[Array, ""]:
     r"""The sliced Wasserstein distance $(E_\theta W_p^p(\theta \cdot X, \theta \cdot Y))^{1/p}$.
 
-    On the line $W_p^p = \int_0^1 |F^{-1}(u) - G^{-1}(u)|^p du$ is exact; the directions are
-    random, the same for the same key. It is zero only for equal distributions, costs
-    $O(n \log n)$, and for samples of one law falls like $n^{-1/2}$ in any dimension.
+    On the line $W_p^p = \int_0^1 |F^{-1}(u) - G^{-1}(u)|^p du$ is exact; the directions are drawn
+    by the `key`, as many as `projections`, and the order `p` is 1 or 2. It is zero only for equal
+    distributions, costs $O(n \log n)$, and for samples of one law falls like $n^{-1/2}$ in any
+    dimension. Other arguments and errors are those of `energy_distance`.
 
     Source: N. Bonneel et al., *Sliced and Radon Wasserstein barycenters of measures*, JMIV 51 (2015).
-
-    Args:
-        x: Samples, of shape `(num, *event)`.
-        y: Samples to compare with; as many or not.
-        key: Random key of the directions.
-        projections: How many directions.
-        p: The order, 1 or 2.
-
-    Raises:
-        ValueError: If the dimensions differ, a set is empty or not finite, or a number is out of
-            its range.
 
     Example:
         >>> x, y = [[0.0], [1.0]], [[2.0], [3.0]]
@@ -238,16 +209,16 @@ def sinkhorn_divergence(
     divergences*, AISTATS 2019; M. Cuturi et al., *Optimal transport tools (OTT)*, arXiv 2201.12324.
 
     Args:
-        x: Samples, of shape `(num, *event)`.
-        y: Samples to compare with; as many or not.
+        x: Samples, as in `energy_distance`.
+        y: Samples to compare with.
         epsilon: The weight of the entropy, a squared length; by default a twentieth of the mean
             cost between `x` and `y`. Compare values of one `epsilon` only.
         options: Of `ott.solvers.linear.sinkhorn.Sinkhorn`; by default `threshold=1e-4` and
-            `max_iterations=10_000`. Where these do not suffice, there is a warning.
+            `max_iterations=10_000`, with a warning where these do not suffice.
 
     Raises:
         ImportError: If OTT-JAX is missing: `pip install "kacjax[metrics]"`.
-        ValueError: If dimensions differ, a set is empty or not finite, or `epsilon` not positive.
+        ValueError: As in `energy_distance`, or if `epsilon` is not positive.
 
     Example:
         >>> x, y = np.zeros((4, 2)), np.ones((3, 2))

@@ -15,20 +15,13 @@ from kacjax.metrics.neighbors import Points, as_same_space
 def frechet_distance(x_features: Points, y_features: Points) -> float:
     r"""The squared Fréchet distance between Gaussians fitted to two sets of features.
 
-    $|\mu_x - \mu_y|^2 + \operatorname{tr}(\Sigma_x + \Sigma_y - 2 (\Sigma_x \Sigma_y)^{1/2})$, the
-    squared 2-Wasserstein distance of the Gaussians. Only with the features of the Inception network
-    is it the FID. It has a bias that falls like $1/n$: for standard normal features and $n$ samples
-    on both sides, $2 d / n + d (d + 1) / 2n$. Compare equal numbers of samples.
+    $|\mu_x - \mu_y|^2 + \operatorname{tr}(\Sigma_x + \Sigma_y - 2 (\Sigma_x \Sigma_y)^{1/2})$. Only
+    with the features of the Inception network is it the FID. It has a bias that falls like $1/n$:
+    for standard normal features and $n$ samples on both sides, $2 d / n + d (d + 1) / 2n$. Compare
+    equal numbers of samples. Features and errors are those of `kid`.
 
     Source: M. Heusel et al., *GANs trained by a two time-scale update rule converge to a local Nash
     equilibrium*, NeurIPS 2017; D. C. Dowson, B. V. Landau, J. Multivariate Anal. 12 (1982).
-
-    Args:
-        x_features: Features of samples, by any function, of shape `(num, dim)`.
-        y_features: Features of data, by the same function.
-
-    Raises:
-        ValueError: If the dimensions differ, or a set has fewer than two points or is not finite.
 
     Example:
         >>> x = np.eye(3)
@@ -49,8 +42,7 @@ def between_gaussians(
     r"""The squared distance from means and covariances.
 
     The trace of $(\Sigma_x \Sigma_y)^{1/2}$ is the sum of the singular values of
-    $\Sigma_x^{1/2} \Sigma_y^{1/2}$, with symmetric roots: no root of a matrix that is not
-    symmetric, nothing complex, and covariances of low rank lose no digits.
+    $\Sigma_x^{1/2} \Sigma_y^{1/2}$ with symmetric roots: covariances of low rank lose no digits.
     """
     cross = np.sum(scipy.linalg.svdvals(_root(cov_x) @ _root(cov_y)))
     distance = np.sum((mean_x - mean_y) ** 2) + np.trace(cov_x) + np.trace(cov_y) - 2 * cross
@@ -66,8 +58,7 @@ def _root(covariance: np.ndarray) -> np.ndarray:
 class InceptionFeatures:
     """The features `images -> (num, dim)` that published FID and KID values are made with.
 
-    Inception v3 with the weights of TensorFlow's release of 2015-12-05. It resizes images of any
-    size to 299 pixels, once, by TensorFlow 1's bilinear rule, and scales them. It takes bytes:
+    Inception v3 with the weights of TensorFlow's release of 2015-12-05 takes bytes of any size:
     bring samples to bytes first (`kacjax.data.to_uint8`), as data are.
 
     Source: C. Szegedy et al., *Rethinking the Inception architecture for computer vision*, CVPR
@@ -78,12 +69,11 @@ class InceptionFeatures:
             with Python's pickle: take none from people you do not trust.
         device: Where PyTorch runs, such as `cpu` or `cuda`; by default the GPU if there is one.
         batch_size: Images in one call of the network.
-        extractor: A network in place of torch-fidelity's, from bytes `(num, 3, height, width)` to
-            a tuple whose first entry are the features.
+        extractor: Replaces torch-fidelity's: bytes `(num, 3, height, width)` to `(features, ...)`.
 
     Raises:
         ImportError: If torch-fidelity is missing: `pip install "kacjax[inception]"`.
-        ValueError: If an argument is out of its range, or the file missing.
+        ValueError: If the batch size is not positive, or the file missing.
 
     Example:
         >>> def fid(samples, images):  # bytes
@@ -107,19 +97,16 @@ class InceptionFeatures:
         self._batch_size = batch_size
         if extractor is None:
             module = require("torch_fidelity.feature_extractor_inceptionv3", "inception")
-            extractor = module.FeatureExtractorInceptionV3(
-                "inception-v3-compat",
-                ["2048"],
-                feature_extractor_weights_path=None if weights is None else str(weights),
-            ).to(self._device)
-        self._extractor: Any = extractor
+            make, path = module.FeatureExtractorInceptionV3, weights and str(weights)
+            network = make("inception-v3-compat", ["2048"], feature_extractor_weights_path=path)
+            extractor = network.to(self._device)
+        self._extractor = extractor
 
     def __call__(self, images: UInt8[np.ndarray, "..."]) -> Float[np.ndarray, "num dim"]:
         """The features of images in bytes; one gray channel is shown as red, green and blue."""
         if images.ndim != 4 or not images.size or images.shape[-1] not in (1, 3):
-            raise ValueError(
-                f"images must have shape (num, height, width, 1 or 3 channels), got {images.shape}."
-            )
+            shape = "(num, height, width, 1 or 3 channels)"
+            raise ValueError(f"images must have shape {shape}, got {images.shape}.")
         features = []
         with self._torch.no_grad():
             for start in range(0, len(images), self._batch_size):

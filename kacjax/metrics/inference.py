@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -12,8 +12,6 @@ from kacjax._optional import require
 from kacjax._typing import Key
 from kacjax._validation import check_count
 from kacjax.metrics.neighbors import Points, as_same_space
-
-Metric: TypeAlias = Callable[..., Any]
 
 
 class Interval(NamedTuple):
@@ -25,14 +23,13 @@ class Interval(NamedTuple):
 
 
 def bootstrap(
-    metric: Metric, *samples: Any, key: Key, resamples: int = 200, level: float = 0.95
+    metric: Callable, *samples: Any, key: Key, resamples: int = 200, level: float = 0.95
 ) -> Interval:
     """The percentile interval of the bootstrap, which draws points with replacement.
 
-    For metrics that are means, shares or quantiles over points. Not for metrics between points,
-    such as energy, Fréchet and Wasserstein distances and nearest neighbors: a resample holds
-    points twice, at distance 0 of each other. Use `subsampling` for these. There is a warning if
-    the interval does not hold the value.
+    For means, shares or quantiles over points. Distances and nearest neighbors are for
+    `subsampling`: a resample holds points twice, at distance 0 of each other. There is a warning
+    if the interval does not hold the value, and a `ValueError` for fewer than two points.
 
     Source: B. Efron, R. J. Tibshirani, *An introduction to the bootstrap*, 1993, chapter 13.
 
@@ -42,9 +39,6 @@ def bootstrap(
         key: Random key of the draws.
         resamples: How many times.
         level: Of confidence.
-
-    Raises:
-        ValueError: If a sample has fewer than two points, or a number is out of its range.
 
     Example:
         >>> hits = np.arange(100) < 90
@@ -61,18 +55,16 @@ def bootstrap(
 
 
 def subsampling(
-    metric: Metric, *samples: Any, key: Key, resamples: int = 200, level: float = 0.95
+    metric: Callable, *samples: Any, key: Key, resamples: int = 200, level: float = 0.95
 ) -> Interval:
     """The interval from random halves without replacement, in which no point occurs twice.
 
     The spread of the metric over halves about their mean, mirrored at the value: to first order
     the error of the metric of all points has that law (the jackknife that deletes half). The
-    interval is for the metric's mean at this number of points: compare equal numbers. Where two
-    laws are equal, distances between them are not of first order, and the interval is too wide.
+    interval is for the metric's mean at this number of points, and too wide for distances between
+    equal laws. Arguments and errors are those of `bootstrap`.
 
     Source: J. Shao, C. F. J. Wu, *A general theory for jackknife variance estimation*, 1989.
-
-    Arguments and errors are those of `bootstrap`.
 
     Example:
         >>> energy, x = kacjax.metrics.energy_distance, np.zeros((20, 1))
@@ -88,7 +80,7 @@ def subsampling(
 
 
 def _replicate(
-    metric: Metric, samples: tuple, key: Key, resamples: int, level: float, *, replace: bool
+    metric: Callable, samples: tuple, key: Key, resamples: int, level: float, *, replace: bool
 ) -> tuple[float, np.ndarray, list[float]]:
     """The metric of all points, that of every resample, and the levels of the interval's ends."""
     check_count("resamples", resamples, 2)
@@ -97,18 +89,18 @@ def _replicate(
     if not samples or min(map(len, samples)) < 2:
         raise ValueError(f"samples must have two points or more, got {list(map(len, samples))}.")
     arrays = [np.asarray(sample) for sample in samples]
-    rng = numpy_generator(key)
+    choice = numpy_generator(key).choice
 
     def draw(sample: np.ndarray) -> np.ndarray:
         num = len(sample)
-        return sample[rng.choice(num, num if replace else num // 2, replace=replace)]
+        return sample[choice(num, num if replace else num // 2, replace=replace)]
 
     replicates = [float(metric(*map(draw, arrays))) for _ in range(resamples)]
     return float(metric(*arrays)), np.asarray(replicates), [(1 - level) / 2, (1 + level) / 2]
 
 
 class ClassifierTest(NamedTuple):
-    """The cross-validated accuracy of a classifier, and its p-value."""
+    """The cross-validated accuracy of a classifier, 1/2 for samples of one law, and its p-value."""
 
     accuracy: float
     p_value: float
@@ -120,8 +112,7 @@ def classifier_two_sample_test(
     r"""Tests whether two samples have one law by how well a classifier tells them apart.
 
     Each point is classified by a classifier that was trained on the other folds. The p-value is a
-    binomial tail, as if hits were independent: in the tests of this library, with the default
-    classifier, a test of level 5% rejects equal laws no more often than that.
+    binomial tail, as if hits were independent.
 
     Source: D. Lopez-Paz, M. Oquab, *Revisiting classifier two-sample tests*, ICLR 2017.
 
@@ -129,16 +120,12 @@ def classifier_two_sample_test(
         x: Samples, of shape `(num, *event)`.
         y: As many samples to compare with.
         key: Random key of the folds, and of the choice among points at equal distances.
-        classifier: Any scikit-learn classifier, which is cloned; by default that of
-            $\sqrt n$ nearest neighbors, $n$ being the number of training points.
+        classifier: Of scikit-learn; by default that of $\sqrt n$ nearest of $n$ training points.
         folds: Of the cross-validation.
-
-    Returns:
-        The `accuracy`, 1/2 for samples of one law, and the `p_value`.
 
     Raises:
         ImportError: If scikit-learn is missing: `pip install "kacjax[metrics]"`.
-        ValueError: If numbers or dimensions differ, or a set is too small or not finite.
+        ValueError: As in `energy_distance`, or if numbers differ.
 
     Example:
         >>> x = np.arange(20.0)[:, None]
@@ -155,9 +142,9 @@ def classifier_two_sample_test(
     pooled = np.concatenate([np.asarray(a) for a in as_same_space(x, y, minimum=folds)])[order]
     labels = np.repeat([0, 1], len(x))[order]
     if classifier is None:
-        # An odd number has no ties.
         nearest = int(np.sqrt(len(pooled) * (folds - 1) / folds))
         neighbors = require("sklearn.neighbors", "metrics")
+        # An odd number has no ties.
         classifier = neighbors.KNeighborsClassifier(nearest - (nearest + 1) % 2)
     split = selection.StratifiedKFold(folds)
     predicted = selection.cross_val_predict(classifier, pooled, labels, cv=split)

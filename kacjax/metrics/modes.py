@@ -13,14 +13,14 @@ from kacjax.metrics.neighbors import Points, as_same_space, nearest_squares
 
 
 class ModeStatistics(NamedTuple):
-    """How samples hit the modes of a mixture: each within the radius of the nearest is a hit.
+    r"""How samples hit the modes of a mixture.
 
     Attributes:
         median_distance: Median distance to the nearest mode.
-        within_radius: Fraction of hits, also called the share of high-quality samples.
-        total_variation: Total variation distance of the share of each mode from its weight.
+        within_radius: Fraction of hits, the samples within the radius of their nearest mode.
+        total_variation: Distance $\frac12 \sum_m |w_m - p_m|$ of shares from weights.
         covered: Number of modes with a hit.
-        kl_divergence: Kullback-Leibler divergence of the shares from the weights, in nats.
+        kl_divergence: Divergence $\sum_m p_m \log(p_m / w_m)$ of shares from weights.
         within_std: Standard deviation of the hits about the mean of their mode, NaN without two.
     """
 
@@ -37,21 +37,17 @@ def mode_statistics(
 ) -> ModeStatistics:
     r"""Distances to the nearest mode, the width of the modes, and their balance.
 
-    For samples of the mixture itself the total variation $\frac12 \sum_m |w_m - p_m|$ is about
-    $\sum_m \sqrt{p_m (1 - p_m) / 2 \pi n}$, and the divergence $\sum_m p_m \log(p_m / w_m)$ about
-    $(M - 1) / 2n$.
+    For $n$ samples of the mixture of $M$ modes itself the total variation is about
+    $\sum_m \sqrt{p_m (1 - p_m) / 2 \pi n}$, and the divergence about $(M - 1) / 2n$. Errors are
+    those of `energy_distance`, and numbers that must be positive.
 
-    Source: the high-quality fraction and mode counts of A. Srivastava et al., *VEEGAN*, NeurIPS
-    2017, and the divergence of Z. Lin et al., *PacGAN*, NeurIPS 2018.
+    Source: A. Srivastava et al., *VEEGAN*, NeurIPS 2017; Z. Lin et al., *PacGAN*, NeurIPS 2018.
 
     Args:
         x: Samples, of shape `(num, *event)`.
         modes: Centers of the modes.
         radius: What counts as a hit.
         weights: Of the modes, as many positive numbers; equal by default.
-
-    Raises:
-        ValueError: If the sets or weights do not fit, or are not finite or positive.
 
     Example:
         >>> modes = np.array([[0.0, 0.0], [1.0, 0.0]])
@@ -74,7 +70,7 @@ def _statistics(x: Array, modes: Array, expected: Array, radius: Scalar) -> Mode
     hit = distance <= radius
     shares = jnp.bincount(index, length=num) / len(x)
     hits = jnp.bincount(index, weights=hit.astype(x.dtype), length=num)
-    # Deviations from the mean of each mode's hits; one degree of freedom of each goes to its mean.
+    # One degree of freedom of each mode's hits goes to their mean.
     sums = jax.ops.segment_sum(jnp.where(hit[:, None], x, 0), index, num_segments=num)
     means = sums / jnp.maximum(hits, 1)[:, None]
     squares = jnp.sum(jnp.where(hit[:, None], x - means[index], 0) ** 2)

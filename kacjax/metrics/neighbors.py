@@ -1,8 +1,4 @@
-"""Nearest neighbors: whether samples look like data, and whether they are copies.
-
-A distance comes from the differences of the components, in any dimension: from inner products it
-would cost less, but nearby points far from the origin would lose all digits.
-"""
+"""Nearest neighbors: whether samples look like data, and whether they are copies."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
@@ -18,26 +14,23 @@ Points: TypeAlias = Num[Array, "..."] | Num[np.ndarray, "..."] | Sequence[Any]
 """Points along the first axis, in JAX, NumPy or as lists; events of any shape are flattened."""
 
 
-def as_points(name: str, x: Points, minimum: int = 1) -> Float[Array, "num dim"]:
-    """The points as rows, in the working precision; raises a `ValueError` unless that is so."""
-    x = x if isinstance(x, jax.Array) else np.asarray(x)
-    if x.ndim < 2:
-        raise ValueError(
-            f"{name} must hold points along its first axis, (num, *event); got shape {x.shape}."
-        )
-    if not x.size or len(x) < minimum:
-        raise ValueError(f"{name} must hold at least {minimum} point(s), got shape {x.shape}.")
-    x = jnp.asarray(x, jnp.result_type(float)).reshape(len(x), -1)
-    if is_concrete(x) and not np.all(np.isfinite(x)):
-        raise ValueError(f"{name} must be finite, got NaN or infinite values.")
-    return x
-
-
 def as_same_space(
     x: Points, y: Points, names: tuple[str, str] = ("x", "y"), minimum: int = 1
 ) -> tuple[Float[Array, "num dim"], Float[Array, "others dim"]]:
-    """Both sets by `as_points`; raises a `ValueError` if their dimensions differ."""
-    first, second = as_points(names[0], x, minimum), as_points(names[1], y, minimum)
+    """Both sets as rows, in the working precision; raises a `ValueError` unless that can be."""
+
+    def rows(name: str, x: Points) -> Array:
+        x = x if isinstance(x, jax.Array) else np.asarray(x)
+        if x.ndim < 2:
+            raise ValueError(f"{name} must hold points along its first axis, got shape {x.shape}.")
+        if not x.size or len(x) < minimum:
+            raise ValueError(f"{name} must hold at least {minimum} point(s), got shape {x.shape}.")
+        x = jnp.asarray(x, jnp.result_type(float)).reshape(len(x), -1)
+        if is_concrete(x) and not np.all(np.isfinite(x)):
+            raise ValueError(f"{name} must be finite, got NaN or infinite values.")
+        return x
+
+    first, second = rows(names[0], x), rows(names[1], y)
     if first.shape[1] != second.shape[1]:
         dims = f"{first.shape[1]} and {second.shape[1]}"
         raise ValueError(f"{names[0]} and {names[1]} must be of one dimension, got {dims}.")
@@ -51,6 +44,7 @@ def over_rows(function: Callable[..., Any], *rows: Array) -> Any:
 
 def squares(point: Float[Array, " dim"], y: Float[Array, "num dim"]) -> Float[Array, " num"]:
     """Squared distances of one point to many."""
+    # Not from inner products: nearby points far from the origin would lose all digits.
     return jnp.sum((point[None, :] - y) ** 2, axis=-1)
 
 
@@ -91,16 +85,7 @@ class Neighbors(NamedTuple):
 def nearest_neighbors(x: Points, train: Points, k: int = 1) -> Neighbors:
     """The `k` training data nearest to each sample; `plots.neighbors_figure` shows them.
 
-    Args:
-        x: Samples, of shape `(num, *event)`.
-        train: Training data.
-        k: How many, at most all of them.
-
-    Returns:
-        `distance`, rising, and `index`, rows of the training data; both of shape `(num, k)`.
-
-    Raises:
-        ValueError: If the dimensions differ, a set is empty or not finite, or `k` is out of range.
+    Errors are those of `energy_distance`, and a `k` out of range.
 
     Example:
         >>> kacjax.metrics.nearest_neighbors([[0.9]], [[0.0], [1.0], [5.0]], k=2).index.tolist()
@@ -120,8 +105,7 @@ class PRDC(NamedTuple):
     Attributes:
         precision: Share of the samples in some ball of the data.
         recall: Share of the data in some ball of the samples.
-        density: Mean number of balls of the data that a sample lies in, over k; 1 for equal laws,
-            more where samples crowd.
+        density: Mean number of balls of the data that a sample lies in, over k.
         coverage: Share of the balls of the data that hold a sample.
     """
 
@@ -136,8 +120,8 @@ def prdc(x: Points, data: Points, k: int = 5) -> PRDC:
 
     A ball around a point reaches to its k-th nearest neighbor in its own set. For equal laws and
     numbers $n$ the expected density is 1, and the expected coverage
-    $1 - \prod_{i=1}^k \frac{n - i}{2n - i}$, about $1 - 2^{-k}$. Far outliers in the data, which have
-    large balls, raise precision, not coverage. Compare values for equal numbers of points.
+    $1 - \prod_{i=1}^k \frac{n - i}{2n - i}$, about $1 - 2^{-k}$. Far outliers in the data raise
+    precision, not coverage. Compare equal numbers of points. Errors are as in `energy_distance`.
 
     Source: T. Kynkäänniemi et al., *Improved precision and recall metric*, NeurIPS 2019 (k = 3);
     M. F. Naeem et al., *Reliable fidelity and diversity metrics*, ICML 2020 (k = 5).
@@ -145,10 +129,7 @@ def prdc(x: Points, data: Points, k: int = 5) -> PRDC:
     Args:
         x: Samples, or features of them, of shape `(num, *event)`.
         data: Real data, or their features.
-        k: Which neighbor a ball reaches to.
-
-    Raises:
-        ValueError: If the dimensions differ, or a set is not finite or has no more than `k` points.
+        k: Which neighbor a ball reaches to; fewer than there are points in each set.
 
     Example:
         >>> data = jax.random.normal(jax.random.key(0), (50, 2))
@@ -161,23 +142,16 @@ def prdc(x: Points, data: Points, k: int = 5) -> PRDC:
 
 @jax.jit(static_argnames="k")
 def _prdc(x: Array, data: Array, *, k: int) -> PRDC:
-    radius_x, radius_data = (
-        rounded_up(nearest_squares(points, points, k=k, skip_own=True)[0][:, -1])
-        for points in (x, data)
-    )
+    within = (nearest_squares(points, points, k=k, skip_own=True)[0] for points in (x, data))
+    radius_x, radius_data = (rounded_up(square[:, -1]) for square in within)
 
     def met(point, radius):
         square = squares(point, x)
         return jnp.any(square <= radius_x), jnp.any(square <= radius)
 
     balls = over_rows(lambda point: jnp.sum(squares(point, data) <= radius_data), x)
-    recalled, covered = over_rows(met, data, radius_data)
-    return PRDC(
-        precision=jnp.mean(balls > 0),
-        recall=jnp.mean(recalled),
-        density=jnp.mean(balls) / k,
-        coverage=jnp.mean(covered),
-    )
+    recalled, covered = map(jnp.mean, over_rows(met, data, radius_data))
+    return PRDC(jnp.mean(balls > 0), recalled, jnp.mean(balls) / k, covered)
 
 
 def two_sample_accuracy(x: Points, y: Points) -> Float[Array, ""]:
@@ -185,15 +159,9 @@ def two_sample_accuracy(x: Points, y: Points) -> Float[Array, ""]:
 
     1/2 for samples of one law, 1 where they separate, below 1/2 where one set copies the other.
     It is the mean of the accuracies on `x` and on `y`. Nearest points at one distance share a vote.
+    Arguments and errors are those of `energy_distance`.
 
     Source: D. Lopez-Paz, M. Oquab, *Revisiting classifier two-sample tests*, ICLR 2017.
-
-    Args:
-        x: Samples, of shape `(num, *event)`.
-        y: Samples to compare with; as many or not.
-
-    Raises:
-        ValueError: If the dimensions differ, or a set is empty or not finite.
 
     Example:
         >>> kacjax.metrics.two_sample_accuracy([[0.0], [1.0]], [[8.0], [9.0]]).item()
@@ -218,7 +186,8 @@ def _two_sample_accuracy(x: Array, y: Array) -> Array:
 def memorization_ratio(x: Points, train: Points, held_out: Points) -> Float[Array, ""]:
     """Mean distance of samples to the nearest training datum, over that of held-out data.
 
-    About 1 for samples as new as unseen data; towards 0 for copies of the training data.
+    About 1 for samples as new as unseen data; towards 0 for copies of the training data. Errors are
+    those of `energy_distance`, and `held_out` within `train`.
 
     Source: C. Meehan, K. Chaudhuri, S. Dasgupta, *A non-parametric test to detect data-copying in
     generative models*, AISTATS 2020, with means in place of ranks.
@@ -227,9 +196,6 @@ def memorization_ratio(x: Points, train: Points, held_out: Points) -> Float[Arra
         x: Samples, of shape `(num, *event)`.
         train: Training data.
         held_out: Data of the same law that were not trained on.
-
-    Raises:
-        ValueError: If dimensions differ, a set is empty or not finite, or `held_out` is in `train`.
 
     Example:
         >>> train, held_out = [[0.0], [1.0]], [[0.5], [1.5]]
@@ -249,9 +215,6 @@ def memorized_share(
     A sample counts if its distance to the nearest training datum is below the `quantile` of those
     of held-out data. About `quantile` for samples as new as unseen data; the share of copies where
     some are, which a mean would hide. Source and arguments are those of `memorization_ratio`.
-
-    Raises:
-        ValueError: If the sets do not fit together, or `quantile` is not between 0 and 1.
 
     Example:
         >>> train, held_out = [[0.0], [1.0]], [[0.5], [1.5]]

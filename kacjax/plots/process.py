@@ -41,9 +41,7 @@ def paths_figure(
 
 @styled
 def density_figure(process: KacProcess, times: tuple[float, ...]) -> Figure:
-    r"""The law at several times: density, atoms at $\pm c s$, and the Gaussian that it tends to.
-
-    Atoms are drawn as stems whose height is their mass, on the axis at the right.
+    r"""The law at several times: density, atoms as stems, and the Gaussian that it tends to.
 
     Example:
         >>> process = kacjax.KacProcess(a=9.0, c=3.0)
@@ -67,7 +65,7 @@ def density_figure(process: KacProcess, times: tuple[float, ...]) -> Figure:
         stems.vlines([-c * s, c * s], 0, mass, color=VERMILION, linewidth=2.2)
         stems.plot([-c * s, c * s], [mass, mass], "o", color=VERMILION, markersize=5)
         stems.set(ylim=(0, 0.55), yticks=[])
-    # One axis of masses, at the right, serves all panels.
+    # The last axis of masses, at the right, serves all panels.
     stems.spines["right"].set(visible=True, color=VERMILION)
     stems.tick_params(axis="y", color=VERMILION, labelcolor=VERMILION)
     stems.set(yticks=[0, 0.25, 0.5], ylabel="mass of an atom")

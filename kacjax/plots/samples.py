@@ -16,11 +16,9 @@ _GRAYS = {"cmap": "gray", "vmin": -1, "vmax": 1, "interpolation": "nearest"}
 
 @styled
 def points_figure(sets: Mapping[str, Samples], limit: float = 1.9) -> Figure:
-    """Point sets side by side: a scatter above its density.
+    """Point sets by title, data first, side by side: a scatter above its density.
 
-    Args:
-        sets: Points in the plane by title, data first; the three models have their colors.
-        limit: Half the width of the square that is shown.
+    The square that is shown has half the width `limit`; the three models have their `COLORS`.
 
     Example:
         >>> x = jax.random.normal(jax.random.key(0), (100, 2))
@@ -28,13 +26,12 @@ def points_figure(sets: Mapping[str, Samples], limit: float = 1.9) -> Figure:
     """
     figure, axes = panels(len(sets), 2.7 * len(sets) + 0.3, 5.6, rows=2)
     for i, (title, points) in enumerate(sets.items()):
-        scatter, density = axes[i], axes[i + len(sets)]
         points, color = np.asarray(points), COLORS.get(title, style.BLUE)
-        scatter.scatter(*points[:5000].T, s=3, color=color, alpha=0.35, linewidths=0)
-        scatter.set_title(LABELS.get(title, title))
-        _draw_density(density, points, limit, color)
-        _square(scatter, limit)
-        _square(density, limit)
+        axes[i].scatter(*points[:5000].T, s=3, color=color, alpha=0.35, linewidths=0)
+        axes[i].set_title(LABELS.get(title, title))
+        _draw_density(axes[i + len(sets)], points, limit, color)
+    for ax in axes:
+        _square(ax, limit)
     return figure
 
 
@@ -42,13 +39,9 @@ def points_figure(sets: Mapping[str, Samples], limit: float = 1.9) -> Figure:
 def zoom_figure(
     sets: Mapping[str, Samples], center: tuple[float, float], width: float, radius: float
 ) -> Figure:
-    """Point sets side by side in a small window around one mode.
+    """Point sets side by side in a small window around one mode, with a circle for scale.
 
-    Args:
-        sets: Points in the plane by title, data first.
-        center: The mode, the center of the window.
-        width: Half the width of the window.
-        radius: Of a circle around the mode, drawn for scale.
+    The mode is the `center` of the window, of half the width `width`; `sets` as in `points_figure`.
 
     Example:
         >>> x = jax.random.normal(jax.random.key(0), (100, 2))
@@ -70,11 +63,7 @@ def zoom_figure(
 
 @styled
 def trajectories_figure(trajectory: Samples, data: Samples) -> Figure:
-    """Generation paths in the plane, from the noise to the samples, over the data.
-
-    Args:
-        trajectory: Positions `(times, num, 2)`; the first are the noise, the last the samples.
-        data: Data to draw underneath.
+    """Generation paths in the plane, `(times, num, 2)` from noise to samples, over the data.
 
     Example:
         >>> noise = jax.random.normal(jax.random.key(0), (30, 2))
@@ -93,13 +82,10 @@ def trajectories_figure(trajectory: Samples, data: Samples) -> Figure:
 
 @styled
 def images_figure(sets: Mapping[str, Samples], side: int | None = None, rows: int = 8) -> Figure:
-    """Square grids of images side by side, gray ones white on black.
+    """Square grids of images by title, data first, side by side, gray ones white on black.
 
-    Args:
-        sets: Images by title, data first, of values in `[-1, 1]` or as bytes: of shape
-            `(num, height, width, channels)`, or as vectors of `side**2` values.
-        side: Height and width in pixels of images that are vectors.
-        rows: Images along each side of a grid.
+    Images are bytes or values in `[-1, 1]`, of shape `(num, height, width, channels)` or vectors of
+    `side**2` values. Each grid has as many `rows` as columns.
 
     Example:
         >>> figure = kacjax.plots.images_figure({"data": np.zeros((3, 8, 8, 1))}, rows=2)
@@ -118,14 +104,8 @@ def images_figure(sets: Mapping[str, Samples], side: int | None = None, rows: in
 def neighbors_figure(images: Samples, train: Samples, index: Samples, rows: int = 8) -> Figure:
     """One row for each of the first images: the image, a gap, its nearest training images.
 
-    Args:
-        images: Generated images with 1 or 3 channels, as bytes or floats in `[-1, 1]`.
-        train: Training images of the same shape, likewise.
-        index: Rows of `train`, nearest first, from `metrics.nearest_neighbors`.
-        rows: Images to show.
-
-    Raises:
-        ValueError: If there are no images, not 1 or 3 channels, or shapes differ.
+    Images are as in `images_figure`, but no vectors; `index`, the rows of `train`, nearest first,
+    is from `metrics.nearest_neighbors`. Sizes that differ, or none, are a `ValueError`.
 
     Example:
         >>> train, index = np.zeros((9, 8, 8, 1)), np.array([[3, 1], [0, 8]])
@@ -150,17 +130,14 @@ def neighbors_figure(images: Samples, train: Samples, index: Samples, rows: int 
 def trajectory_gif(
     file: str | os.PathLike, trajectory: Samples, times: Samples, side: int | None = None
 ) -> None:
-    """Writes samples on their way from noise to data as an animated GIF.
+    """Writes points or images on their way from noise to data as a GIF of 20 frames a second.
 
     Args:
         file: The file to write.
         trajectory: Positions `(times, num, *event)`, as `kacjax.trajectory` returns them: points
-            in the plane, or images as `images_figure` takes them, with values in `[-1, 1]`.
-        times: The times, for the title: 20 frames are shown in a second, the last for a second.
+            in the plane, or images as in `images_figure`; others are a `ValueError`.
+        times: The times, for the title.
         side: Height and width of images that are vectors.
-
-    Raises:
-        ValueError: If the samples are neither points in the plane nor images.
 
     Example:
         >>> from tempfile import mkdtemp
@@ -169,10 +146,8 @@ def trajectory_gif(
     positions = np.asarray(trajectory)
     images = side is not None or positions.ndim == 5
     if not images and positions.shape[2:] != (2,):
-        raise ValueError(
-            "trajectory must hold points in the plane, images (height, width, channels), or "
-            f"vectors with their side given; got shape {positions.shape}."
-        )
+        allowed = "points in the plane, images (height, width, channels), or vectors with a side"
+        raise ValueError(f"trajectory must hold {allowed}; got shape {positions.shape}.")
     writer = require("matplotlib.animation", "plots").PillowWriter(fps=20)
     figure, (ax,) = panels(1, 4.2, 4.4)
     figure.set_layout_engine("none")  # One that adapts would move from frame to frame.
@@ -189,7 +164,7 @@ def trajectory_gif(
             show(x)
             ax.set_title(f"$t = {t:.3f}$")
             writer.grab_frame()
-        for _ in range(20):
+        for _ in range(20):  # The last is shown for a second.
             writer.grab_frame()
 
 
@@ -199,10 +174,9 @@ def _tiled(images: Samples, side: int | None, rows: int, columns: int) -> np.nda
     images = to_float(images) if images.dtype == np.uint8 else images
     images = images if side is None else images.reshape(-1, side, side, 1)
     num, height, width, channels = images.shape
-    framed = np.full((rows * columns, height + 2, width + 2, channels), -1.0)
-    framed[:num, 1:-1, 1:-1] = images
-    tiled = framed.reshape(rows, columns, height + 2, width + 2, channels).swapaxes(1, 2)
-    whole = tiled.reshape(rows * (height + 2), columns * (width + 2), channels)
+    framed = np.full((rows, columns, height + 2, width + 2, channels), -1.0)
+    framed.reshape(-1, *framed.shape[2:])[:num, 1:-1, 1:-1] = images
+    whole = framed.swapaxes(1, 2).reshape(rows * (height + 2), columns * (width + 2), channels)
     return whole[..., 0] if channels == 1 else np.clip((whole + 1) / 2, 0, 1)
 
 

@@ -17,7 +17,7 @@ else:  # Matplotlib is imported where something is drawn.
 
 Samples: TypeAlias = Num[Array, "_ *_"] | Num[np.ndarray, "_ *_"]
 
-# Okabe and Ito's palette, told apart by color-blind readers and in gray.
+# Okabe and Ito's palette, which color-blind readers tell apart.
 BLUE, VERMILION, GREEN, SKY = "#0072B2", "#D55E00", "#009E73", "#56B4E9"
 INK, GRAY, PALE = "#222222", "#777777", "#CCCCCC"
 
@@ -27,19 +27,11 @@ COLORS |= {"kac": BLUE, "kac-t": BLUE, "kac-t2": SKY}
 LABELS = {"kac": "Kac flow", "kac-t": "Kac, clock t", "kac-t2": "Kac, clock t²"}
 LABELS |= {"diffusion": "diffusion", "flow-matching": "flow matching"}
 
-_TICKS = {"color": GRAY, "labelcolor": INK, "labelsize": 9}
-STYLE: dict[Any, Any] = {
-    "figure.dpi": 160,
-    "text.color": INK,
-    "axes.titlesize": 11,
-    "axes.edgecolor": GRAY,
-    "axes.labelcolor": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    **{f"{axis}tick.{key}": value for axis in "xy" for key, value in _TICKS.items()},
-    "legend.frameon": False,
-    "mathtext.fontset": "cm",
-}
+STYLE: dict[Any, Any] = {"figure.dpi": 160, "legend.frameon": False, "mathtext.fontset": "cm"}
+STYLE |= {"text.color": INK, "axes.titlesize": 11, "axes.edgecolor": GRAY, "axes.labelcolor": INK}
+STYLE |= {"axes.spines.top": False, "axes.spines.right": False}
+for _axis in ("xtick", "ytick"):
+    STYLE |= {f"{_axis}.color": GRAY, f"{_axis}.labelcolor": INK, f"{_axis}.labelsize": 9}
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -1,6 +1,7 @@
 """Decoding: every form, mode and shape comes out as what it shows; damage is named."""
 
 import os
+import re
 import zipfile
 
 import numpy as np
@@ -112,9 +113,10 @@ def folder(tmp_path):
 def test_images_keep_the_order_of_the_names(folder):
     files = image_files(folder)
     names = files.names[::-1]
-    images, kept = decode_images(files, names, 4, progress=False)
+    images, kept, left_out = decode_images(files, names, 4, progress=False)
     np.testing.assert_array_equal(images[:, 0, 0, 0], np.arange(12)[::-1])
     np.testing.assert_array_equal(kept, np.arange(12))
+    assert not left_out
 
 
 def test_unreadable_images_are_named_or_left_out(folder):
@@ -125,8 +127,8 @@ def test_unreadable_images_are_named_or_left_out(folder):
     with pytest.raises(DataError, match=said) as caught:
         decode_images(files, files.names, 4, progress=False)
     assert "07.png" not in str(caught.value)
-    with pytest.warns(UserWarning, match=said):
-        images, kept = decode_images(files, files.names, 4, unreadable="skip", progress=False)
+    images, kept, left_out = decode_images(files, files.names, 4, 3, "skip", progress=False)
+    assert re.match(said, left_out)
     assert kept.tolist() == [0, 1, 9, 10, 11]
     np.testing.assert_array_equal(images[:, 0, 0, 0], kept)
     with pytest.raises(DataError, match="2 of 2"):
@@ -148,8 +150,8 @@ def test_failures_without_a_text_are_failures(folder, monkeypatch, error):
     said = rf"2 of 12 images in .* cannot be read: 03\.png \({named}\), 07\.png \({named}\)"
     with pytest.raises(DataError, match=said):
         decode_images(files, files.names, 4, progress=False)
-    with pytest.warns(UserWarning, match=said):
-        images, kept = decode_images(files, files.names, 4, unreadable="skip", progress=False)
+    images, kept, left_out = decode_images(files, files.names, 4, 3, "skip", progress=False)
+    assert re.match(said, left_out)
     assert kept.tolist() == [0, 1, 2, 4, 5, 6, 8, 9, 10, 11]
     np.testing.assert_array_equal(images.mean(axis=(1, 2, 3)), kept)
 

@@ -1,6 +1,9 @@
 """The digits are whole and split once."""
 
+import sys
+
 import numpy as np
+import pytest
 import sklearn.datasets
 
 from kacjax import data
@@ -19,3 +22,9 @@ def test_digits_are_split_without_loss():
     shares = np.bincount(digits.held_out_labels) / 360 - np.bincount(digits.train_labels) / 1437
     assert np.abs(shares).max() < 0.002
     np.testing.assert_array_equal(data.load_digits().held_out, digits.held_out)
+
+
+def test_missing_scikit_learn_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    with pytest.raises(ImportError, match=r"sklearn.datasets .*kacjax\[metrics\]"):
+        data.load_digits()

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 
 import numpy as np
 import pytest
@@ -24,12 +25,12 @@ def source(tmp_path):
 class Maker:
     """Makes the images, and counts how often."""
 
-    def __init__(self, images=IMAGES):
-        self.images, self.calls = images, 0
+    def __init__(self, images=IMAGES, left_out=""):
+        self.images, self.left_out, self.calls = images, left_out, 0
 
     def __call__(self):
         self.calls += 1
-        return self.images
+        return self.images, self.left_out
 
 
 def same(one: ImageArrays, other: ImageArrays) -> bool:
@@ -45,6 +46,14 @@ def test_second_time_comes_from_the_cache(source, tmp_path, images):
         assert found.images.dtype == np.uint8
     assert make.calls == 1
     assert len(os.listdir(tmp_path / "new/cache")) == 1
+
+
+def test_images_that_were_left_out_are_named_each_time(source, tmp_path):
+    make = Maker(left_out="b\udcff.png is left out")
+    for _ in range(2):
+        with pytest.warns(UserWarning, match=re.escape(make.left_out)):
+            assert same(cached_images(source, "1", {}, tmp_path / "cache", make), IMAGES)
+    assert make.calls == 1
 
 
 def test_other_states_and_settings_and_sources_are_made_anew(source, tmp_path):

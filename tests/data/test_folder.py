@@ -75,10 +75,11 @@ def test_unreadable_images(pets):
     (pets / "cats/20.png").write_bytes(b"text")
     with pytest.raises(DataError, match=r"1 of 7 .* cats/20\.png"):
         load_images(pets, 4, progress=False)
-    with pytest.warns(UserWarning, match=r"1 of 7 .* cats/20\.png.* left out"):
-        images, labels, _ = load_images(pets, 4, unreadable="skip", progress=False)
-    np.testing.assert_array_equal(images[:, 0, 0, 0], [10, 30, 40, 50, 60, 70])
-    assert labels.tolist() == [0, 0, 1, 1, 1, 1]
+    for _ in range(2):  # Decoded, then from the cache.
+        with pytest.warns(UserWarning, match=r"1 of 7 .* cats/20\.png.* left out"):
+            images, labels, _ = load_images(pets, 4, unreadable="skip", progress=False)
+        np.testing.assert_array_equal(images[:, 0, 0, 0], [10, 30, 40, 50, 60, 70])
+        assert labels.tolist() == [0, 0, 1, 1, 1, 1]
 
 
 @pytest.mark.parametrize(
