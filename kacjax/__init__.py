@@ -15,13 +15,7 @@ from kacjax.generation import (
     trajectory,
 )
 from kacjax.losses import flow_matching_loss
-from kacjax.paths import (
-    PathSample,
-    ProbabilityPath,
-    diffusion_path,
-    flow_matching_path,
-    kac_path,
-)
+from kacjax.paths import PathSample, ProbabilityPath, diffusion_path, flow_matching_path, kac_path
 from kacjax.processes import KacProcess, Process, WienerProcess
 from kacjax.training import FitResult, Trainer, TrainState, fit
 from kacjax.velocity import Velocity, guided
@@ -39,17 +33,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_MODULES = (
-    "checkpoints",
-    "data",
-    "diagnostics",
-    "metrics",
-    "models",
-    "plots",
-    "schedules",
-    "sharding",
-    "training",
-)
+# The others are imported above.
+_MODULES = ("checkpoints", "data", "diagnostics", "metrics", "models", "plots")
 
 __all__ = [
     "ExactVelocity",

@@ -1,7 +1,7 @@
 """How large and how rough a velocity is: its explosion near the data, measured."""
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +12,8 @@ from kacjax._typing import ArrayLike
 from kacjax._validation import check_count
 from kacjax.paths import ProbabilityPath
 
-Field: TypeAlias = Callable[[Array, Array], Array]
-Values: TypeAlias = Float[Array, " num"]
+Field = Callable[[Array, Array], Array]
+Values = Float[Array, " num"]
 
 
 def velocity_norm(velocity: Field, t: Values, x: Array) -> tuple[Values, Values]:
@@ -33,13 +33,11 @@ def lipschitz_constant(
 ) -> Values:
     r"""The local Lipschitz constant of a velocity in `x`: the largest singular value of its Jacobian.
 
-    Up to 64 components the Jacobian is formed and decomposed. Beyond, power iteration from a fixed
-    random unit vector $u_0$ bounds the value from below, by $\|J u\|$ with
-    $u \propto (J^\top J)^{k - 1} u_0$; the error falls like $(\sigma_2 / \sigma_1)^{4 (k - 1)}$.
+    Power iteration from a random $u_0$ bounds it from below by $\|J u\|$, $u \propto (J^\top J)^{k - 1} u_0$,
+    with an error like $(\sigma_2 / \sigma_1)^{4 (k - 1)}$.
 
     Args:
-        velocity: Any differentiable function `velocity(t, x)`, in which each sample's velocity
-            depends on that sample only.
+        velocity: Any differentiable `velocity(t, x)` that treats each sample by itself.
         t: Times.
         x: Points.
         iterations: The number $k$; by default the exact value up to 64 components, 30 beyond.
@@ -69,7 +67,7 @@ def lipschitz_constant(
 
 
 class FieldStatistics(NamedTuple):
-    """The figures of `field_statistics`, each of shape `(num_times,)`."""
+    """Over points: the largest component, mean norm, largest and mean Lipschitz constant."""
 
     t: Values
     max_component: Values
@@ -88,10 +86,6 @@ def field_statistics(
         path: The path: at `t = 0` the velocity is asked at `1e-8 path.T`.
         trajectory: Positions `(times, num, *event)`, as `kacjax.trajectory` returns them.
         times: The times, of shape `(times,)`.
-
-    Returns:
-        Over the points at each time: the largest absolute component of the velocity, the mean of
-        its Euclidean norm, the largest local Lipschitz constant and the mean of it.
 
     Raises:
         ValueError: If there are not as many times as positions.

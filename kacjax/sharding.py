@@ -1,9 +1,7 @@
-"""How state and batches lie on several devices and hosts.
+"""How state and batches lie on several devices and hosts, on a mesh of two axes.
 
-A mesh has two axes. Batches are split over both. Parameters, their average and the optimizer's
-state are whole on every device along `data`, and split along `fsdp`: each device keeps a part, and
-a step gathers the whole parameters where it uses them. One device along `fsdp` is plain data
-parallelism. Random numbers are functions of key and position, whatever the devices.
+Batches are split over both. Parameters, their average and the optimizer's state are split along
+`fsdp`, and gathered where a step uses them. Random numbers do not depend on the devices.
 
 Source: S. Rajbhandari et al., *ZeRO: Memory Optimizations Toward Training Trillion Parameter
 Models*, SC 2020.
@@ -43,15 +41,14 @@ def make_mesh(data: int | None = None, fsdp: int = 1, devices: Sequence[Any] | N
         {'data': 1, 'fsdp': 1}
     """
     devices = jax.devices() if devices is None else list(devices)
+    number = f"the number of devices, {len(devices)}"
     check_count("fsdp", fsdp)
     if len(devices) % fsdp:
-        raise ValueError(f"fsdp must divide the number of devices, {len(devices)}; got {fsdp}.")
+        raise ValueError(f"fsdp must divide {number}; got {fsdp}.")
     data = len(devices) // fsdp if data is None else data
     check_count("data", data)
     if data * fsdp != len(devices):
-        raise ValueError(
-            f"data * fsdp must be the number of devices, {len(devices)}; got {data} * {fsdp}."
-        )
+        raise ValueError(f"data * fsdp must be {number}; got {data} * {fsdp}.")
     return jax.make_mesh((data, fsdp), (DATA, FSDP), (AxisType.Auto,) * 2, devices=devices)
 
 
@@ -66,11 +63,9 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def state_sharding(state: Tree, mesh: Mesh) -> Tree:
-    """How a state lies: a tree of shardings of the same structure.
+    """How a state of arrays or `jax.ShapeDtypeStruct` lies: a tree of shardings.
 
-    Each array is split over `fsdp` along the longest of its axes that divides; those that have
-    none, or fewer than 4096 numbers, are whole on every device. The leaves of `state` are arrays or
-    `jax.ShapeDtypeStruct`.
+    Each is split over `fsdp` along the longest of its axes that divides, but for small ones.
     """
     parts = mesh.shape[FSDP]
 
@@ -84,22 +79,22 @@ def state_sharding(state: Tree, mesh: Mesh) -> Tree:
     return jax.tree.map(sharding, state)
 
 
-def shard_state(state: Tree, mesh: Mesh) -> Tree:
+def shard_state(state: Tree, mesh: Mesh | None) -> Tree:
     """Moves a state to where `state_sharding` says; every process passes the same state."""
-    return jax.tree.map(_put, state, state_sharding(state, mesh))
+    return state if mesh is None else jax.tree.map(_put, state, state_sharding(state, mesh))
 
 
-def replicate(tree: Tree, mesh: Mesh) -> Tree:
+def replicate(tree: Tree, mesh: Mesh | None) -> Tree:
     """Copies host arrays to every device; every process passes the same."""
-    return jax.tree.map(lambda leaf: _put(leaf, replicated(mesh)), tree)
+    return tree if mesh is None else jax.tree.map(lambda x: _put(x, replicated(mesh)), tree)
 
 
-def global_batch(batch: Tree, mesh: Mesh) -> Tree:
+def global_batch(batch: Tree, mesh: Mesh | None) -> Tree:
     """Joins the parts of a batch that the processes hold, spread over the mesh."""
-    where = batch_sharding(mesh)
-    return jax.tree.map(
-        lambda part: jax.make_array_from_process_local_data(where, np.asarray(part)), batch
-    )
+    if mesh is None:
+        return batch
+    join, where = jax.make_array_from_process_local_data, batch_sharding(mesh)
+    return jax.tree.map(lambda part: join(where, np.asarray(part)), batch)
 
 
 def constrain(tree: Tree, mesh: Mesh | None, how: Any = batch_sharding) -> Tree:
@@ -113,41 +108,31 @@ def constrain_state(state: Tree, mesh: Mesh | None) -> Tree:
 
 
 def check_batch_size(batch_size: int, mesh: Mesh | None, accumulate: int = 1) -> None:
-    """Refuses a batch that does not divide over the devices and micro-batches.
-
-    Raises:
-        ValueError: With the nearest sizes that do.
-    """
+    """Raises a `ValueError`, with the nearest sizes, unless devices and micro-batches divide it."""
     devices = 1 if mesh is None else mesh.size
     unit = devices * accumulate
-    if batch_size % unit == 0:
-        return
-    what = f"{devices} devices times {accumulate} micro-batches"
-    if 1 in (devices, accumulate):
-        what = "devices" if accumulate == 1 else "micro-batches"
-    below = batch_size // unit * unit
-    nearest = f"are {below} and {below + unit}" if below else f"is {unit}"
-    raise ValueError(
-        f"batch_size must be a multiple of {unit} ({what}), got {batch_size}; the nearest {nearest}."
-    )
+    if batch_size % unit:
+        what = f"{devices} devices times {accumulate} micro-batches"
+        if 1 in (devices, accumulate):
+            what = "devices" if accumulate == 1 else "micro-batches"
+        below = batch_size // unit * unit
+        nearest = f"are {below} and {below + unit}" if below else f"is {unit}"
+        asked = f"batch_size must be a multiple of {unit} ({what})"
+        raise ValueError(f"{asked}, got {batch_size}; the nearest {nearest}.")
 
 
 def initialize_distributed(
     coordinator: str | None = None, processes: int | None = None, process_id: int | None = None
 ) -> bool:
-    """Joins the processes of a run; to be called before anything else of JAX.
+    """Joins the processes of a run, before anything else of JAX; returns if there are several.
 
-    Without arguments JAX itself looks for processes that Slurm, Open MPI, Kubernetes or a TPU pod
-    started; where it finds none, or is already in use, this process is alone. A second call does
-    nothing.
+    Without arguments JAX looks for processes that Slurm, Open MPI, Kubernetes or a TPU pod started;
+    where it finds none, or is already in use, this process is alone. A second call does nothing.
 
     Args:
         coordinator: `HOST:PORT` at which process 0 listens.
         processes: Number of processes; 1 turns the search for others off.
         process_id: Number of this one, from 0.
-
-    Returns:
-        Whether this process is one of several.
 
     Raises:
         ValueError: If only some of the arguments are given, or `process_id` is out of range.
@@ -165,10 +150,8 @@ def initialize_distributed(
             except (ValueError, RuntimeError):  # There are no others, or JAX runs already.
                 return False
         elif coordinator is None or processes is None or process_id is None:
-            raise ValueError(
-                "coordinator, processes and process_id go together, "
-                f"got {coordinator}, {processes} and {process_id}."
-            )
+            given = f"{coordinator}, {processes} and {process_id}"
+            raise ValueError(f"coordinator, processes and process_id go together, got {given}.")
         elif not 0 <= process_id < processes:
             raise ValueError(f"process_id must lie in 0 to {processes - 1}, got {process_id}.")
         else:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.polynomial import chebyshev
 
-from kacjax.processes.kac import law, sampler, tails
+from kacjax.processes.kac import law, sampler
 
 FILE = pathlib.Path(law.__file__).with_name("tables.npz")
 
@@ -24,14 +24,14 @@ def exact_squash(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The map and its velocity by Newton's method in float64, from a guess of the coordinate."""
     mean, target, first = (jnp.asarray(value) for value in (lam, n, guess))
-    z, one_minus_z2 = tails.from_root(mean, tails.refine(mean, first, target, steps))
+    z, one_minus_z2 = law.from_root(mean, law.refine(mean, first, target, steps))
     return np.asarray(z), np.asarray(law.velocity(mean, z, one_minus_z2))
 
 
 def exact_polynomials(zeta: float, nodes: int = 48) -> np.ndarray:
     """Coefficients of `P` and `Q`, and `X / zeta`, at one `zeta` inside (0, 1)."""
     lam = np.array(sampler.HALFWAY * zeta / (1 - zeta))
-    end = min(float(tails.atom_score(jnp.asarray(lam))), sampler.CUT)
+    end = min(float(law.atom_score(jnp.asarray(lam))), sampler.CUT)
     t = chebyshev.chebpts1(nodes)
     x = np.sqrt((1 + t) / 2)
     root_end = min(float(np.sqrt(2 * lam)), end)

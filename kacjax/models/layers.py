@@ -1,6 +1,9 @@
-"""Layers of the networks: embeddings, and blocks of feature maps that start as the identity."""
+"""What networks are made of: their base, embeddings, blocks that start as the identity."""
 
+import inspect
+import json
 import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -11,23 +14,62 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
 from kacjax._typing import Key
-from kacjax._validation import check_count, check_labels, check_positive
+from kacjax._validation import as_floats, check_count, check_labels, check_positive
 
+Times = Float[Array, " batch"]
+Labels = Int[Array, " batch"] | None
 Map = Float[Array, "batch height width channels"]
 Vectors = Float[Array, "batch channels"]
 
-# Times below this fraction of T look alike to the network: too few of them are ever drawn for
-# it to learn a difference, and to extrapolate one would blur the samples.
+# Times below this fraction of T look alike: too few are drawn to learn a difference.
 _SMALLEST = 1e-3
 # Sinusoids of the logarithm; few, because the velocity changes smoothly with it.
 _LOG_SINUSOIDS = 4
 
 
-def time_features(t: Float[Array, " batch"], T: float, dim: int) -> Float[Array, "batch features"]:
+class Network(nnx.Module):
+    """A network that knows its constructor keywords, and the number of its `classes` or None."""
+
+    def remember(self, constructor: Callable, values: Mapping[str, Any]) -> None:
+        """Keeps the constructor's keywords, all but `rngs`, as static structure."""
+        names = [n for n in inspect.signature(constructor).parameters if n not in ("self", "rngs")]
+        self._config = json.dumps({n: values[n] for n in names}, default=lambda x: x.item())
+        self.classes = values["classes"]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Constructor keywords without `rngs`, as JSON holds them; see `kacjax.export.register`."""
+        return json.loads(self._config)
+
+
+def check_points(t: Any, x: Any, shape: tuple[int, ...]) -> tuple[Array, Array]:
+    """Times and points as arrays of the type of `x`, of float32 at least, if they fit `shape`."""
+    t, x = jnp.asarray(t), as_floats("x", x)
+    if x.shape[1:] != shape:
+        expected = ", ".join(map(str, ("batch", *shape)))
+        raise ValueError(f"x must have shape ({expected}), got {x.shape}.")
+    if t.shape != x.shape[:1]:
+        raise ValueError(f"t must have shape {x.shape[:1]}, a time for each point, got {t.shape}.")
+    return t.astype(x.dtype), x
+
+
+def blank(make: Callable[[], nnx.Module]) -> nnx.Module:
+    """The network that `make` makes with zeros for its variables: fast, as none is drawn.
+
+    Example:
+        >>> network = kacjax.models.blank(lambda: kacjax.models.MLP(dim=2, rngs=nnx.Rngs(0)))
+        >>> float(jnp.abs(network.first.kernel[...]).max())
+        0.0
+    """
+    graphdef, variables = nnx.split(nnx.eval_shape(make))
+    zeros = jax.tree.map(lambda leaf: jnp.asarray(np.zeros(leaf.shape, leaf.dtype)), variables)
+    return nnx.merge(graphdef, zeros)
+
+
+def time_features(t: Times, T: float, dim: int) -> Vectors:
     r"""`dim` sinusoids of $1000 \, t / T$, and nine features of $\log(t / T)$.
 
-    Without the factor 1000 most sinusoids would be constant on [0, 1]; without the logarithm,
-    times near the data, where the velocity changes scale, would look alike.
+    Without these, times near the data, where the velocity changes scale, would look alike.
     """
     half = dim // 2
     frequencies = jnp.asarray(np.exp(-math.log(10_000) * np.arange(half) / half), t.dtype)
@@ -40,9 +82,7 @@ def time_features(t: Float[Array, " batch"], T: float, dim: int) -> Float[Array,
 
 
 class ConditionEmbedding(nnx.Module):
-    r"""What a network is told beside its input: the time, and a class where there are any.
-
-    $$ \mathrm{silu}\bigl(W_2 \, \mathrm{silu}(W_1 \, \mathrm{features}(t)) + E_y\bigr) $$
+    r"""$\mathrm{silu}(W_2 \, \mathrm{silu}(W_1 \, \mathrm{features}(t)) + E_y)$ of time and class `y`.
 
     `E` has one row more than there are classes, the null label's: it stands for no class.
     """
@@ -58,10 +98,8 @@ class ConditionEmbedding(nnx.Module):
         self.second = nnx.Linear(width, width, rngs=rngs)
         self.labels = nnx.Embed(classes + 1, width, rngs=rngs) if classes is not None else None
 
-    def __call__(
-        self, t: Float[Array, " batch"], label: Int[Array, " batch"] | None = None
-    ) -> Float[Array, "batch width"]:
-        """The embedding. Labels out of range are an error, and NaN where they are traced."""
+    def __call__(self, t: Times, label: Labels = None) -> Vectors:
+        """Labels out of range are an error, and NaN where they are traced."""
         h = self.second(jax.nn.silu(self.first(time_features(t, self.T, self.sinusoids))))
         if self.labels is None or self.classes is None:
             if label is not None:
@@ -79,22 +117,19 @@ class ConditionEmbedding(nnx.Module):
 class FourierFeatures(nnx.Module):
     r"""The input beside $\sin(Bx)$ and $\cos(Bx)$ with fixed random frequencies `B`.
 
-    Directions are random and lengths log-uniform, so that no grid of points is special. `B` is
-    an `nnx.Variable` and no `nnx.Param`: training leaves it alone, and its gradient is zero.
+    Directions are random and lengths log-uniform, so that no grid of points is special.
 
     Source: Tancik et al., *Fourier Features Let Networks Learn High Frequency Functions*,
     arXiv 2006.10739.
     """
 
     def __init__(self, dim: int, count: int, lowest: float, highest: float, *, rngs: nnx.Rngs):
-        # As the weights are, also where JAX's default is float64.
         directions = nnx.initializers.normal(1.0)(rngs.params(), (dim, count), jnp.float32)
         directions = directions / jnp.linalg.norm(directions, axis=0, keepdims=True)
         lengths = np.geomspace(lowest, highest, count) if count else np.zeros(0)
         self.frequencies = nnx.Variable(directions * jnp.asarray(lengths, directions.dtype)[None])
 
-    def __call__(self, x: Float[Array, "batch dim"]) -> Float[Array, "batch features"]:
-        """The features of a batch of vectors."""
+    def __call__(self, x: Float[Array, "batch dim"]) -> Vectors:  # noqa: D102
         angles = x @ jax.lax.stop_gradient(self.frequencies[...]).astype(x.dtype)
         return jnp.concatenate([x, jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
@@ -114,8 +149,8 @@ def group_count(channels: int) -> int:
 class GroupNorm(nnx.Module):
     r"""Group normalization and a modulation, $(\gamma \, \mathrm{norm}(x) + \beta) (1 + s) + b$.
 
-    In float32 for any type of `x`. As `nnx.GroupNorm`, but all factors are combined before they
-    meet the pixels, which saves a tenth of a training step's memory traffic.
+    As `nnx.GroupNorm` in float32, but all factors are combined before they meet the pixels, which
+    saves a tenth of a training step's memory traffic.
     """
 
     def __init__(self, channels: int):
@@ -123,8 +158,7 @@ class GroupNorm(nnx.Module):
         self.scale = nnx.Param(jnp.ones(channels, jnp.float32))
         self.bias = nnx.Param(jnp.zeros(channels, jnp.float32))
 
-    def __call__(self, x: Map, scale: Vectors | None = None, shift: Vectors | None = None) -> Map:
-        """Normalizes; the output has the type of `x`."""
+    def __call__(self, x: Map, scale: Vectors | None = None, shift: Vectors | None = None) -> Map:  # noqa: D102
         y, (batch, _, _, channels) = x.astype(jnp.float32), x.shape
 
         def group_mean(moment: Vectors) -> Vectors:
@@ -142,10 +176,7 @@ class GroupNorm(nnx.Module):
 
 
 class SelfAttention(nnx.Module):
-    r"""$x + W \, \mathrm{softmax}(q k^\top / \sqrt{d}) \, v$ with $(q, k, v) = V \mathrm{norm}(x)$.
-
-    Between all pixels, in heads of `d` channels; the softmax in float32.
-    """
+    r"""$x + W \, \mathrm{softmax}(q k^\top / \sqrt{d}) \, v$ with $(q, k, v) = V \mathrm{norm}(x)$."""
 
     def __init__(self, channels: int, heads: int, **options: Any):
         self.heads = heads
@@ -153,11 +184,10 @@ class SelfAttention(nnx.Module):
         self.inputs = nnx.Linear(channels, 3 * channels, **options)
         self.output = nnx.Linear(channels, channels, kernel_init=nnx.initializers.zeros, **options)
 
-    def __call__(self, x: Map) -> Map:
-        """Applies the block."""
+    def __call__(self, x: Map) -> Map:  # noqa: D102
         batch, height, width, channels = x.shape
-        qkv = self.inputs(self.norm(x))
-        qkv = qkv.reshape(batch, height * width, 3, self.heads, channels // self.heads)
+        shape = batch, height * width, 3, self.heads, channels // self.heads
+        qkv = self.inputs(self.norm(x)).reshape(shape)
         # The function itself mixes types, which strict promotion forbids.
         with jax.numpy_dtype_promotion("standard"):
             mixed = jax.nn.dot_product_attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])
@@ -170,8 +200,7 @@ class ResidualBlock(nnx.Module):
     $$ x + C_2 \, \mathrm{drop} \, \mathrm{silu}\bigl(\mathrm{norm}(h) (1 + s) + b\bigr), \qquad
        h = C_1 \, \mathrm{silu}(\mathrm{norm}(x)), \quad (s, b) = W \, \mathrm{time} $$
 
-    Where the number of channels changes, `x` passes a linear map. With `heads`, self-attention
-    follows. Numbers are dropped, a share `rate` of them, only where a call has a key.
+    Where channels change, `x` passes a linear map. With `heads`, self-attention follows.
     """
 
     def __init__(
@@ -185,8 +214,7 @@ class ResidualBlock(nnx.Module):
         self.skip = nnx.Linear(inputs, outputs, **options) if inputs != outputs else None
         self.attention = SelfAttention(outputs, heads, **options) if heads else None
 
-    def __call__(self, x: Map, time: Float[Array, "batch embedding"], key: Key | None = None):
-        """Applies the block."""
+    def __call__(self, x: Map, time: Float[Array, "batch embedding"], key: Key | None = None):  # noqa: D102
         h = self.first(jax.nn.silu(self.first_norm(x)))
         scale, shift = jnp.split(self.modulation(time), 2, axis=-1)
         h = jax.nn.silu(self.second_norm(h, scale, shift))
@@ -196,9 +224,7 @@ class ResidualBlock(nnx.Module):
 
 
 class Resample(nnx.Module):
-    r"""Halves or doubles the resolution, $R x + C \, R \, \mathrm{silu}(\mathrm{norm}(x))$.
-
-    Here `R` is the mean of 2x2 pixels or their repetition, and $C$ a convolution.
+    r"""$R x + C \, R \, \mathrm{silu}(\mathrm{norm}(x))$, `R` the mean of 2x2 pixels or their repetition.
 
     Source: Brock et al., *Large Scale GAN Training*, arXiv 1809.11096, with one convolution less.
     """
@@ -208,8 +234,7 @@ class Resample(nnx.Module):
         self.norm = GroupNorm(channels)
         self.conv = convolution(channels, channels, zero=True, **options)
 
-    def __call__(self, x: Map):
-        """Applies the block."""
+    def __call__(self, x: Map):  # noqa: D102
         return self._resize(x) + self.conv(self._resize(jax.nn.silu(self.norm(x))))
 
     def _resize(self, x: Map):

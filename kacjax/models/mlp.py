@@ -3,12 +3,11 @@
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int
 
 from kacjax._typing import Key
 from kacjax._validation import check_count, check_positive
-from kacjax.models.layers import ConditionEmbedding, FourierFeatures, Vectors
-from kacjax.models.network import Network, check_points
+from kacjax.models import layers
+from kacjax.models.layers import Labels, Times, Vectors
 
 
 class ResidualBlock(nnx.Module):
@@ -20,14 +19,13 @@ class ResidualBlock(nnx.Module):
         self.first = nnx.Linear(width, width, rngs=rngs)
         self.second = nnx.Linear(width, width, rngs=rngs)
 
-    def __call__(self, h: Vectors, time: Vectors) -> Vectors:
-        """Applies the block."""
+    def __call__(self, h: Vectors, time: Vectors) -> Vectors:  # noqa: D102
         scale, shift = jnp.split(self.modulation(time), 2, axis=-1)
         update = self.first(self.norm(h) * (1 + scale) + shift)
         return h + self.second(jax.nn.silu(update))
 
 
-class MLP(Network):
+class MLP(layers.Network):
     """Residual network `network(t, x, label=None)` for vectors; smooth, and zero at first.
 
     Args:
@@ -67,24 +65,18 @@ class MLP(Network):
         check_positive("highest_frequency", highest_frequency)
         self.remember(MLP.__init__, locals())
         self.dim = dim
-        self.embedding = FourierFeatures(dim, fourier, 0.5, highest_frequency, rngs=rngs)
-        self.condition = ConditionEmbedding(32, width, T, classes, rngs=rngs)
+        self.embedding = layers.FourierFeatures(dim, fourier, 0.5, highest_frequency, rngs=rngs)
+        self.condition = layers.ConditionEmbedding(32, width, T, classes, rngs=rngs)
         self.first = nnx.Linear(dim + 2 * fourier, width, rngs=rngs)
         self.blocks = nnx.List([ResidualBlock(width, rngs=rngs) for _ in range(depth)])
         self.norm = nnx.LayerNorm(width, rngs=rngs)
-        zeros = nnx.initializers.zeros_init()
-        self.last = nnx.Linear(width, dim, kernel_init=zeros, rngs=rngs)
+        self.last = nnx.Linear(width, dim, kernel_init=nnx.initializers.zeros, rngs=rngs)
 
     def __call__(
-        self,
-        t: Float[Array, " batch"],
-        x: Float[Array, "batch dim"],
-        label: Int[Array, " batch"] | None = None,
-        *,
-        key: Key | None = None,
-    ) -> Float[Array, "batch dim"]:
+        self, t: Times, x: Vectors, label: Labels = None, *, key: Key | None = None
+    ) -> Vectors:
         """What is learned, in the type of `x`, float32 at least; see `kacjax.models`."""
-        t, x = check_points(t, x, (self.dim,))
+        t, x = layers.check_points(t, x, (self.dim,))
         time = self.condition(t, label)
         h = self.first(self.embedding(x))
         for block in self.blocks:

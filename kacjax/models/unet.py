@@ -7,12 +7,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, DTypeLike, Float, Int
+from jaxtyping import DTypeLike
 
 from kacjax._typing import Key
 from kacjax._validation import check_choice, check_count, choose
 from kacjax.models import layers
-from kacjax.models.network import Network, check_points
+from kacjax.models.layers import Labels, Map, Times
 
 _SIZES: dict[str, dict[str, Any]] = {
     "cifar10": {"channels": 128, "multipliers": (1, 2, 2, 2), "blocks": 2, "dropout": 0.1},
@@ -40,17 +40,13 @@ def unet_size(name: str) -> dict[str, Any]:
     return dict(choose("name", name, _SIZES))
 
 
-class UNet(Network):
+class UNet(layers.Network):
     r"""U-Net `network(t, x, label=None, *, key=None)` for images `(batch, height, width, colors)`.
 
     An encoder of `len(multipliers)` levels, each of `blocks` residual blocks and half the
     resolution of the one before; a middle of two residual blocks with attention between; a
     decoder of `blocks + 1` residual blocks a level, each of which sees the map that the encoder
-    made there, last one first. The time, and the class where there are any, scale and shift the
-    normalized maps of every residual block. At initialization the output is zero.
-
-    Parameters are float32; convolutions and matrix products compute in `dtype`, normalization,
-    softmax and the embedding of the time in float32.
+    made there, last one first. At initialization the output is zero.
 
     Args:
         shape: `(height, width, colors)`; `2**(len(multipliers) - 1)` must divide the sides.
@@ -58,18 +54,18 @@ class UNet(Network):
         channels: Channels of the first level, even.
         multipliers: Channels of each level in units of `channels`.
         blocks: Residual blocks a level.
-        attention: Shorter sides of the feature maps with self-attention after each residual
-            block: 16 means 16x16. By default the level's nearest to 16, if one lies in 8 to 32.
+        attention: Shorter sides of the maps with self-attention after each residual block; by
+            default the nearest to 16, if one lies in 8 to 32.
         head_channels: Channels of an attention head; by default the most that fit, up to 64.
         dropout: Share of numbers dropped in each residual block where a call has a `key`.
         classes: Number of classes; without it the network knows no labels.
         T: Final time of the path, the unit of `t`.
-        dtype: Compute type, `float32` or `bfloat16`.
+        dtype: Type of convolutions and matrix products, `float32` or `bfloat16`; parameters,
+            normalization, softmax and the embedding of the time are float32.
         remat: Compute residual blocks twice instead of keeping them: less memory, more time.
 
     Raises:
-        ValueError: If a number is out of its range, does not divide another, or is no level's
-            resolution; in a call, if a shape or label does not fit.
+        ValueError: As `MLP`, or if a number does not divide another or is no level's resolution.
 
     Sources: Dhariwal and Nichol, *Diffusion Models Beat GANs on Image Synthesis*, arXiv 2105.05233;
     Ho et al., *Denoising Diffusion Probabilistic Models*, arXiv 2006.11239.
@@ -100,7 +96,7 @@ class UNet(Network):
         sides = _sides(shape, multipliers)
         check_count("channels", channels)
         check_count("blocks", blocks)
-        if channels % 2:  # as the time has as many sinusoids, sines and cosines
+        if channels % 2:
             raise ValueError(f"channels must be even, got {channels}.")
         widths = [channels * multiplier for multiplier in multipliers]
         attention = _attention(attention, sides)
@@ -117,13 +113,12 @@ class UNet(Network):
         check_choice("dtype", dtype, ("float32", "bfloat16"))
         self.remember(UNet.__init__, locals())
         self.shape, self.dtype, self.remat = tuple(shape), dtype, remat
-        embedding = 2 * channels
-        self.condition = layers.ConditionEmbedding(channels, embedding, T, classes, rngs=rngs)
+        self.condition = layers.ConditionEmbedding(channels, 2 * channels, T, classes, rngs=rngs)
         options = {"dtype": jnp.dtype(dtype), "rngs": rngs}
 
         def residual(inputs: int, outputs: int, attend: bool) -> nnx.Module:
             heads = outputs // head_channels if attend else 0
-            return layers.ResidualBlock(inputs, outputs, embedding, dropout, heads, **options)
+            return layers.ResidualBlock(inputs, outputs, 2 * channels, dropout, heads, **options)
 
         self.first = layers.convolution(shape[-1], channels, **options)
         current, skips, encoder, decoder = channels, [channels], [], []
@@ -146,16 +141,9 @@ class UNet(Network):
         self.norm = layers.GroupNorm(current)
         self.last = layers.convolution(current, shape[-1], zero=True, **options)
 
-    def __call__(
-        self,
-        t: Float[Array, " batch"],
-        x: Float[Array, "batch height width colors"],
-        label: Int[Array, " batch"] | None = None,
-        *,
-        key: Key | None = None,
-    ) -> Float[Array, "batch height width colors"]:
+    def __call__(self, t: Times, x: Map, label: Labels = None, *, key: Key | None = None) -> Map:
         """What is learned, in the type of `x`, float32 at least; see `kacjax.models`."""
-        t, x = check_points(t, x, self.shape)
+        t, x = layers.check_points(t, x, self.shape)
         time = self.condition(t.astype(jnp.float32), label)
         block = (nnx.remat if self.remat else lambda call: call)(layers.ResidualBlock.__call__)
         h = self.first(x.astype(self.dtype))
@@ -181,10 +169,8 @@ def _sides(shape: Sequence[int], multipliers: Sequence[int]) -> list[int]:
     if not multipliers:
         raise ValueError("multipliers must hold a positive integer for each level, got ().")
     if len(shape) != 3 or shape[0] % factor or shape[1] % factor:
-        raise ValueError(
-            f"shape must be (height, width, colors) with sides that {factor} divides, for "
-            f"{len(multipliers)} levels; got {tuple(shape)}."
-        )
+        asked = f"with sides that {factor} divides, for {len(multipliers)} levels"
+        raise ValueError(f"shape must be (height, width, colors) {asked}; got {tuple(shape)}.")
     return [min(shape[:2]) // 2**level for level in range(len(multipliers))]
 
 

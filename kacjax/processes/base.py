@@ -6,7 +6,6 @@ so that $\partial_s p + \partial_y (v p) = 0$; the distribution function is $\Ph
 
 import abc
 from functools import partial
-from typing import Any, TypeAlias
 
 import equinox as eqx
 import jax
@@ -19,9 +18,9 @@ from jax.scipy.stats import norm
 from kacjax._typing import Array, ArrayLike, Float, Key, Scalar, Shape
 from kacjax._validation import check_nonnegative, check_positive, is_concrete
 
-Values: TypeAlias = Float[Array, "..."]
-Pair: TypeAlias = tuple[Values, Values]
-Blur: TypeAlias = tuple[ArrayLike, ArrayLike] | None
+Values = Float[Array, "..."]
+Pair = tuple[Values, Values]
+Blur = tuple[ArrayLike, ArrayLike] | None
 
 # |N| beyond this has probability below the smallest positive float64 normal.
 _MAX_NORMAL = 38.0
@@ -42,15 +41,16 @@ def as_numbers(name: str, value: ArrayLike) -> ArrayLike:
     return jnp.asarray(value, jnp.float32) if dtype in (jnp.bfloat16, jnp.float16) else value
 
 
-def align(*, shape: Shape | None = None, **values: ArrayLike) -> tuple[Array, ...]:
-    """Converts values to arrays of one floating dtype and one rank, without broadcasting them.
+def align(
+    *, shape: Shape | None = None, positive: bool = False, **values: ArrayLike
+) -> tuple[Array, ...]:
+    """Values as arrays of one floating dtype and one rank: that of `shape`, which they must fit.
 
-    Leading axes of size one are added up to the rank of `shape`, which the values must fit, or of
-    the largest value. A concrete process time `s` must not be negative.
+    They are not broadcast. A concrete process time `s` must not be negative, or be `positive`.
     """
     values = {name: as_numbers(name, value) for name, value in values.items()}
     if "s" in values:
-        check_nonnegative("s", values["s"])
+        (check_positive if positive else check_nonnegative)("s", values["s"])
     floats = [v for v in values.values() if jnp.issubdtype(jnp.result_type(v), jnp.floating)]
     dtype = jnp.result_type(*floats) if floats else jnp.result_type(float)
     shapes = {name: jnp.shape(value) for name, value in values.items()}
@@ -85,8 +85,7 @@ def check_draw(key: Key, shape: Shape) -> None:
 def normal(key: Key, shape: Shape, dtype: jnp.dtype) -> Values:
     """`jax.random.normal`, computed once though displacement and velocity both read it.
 
-    On CPUs XLA would repeat a part of it for each. It does not look into a branch, and does not see
-    that this one is always taken.
+    On CPUs XLA would repeat a part of it for each, unless it stands in a branch.
     """
     draw = partial(jax.random.normal, shape=shape, dtype=dtype)
 
@@ -115,8 +114,8 @@ def _quotient_jvp(primals, tangents):
 class Process(eqx.Module):
     """A noising process: a monotone map of a standard normal variable, for each component.
 
-    A subclass defines `from_normal` and `variance`; where it knows better formulas it overrides the
-    rest, and one with atoms also defines `atom_mass` and `conditional_law`. Floats may be traced.
+    A subclass defines `from_normal` and `variance`, with atoms also `atom_mass` and
+    `conditional_law`, and overrides what it knows better formulas for. Floats may be traced.
 
     Example:
         >>> class Uniform(kacjax.Process):
@@ -124,38 +123,32 @@ class Process(eqx.Module):
         ...         return -jnp.expm1(-s) * jax.lax.erf(n / jnp.sqrt(2.0))
         ...     def variance(self, s):
         ...         return jnp.expm1(-s) ** 2 / 3
-        >>> round(float(Uniform().velocity(0.5, 0.1)), 3)
-        0.154
+        >>> process = Uniform()
+        >>> [round(float(f(0.5, 0.1)), 3) for f in (process.velocity, process.density, process.cdf)]
+        [0.154, 1.271, 0.627]
+        >>> [round(float(f(0.5)), 3) for f in (process.variance, process.linear_velocity)]
+        [0.052, 1.541]
+        >>> round(float(process.to_normal(0.5, process.quantile(0.5, 0.9))), 3)
+        1.282
+        >>> process.sample(jax.random.key(0), 0.5, (3, 2)).shape, float(process.atom_mass(0.5))
+        ((3, 2), 0.0)
     """
 
     @abc.abstractmethod
     def from_normal(self, s: ArrayLike, n: ArrayLike) -> Values:
-        """The map `y = X(s, n)` of standard normal variables: odd and nondecreasing in `n`.
-
-        Example:
-            >>> float(kacjax.WienerProcess(sigma=2.0).from_normal(0.25, 1.0))
-            1.0
-        """
+        """The map `y = X(s, n)` of standard normal variables: odd and nondecreasing in `n`."""
 
     @abc.abstractmethod
     def variance(self, s: ArrayLike) -> Values:
-        """Variance of the displacement at time `s`.
-
-        Example:
-            >>> float(kacjax.WienerProcess(sigma=2.0).variance(0.25))
-            1.0
-        """
+        """Variance of the displacement at time `s`."""
 
     def sample_with_velocity(self, key: Key, s: ArrayLike, shape: Shape) -> Pair:
-        r"""Draws displacements together with the velocity $\partial_s X(s, N)$ at each.
+        r"""Draws `(displacement, velocity)`, the velocity being $\partial_s X(s, N)$ at each.
 
         Args:
             key: Random key. Processes given the same key are coupled through the same normals.
             s: Process time, `s >= 0`, broadcast against `shape`.
             shape: Shape of the result.
-
-        Returns:
-            `(displacement, velocity)`, both of `shape`.
 
         Raises:
             ValueError: If the key or shape is none, or a concrete `s` is negative or does not fit.
@@ -176,21 +169,11 @@ class Process(eqx.Module):
         return y, v
 
     def sample(self, key: Key, s: ArrayLike, shape: Shape) -> Values:
-        """Draws displacements at time `s`; see `sample_with_velocity`.
-
-        Example:
-            >>> kacjax.WienerProcess().sample(jax.random.key(0), 0.5, (3, 2)).shape
-            (3, 2)
-        """
+        """Draws displacements at time `s`; see `sample_with_velocity`."""
         return self.sample_with_velocity(key, s, shape)[0]
 
     def to_normal(self, s: ArrayLike, y: ArrayLike) -> Values:
-        """The inverse of `from_normal` in `n`, found by bisection unless a subclass knows it.
-
-        Example:
-            >>> float(kacjax.WienerProcess(sigma=2.0).to_normal(0.25, 1.0))
-            1.0
-        """
+        """The inverse of `from_normal` in `n`, found by bisection unless a subclass knows it."""
         s, y = align(s=s, y=y)
         # One Newton step from the bisection's end gives the exact derivatives.
         n = lax.stop_gradient(_bisect(self, s, y))
@@ -199,12 +182,7 @@ class Process(eqx.Module):
         return n + jnp.where(slope > 0, (y - value) / jnp.where(slope > 0, slope, 1), 0)
 
     def velocity(self, s: ArrayLike, y: ArrayLike) -> Values:
-        r"""The velocity field of the law, $v(s, y) = \partial_s X(s, n)$ where $X(s, n) = y$.
-
-        Example:
-            >>> float(kacjax.WienerProcess().velocity(0.5, 2.0))
-            2.0
-        """
+        r"""The velocity field of the law, $v(s, y) = \partial_s X(s, n)$ where $X(s, n) = y$."""
         s, y = align(s=s, y=y)
         n = self.to_normal(s, y)
         s = jnp.broadcast_to(s, n.shape)
@@ -214,10 +192,6 @@ class Process(eqx.Module):
         r"""Logarithm of the density of the continuous part, $\phi(n) / \partial_n X(s, n)$.
 
         It is $-\infty$ outside the support, and where the map is flat: on an atom.
-
-        Example:
-            >>> round(float(kacjax.WienerProcess().log_density(1.0, 0.0)), 3)
-            -0.919
         """
         s, y = align(s=s, y=y)
         n = self.to_normal(s, y)
@@ -228,12 +202,7 @@ class Process(eqx.Module):
         return jnp.where(inside | jnp.isnan(y), density, -jnp.inf)
 
     def density(self, s: ArrayLike, y: ArrayLike) -> Values:
-        """Density of the continuous part of the law; see `log_density`.
-
-        Example:
-            >>> round(float(kacjax.WienerProcess().density(1.0, 0.0)), 3)
-            0.399
-        """
+        """Density of the continuous part of the law; see `log_density`."""
         return jnp.exp(self.log_density(s, y))
 
     def conditional_law(
@@ -241,8 +210,7 @@ class Process(eqx.Module):
     ) -> Pair:
         """The log-density and velocity that data are weighed with: no atoms, finite everywhere.
 
-        Outside the support the log-density falls steeply, so that of several laws the nearest one
-        wins, and the velocity goes on linearly.
+        Outside the support the log-density falls steeply and the velocity goes on linearly.
 
         Args:
             s: Process time, `s > 0`.
@@ -257,7 +225,7 @@ class Process(eqx.Module):
             [True, True]
         """
         refuse_blur(self, blur)
-        s, y = align_positive(s=s, y=y)
+        s, y = align(s=s, y=y, positive=True)
         edge = jnp.abs(self.from_normal(s, jnp.full_like(s, _MAX_NORMAL)))
         inner = edge * (1 - 8 * jnp.finfo(y.dtype).eps)
         nearest = jnp.clip(y, -inner, inner)
@@ -265,26 +233,17 @@ class Process(eqx.Module):
         log_density = self.log_density(s, nearest)
         log_density = jnp.where(jnp.isneginf(log_density), -1e3 - reach, log_density)
         beyond = jnp.where(y == nearest, 0, self.linear_velocity(s) * (y - nearest))
-        velocity = self.velocity(s, nearest) + beyond
-        return log_density - jnp.maximum(reach - 1, 0) * (1 / (EDGE * width)), velocity
+        excess = jnp.maximum(reach - 1, 0) * (1 / (EDGE * width))
+        return log_density - excess, self.velocity(s, nearest) + beyond
 
     def cdf(self, s: ArrayLike, y: ArrayLike) -> Values:
-        """Distribution function, in the middle of its step at an atom.
-
-        Example:
-            >>> float(kacjax.KacProcess().cdf(0.1, 0.0))
-            0.5
-        """
+        """Distribution function, in the middle of its step at an atom."""
         return ndtr(self.to_normal(s, y))
 
     def quantile(self, s: ArrayLike, u: ArrayLike) -> Values:
         """The displacement whose distribution function is `u` in (0, 1), atoms included.
 
         The upper tail is `quantile(s, 1 - u) = -quantile(s, u)`, accurate for the smallest `u`.
-
-        Example:
-            >>> float(kacjax.WienerProcess().quantile(1.0, 0.5))
-            0.0
         """
         s, u = align(s=s, u=u)
         if is_concrete(u) and not np.all((np.asarray(u) >= 0) & (np.asarray(u) <= 1)):
@@ -292,26 +251,17 @@ class Process(eqx.Module):
         return _quantile(self, s, u)
 
     def atom_mass(self, s: ArrayLike) -> Values:
-        """Total probability of the atoms: zero unless the process has some.
-
-        Example:
-            >>> round(float(kacjax.KacProcess(a=1.0).atom_mass(1.0)), 4)
-            0.3679
-        """
+        """Total probability of the atoms: zero unless the process has some."""
         return jnp.zeros_like(align(s=s)[0])
 
     def linear_velocity(self, s: ArrayLike) -> Values:
         r"""The best linear predictor of the velocity, $\beta(s)$ in $v \approx \beta(s) y$.
 
-        It is half the logarithmic derivative of the variance. Where that underflows, $s \beta(s)$ is
-        a constant, taken at a later time. A concrete `s` must be positive: $\beta$ grows like $1/s$.
-
-        Example:
-            >>> float(kacjax.WienerProcess().linear_velocity(0.5))
-            1.0
+        It is half the logarithmic derivative of the variance; a concrete `s` must be positive.
         """
-        (s,) = align_positive(s=s)
+        (s,) = align(s=s, positive=True)
         s = jnp.broadcast_to(s, self.variance(s).shape)
+        # Where the variance underflows, s * beta is a constant, taken at a later time.
         later = lax.stop_gradient(_time_without_underflow(self, s))
         variance, change = jax.jvp(self.variance, (later,), (later,))
         limit = lax.stop_gradient(change / variance)
@@ -321,13 +271,7 @@ class Process(eqx.Module):
         return quotient(elasticity, 2 * s)
 
 
-def align_positive(**values: Any) -> tuple[Array, ...]:
-    """`align`, after a check that a concrete process time `s` is positive."""
-    check_positive("s", as_numbers("s", values["s"]))
-    return align(**values)
-
-
-def refuse_blur(process: "Process", blur: object) -> None:
+def refuse_blur(process: Process, blur: Blur) -> None:
     """Raises a `ValueError` if the law is to be blurred."""
     if blur is not None:
         name = type(process).__name__

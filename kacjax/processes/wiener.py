@@ -6,7 +6,7 @@ from jax.scipy.stats import norm
 from kacjax._typing import ArrayLike, Key, Scalar, Shape
 from kacjax._validation import check_positive
 from kacjax.processes import base
-from kacjax.processes.base import Blur, Pair, Process, Values, align, align_positive
+from kacjax.processes.base import Blur, Pair, Process, Values, align
 
 
 class WienerProcess(Process):
@@ -58,26 +58,24 @@ class WienerProcess(Process):
     def conditional_law(
         self, s: ArrayLike, y: ArrayLike, *, width: Scalar = 0.3, blur: Blur = None
     ) -> Pair:
-        r"""Log-density and velocity of the law itself, or of its convolution with a Gaussian.
-
-        With `blur = (tau, tau')` the variance is $V = \sigma^2 s + \tau^2$ and the velocity
-        $y (\sigma^2 + 2 \tau \tau') / 2 V$, the derivative $\tau'$ being in `s`.
+        r"""Log-density and velocity; blurred, of $V = \sigma^2 s + \tau^2$ and $v = y V' / 2 V$.
 
         Example:
             >>> law = kacjax.WienerProcess().conditional_law(0.5, 1.0, blur=(0.5**0.5, 0.0))
             >>> round(float(law[0]), 3), round(float(law[1]), 3)
             (-1.419, 0.5)
         """
-        del width
         std, rate = (0.0, 0.0) if blur is None else blur
-        s, y, std, rate, sigma = align_positive(s=s, y=y, std=std, rate=rate, sigma=self.sigma)
+        s, y, std, rate, sigma = align(
+            s=s, y=y, std=std, rate=rate, sigma=self.sigma, positive=True
+        )
         variance = jnp.square(sigma) * s + jnp.square(std)
         square = jnp.minimum(y * (y / variance), 1e30)
         log_density = -(square + jnp.log(2 * jnp.pi * variance)) / 2
         return log_density, (jnp.square(sigma) + 2 * std * rate) / (2 * variance) * y
 
     def linear_velocity(self, s: ArrayLike) -> Values:  # noqa: D102
-        s, sigma = align_positive(s=s, sigma=self.sigma)
+        s, sigma = align(s=s, sigma=self.sigma, positive=True)
         return base.quotient(jnp.ones_like(s), 2 * s) + jnp.zeros_like(sigma)
 
     def variance(self, s: ArrayLike) -> Values:  # noqa: D102

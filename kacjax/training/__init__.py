@@ -1,8 +1,7 @@
 """Training: one pure step, many of them per call, for every path, network and set of devices."""
 
-from kacjax.training.fit import FitResult, fit
 from kacjax.training.step import NonFiniteError, StepMetrics, TrainState, default_optimizer
-from kacjax.training.trainer import Trainer
+from kacjax.training.trainer import FitResult, Trainer, fit
 
 __all__ = [
     "FitResult",

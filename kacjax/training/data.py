@@ -1,7 +1,6 @@
 """What feeds a run: data on the device, or batches of the host, moved there ahead.
 
-Data on the device form an endless stream of epochs, each a permutation of them; a batch may
-straddle epochs. Which data a step sees is a function of the run's key and of the step.
+Data on the device form an endless stream of permutations of them, a function of the run's key.
 """
 
 import collections
@@ -19,31 +18,22 @@ from jaxtyping import Array, Int, Num, UInt32
 from kacjax._typing import Key
 from kacjax._validation import check_labels
 
-AHEAD = 2
-"""Host batches, and steps, that are under way while the host prepares the next."""
+AHEAD = 2  # Host batches, and steps, that are under way while the host prepares the next.
 _NAMES = (("x", "image"), ("y", "label"))
 
 
 class DeviceData(NamedTuple):
-    """Data that lie on the devices for the whole run; made by `Trainer.device_data`.
-
-    Attributes:
-        data: Floats, or bytes that stand for numbers in `[-1, 1]`.
-        labels: The class of each datum, or None.
-    """
+    """Data that lie on the devices for the whole run, and their classes; see `Trainer`."""
 
     data: Num[Array | np.ndarray, "num *event"]
     labels: Int[Array | np.ndarray, " num"] | None = None
 
 
 class Cursor(NamedTuple):
-    """A position in the stream of epochs.
+    """A position in the stream of epochs: row `row` of epoch `epoch` modulo 2^32.
 
-    Attributes:
-        orders: Permutations of this epoch and of those that a batch may reach into. Rows that are
-            to be mirrored are raised by `num`.
-        epoch: Number of the first of them, modulo 2^32.
-        row: Position in it, below `num`.
+    `orders` are the permutations of this epoch and of those that a batch may reach into. Rows that
+    are to be mirrored are raised by `num`.
     """
 
     orders: Int[Array, "epochs num"]
@@ -144,9 +134,8 @@ def prefetch(batches: Iterator[Any], place: Callable[[Any], Any]) -> Iterator[An
 
 def _as_trained(name: str, data: Array | np.ndarray) -> Array | np.ndarray:
     if data.ndim < 2 or data.size == 0:
-        raise ValueError(
-            f"{name} must have shape (num, *event) and not be empty, got shape {data.shape}."
-        )
+        asked = "have shape (num, *event) and not be empty"
+        raise ValueError(f"{name} must {asked}, got shape {data.shape}.")
     if data.dtype == np.uint8:
         return data
     if not jnp.issubdtype(data.dtype, jnp.floating):

@@ -19,9 +19,12 @@ from kacjax._validation import check_choice, check_count, check_positive, widen
 from kacjax.training.data import Cursor, DeviceData, next_batch
 from kacjax.velocity import Velocity
 
-SCHEDULES = ("constant", "cosine", "linear")
 TIME_BINS = 8
-"""The loss is reported apart for this many equal intervals of time."""
+SCHEDULES = {
+    "constant": lambda peak, _: optax.constant_schedule(peak),
+    "cosine": optax.cosine_decay_schedule,
+    "linear": lambda peak, steps: optax.linear_schedule(peak, 0.0, steps),
+}
 
 AnyArray = Array | np.ndarray
 
@@ -30,11 +33,11 @@ class TrainState(NamedTuple):
     """Everything that a training step reads and writes: one pytree of arrays.
 
     Attributes:
-        params: The arrays of the network: those that are trained, and the others, which stay.
+        params: The arrays of the network, those that are not trained included.
         ema: Exponential moving average of those that are trained, at least in float32.
         opt_state: Optax's state.
         step: Number of steps taken, those that were skipped included.
-        key: Random key of the run. It stays; what a step draws is a function of it and of `step`.
+        key: Random key of the run; what a step draws is a function of it and of `step`.
         skipped: Number of steps whose update was not applied, for it was not finite.
     """
 
@@ -52,9 +55,8 @@ class StepMetrics(NamedTuple):
     Attributes:
         loss: The weighted loss, a mean over the batch.
         gradient_norm: Global norm of the gradient, before the optimizer's clipping.
-        bin_sums: Sum of the weighted loss over those of the batch whose time lies in each of
-            `TIME_BINS` equal intervals of `[0, T]`.
-        bin_counts: How many these are.
+        bin_sums: Sums of the weighted loss over the times in each of 8 equal parts of `[0, T]`.
+        bin_counts: How many times these are.
         finite: Whether loss and gradient were finite; if not, there was no update.
     """
 
@@ -67,10 +69,8 @@ class StepMetrics(NamedTuple):
     def bin_losses(self) -> Float[np.ndarray, " bins"]:
         """The mean loss in each interval of time, over all steps that were finite; NaN if none."""
         good = np.asarray(self.finite)[..., None]
-        sums, counts = (
-            np.where(good, rows, 0).reshape(-1, TIME_BINS).sum(0, dtype=np.float64)
-            for rows in (self.bin_sums, self.bin_counts)
-        )
+        rows = np.where(good, (self.bin_sums, self.bin_counts), 0).reshape(2, -1, TIME_BINS)
+        sums, counts = rows.sum(1, dtype=np.float64)
         return np.divide(sums, counts, out=np.full(TIME_BINS, np.nan), where=counts > 0)
 
 
@@ -83,6 +83,7 @@ class NonFiniteError(FloatingPointError):
     """
 
     def __init__(self, state: TrainState, metrics: StepMetrics):
+        self.state, self.metrics = state, metrics
         what, value, step = "loss", metrics.loss[-1], int(state.step)
         if np.isfinite(value):
             what, value = "gradient's norm", metrics.gradient_norm[-1]
@@ -90,8 +91,6 @@ class NonFiniteError(FloatingPointError):
         if step == 0:
             advice = "at the first step it is the data, the path or the untrained network."
         super().__init__(f"The {what} became {value} at step {step}; {advice}")
-        self.state = state
-        self.metrics = metrics
 
 
 def join_metrics(parts: Sequence[StepMetrics]) -> StepMetrics:
@@ -136,24 +135,18 @@ def default_optimizer(
     if not 0 <= b2 < 1:
         raise ValueError(f"b2 must lie in [0, 1), got {b2}.")
     numbers = float(learning_rate), min(int(warmup), steps // 2), float(clip), float(b2)
-    return _default_optimizer(int(steps), schedule, *numbers)
+    return _adam(int(steps), schedule, *numbers)
 
 
 @functools.lru_cache(maxsize=64)
-def _default_optimizer(
-    steps: int, schedule: str, peak: float, rise: int, clip: float, b2: float
-) -> optax.GradientTransformation:
-    if schedule == "cosine":
-        rate = optax.warmup_cosine_decay_schedule(0.0, peak, rise, steps)
-    else:
-        end = 0.0 if schedule == "linear" else peak
-        after = optax.linear_schedule(peak, end, steps - rise)
-        rate = optax.join_schedules([optax.linear_schedule(0.0, peak, rise), after], [rise])
+def _adam(steps: int, schedule: str, peak: float, rise: int, clip: float, b2: float) -> Any:
+    after = SCHEDULES[schedule](peak, steps - rise)
+    rate = optax.join_schedules([optax.linear_schedule(0.0, peak, rise), after], [rise])
     return optax.chain(optax.clip_by_global_norm(clip), optax.adam(rate, b2=b2))
 
 
 class Static:
-    """A pytree of hashable leaves, which compares by value: an argument of a cache."""
+    """A pytree of hashable leaves, which compares by value."""
 
     def __init__(self, tree: Any):
         leaves, structure = jax.tree.flatten(tree)
@@ -166,25 +159,31 @@ class Static:
         return isinstance(other, Static) and self._key == other._key
 
 
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Options:
+    """The options of `fit` that a program of training is compiled for."""
+
+    batch_size: int = 256
+    prediction: str = "x0"
+    weight: losses.Weight = "balanced"
+    time_power: float = 2.0
+    label_dropout: float = 0.0
+    classes: int | None = None
+    ema_decay: float = 0.999
+    flip: bool = False
+    accumulate: int = 1
+    on_nonfinite: str = "stop"
+    mesh: Mesh | None = None
+
+
 @dataclasses.dataclass(frozen=True)
-class Plan:
-    """What a program of training is compiled for, numbers of network and path apart."""
+class Plan(Options):
+    """All that a program of training is compiled for, numbers of network and path apart."""
 
     network: Static
     path: Static
     trained: Static
     optimizer: optax.GradientTransformation
-    prediction: str
-    weight: losses.Weight
-    time_power: float
-    label_dropout: float
-    classes: int | None
-    ema_decay: float
-    batch_size: int
-    flip: bool
-    accumulate: int
-    on_nonfinite: str
-    mesh: Mesh | None
 
     def init(self, params: Any, key: Key) -> TrainState:
         """The state before the first step; it owns its buffers."""
@@ -203,13 +202,10 @@ class Plan:
 def train_step(
     plan: Plan, state: TrainState, going: Array, path: Any, batch: tuple[Any, Any], key: Key
 ) -> tuple[TrainState, Bool[Array, ""], StepMetrics]:
-    r"""One step of gradient descent on `flow_matching_loss`, of which `key` makes both keys.
+    r"""The next state, unless `going` is false; whether the run goes on, and the metrics.
 
     The average $\bar\theta_{k+1} = d_k \bar\theta_k + (1 - d_k) \theta_{k+1}$ starts fast,
     $d_k = \min(d, (1 + k) / (10 + k))$, so that it forgets the initialization.
-
-    Where `going` is false, the state stays as it is. Returns the next state, whether the run is
-    still going on, and the metrics.
     """
     mesh, accumulate = plan.mesh, plan.accumulate
     draw_key, dropout_key = jax.random.split(key)
@@ -231,14 +227,14 @@ def train_step(
         slope, errors = jax.grad(loss, has_aux=True)(trained, sharding.constrain(draw, mesh), own)
         return _wide(sharding.constrain_state(slope, mesh)), errors
 
-    if accumulate > 1:
+    if accumulate == 1:
+        slope, errors = gradient(draw)
+    else:
         # Micro-batch i is every accumulate-th datum from i on, so that all devices share it.
         kinds = optax.microbatching.AccumulationType
-        how = kinds.MEAN, kinds.CONCAT
-        micro = optax.microbatch(gradient, (0, 1), len(x0) // accumulate, how)
+        size, how = len(x0) // accumulate, (kinds.MEAN, kinds.CONCAT)
+        micro = optax.microbatch(gradient, (0, 1), size, how)
         slope, errors = micro(draw, jnp.arange(len(x0)) % accumulate)
-    else:
-        slope, errors = gradient(draw)
     mean, norm = jnp.mean(errors), optax.tree.norm(slope)
     finite = jnp.isfinite(mean) & jnp.isfinite(norm)
     number = jnp.floor(draw.t * (TIME_BINS / jnp.asarray(whole.path.T, draw.t.dtype)))
@@ -265,8 +261,7 @@ def train_step(
 
     # Not optax.apply_if_finite: it looks at the gradient alone, gives in after a number of errors,
     # and leaves parameters and average outside its branch, which makes the step 7 % slower on CPUs.
-    kept = held, state.ema, state.opt_state
-    new, ema, opt_state = jax.lax.cond(applied, move, lambda: kept)
+    new, ema, opt_state = jax.lax.cond(applied, move, lambda: (held, state.ema, state.opt_state))
     skip = going & ~finite if plan.on_nonfinite == "skip" else jnp.zeros_like(going)
     taken = state.step + (applied | skip).astype(state.step.dtype)
     skipped = state.skipped + skip.astype(state.skipped.dtype)
@@ -278,43 +273,32 @@ class Programs:
     """The compiled programs of a plan; `capacity` is the most steps in a call of `loop`."""
 
     def __init__(self, plan: Plan, capacity: int):
-        self.built = 0
-        self._plan, self._capacity = plan, capacity
+        self._plan, self._capacity, self.built = plan, capacity, 0
         self.step = jax.jit(self._step, donate_argnums=(0, 1))
         self.loop = jax.jit(self._loop, donate_argnums=(0, 1))
 
-    def _one(self, state: TrainState, cursor: Cursor | None, going: Array, path: Any, source: Any):
-        plan = self._plan
-        data_key, noise_key = jax.random.split(state.key)
+    def _step(self, state: TrainState, cursor: Cursor | None, going: Array, path: Any, source: Any):
+        """One step, of the batch at the cursor or of the source itself, which then is a batch."""
+        self.built += 1
+        plan, (data_key, noise_key) = self._plan, jax.random.split(state.key)
         if cursor is None:
             batch = tuple(source)
         else:
             batch, cursor = next_batch(source, data_key, cursor, plan.batch_size, plan.flip)
         key = jax.random.fold_in(noise_key, state.step)
         state, going, metrics = train_step(plan, state, going, path, batch, key)
-        return state, cursor, going, metrics
-
-    def _step(self, state: TrainState, cursor: Any, going: Array, path: Any, source: DeviceData):
-        """One step, of the batch at the cursor or of the source itself, which then is a batch."""
-        self.built += 1
-        state, cursor, going, metrics = self._one(state, cursor, going, path, source)
         return state, cursor, going, jax.tree.map(lambda row: row[None], metrics)
 
     def _loop(self, state: TrainState, cursor: Cursor, path: Any, source: DeviceData, count: Array):
-        """Up to `count` steps; fewer where one left the state as it was, being not finite.
-
-        One program serves any number of steps: a run that stops between two calls and goes on later
-        executes the same program, and gives the same numbers to the last bit.
-        """
-        self.built += 1
+        """Up to `count` steps, in one program for all counts; fewer after one that is not finite."""
         going = jnp.asarray(True)
-        shapes = jax.eval_shape(self._one, state, cursor, going, path, source)[3]
-        rows = jax.tree.map(lambda s: jnp.zeros((self._capacity, *s.shape), s.dtype), shapes)
+        shapes = jax.eval_shape(self._step, state, cursor, going, path, source)[3]
+        rows = jax.tree.map(lambda s: jnp.zeros((self._capacity, *s.shape[1:]), s.dtype), shapes)
 
         def body(carry: Any) -> Any:
             i, state, cursor, going, rows = carry
-            state, cursor, going, row = self._one(state, cursor, going, path, source)
-            rows = jax.tree.map(lambda many, one: many.at[i].set(one), rows, row)
+            state, cursor, going, row = self._step(state, cursor, going, path, source)
+            rows = jax.tree.map(lambda many, one: many.at[i].set(one[0]), rows, row)
             return i + 1, state, cursor, going, rows
 
         carry = jnp.zeros_like(count), state, cursor, going, rows
@@ -323,8 +307,8 @@ class Programs:
         return state, cursor, rows, done
 
 
+# Runs of equal plans share what was compiled.
 programs_of = functools.lru_cache(maxsize=32)(Programs)
-"""The programs of a plan; runs of equal plans share what was compiled."""
 
 
 def split_arrays(tree: Any) -> tuple[Any, Static]:

@@ -1,12 +1,12 @@
-"""The loop of training, in pieces between which a run can stop and go on."""
+"""The loop of training: whole, or in pieces between which a run can stop and go on."""
 
 import collections
 import dataclasses
 import functools
 import itertools
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -15,6 +15,7 @@ import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import Mesh
+from tqdm.auto import tqdm
 
 from kacjax import sharding
 from kacjax._pytrees import as_arrays
@@ -29,19 +30,15 @@ from kacjax.training.step import NonFiniteError, Plan, StepMetrics, TrainState, 
 from kacjax.velocity import Velocity, trainable, wrap_network
 
 Callback = Callable[[int, StepMetrics], Any]
-"""Called as `callback(step, metrics)` after each call, with the metrics of its steps on the host."""
-
 _STEPS_PER_CALL = 200
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Trainer:
-    """The choices of a training run, and the means to start it and to carry it on.
+class Trainer(stepping.Options):
+    """The choices of a training run, as in `fit`, and the means to start it and to carry it on.
 
-    What a step does depends on the state and the data alone: a run that is saved between two calls
-    of `run` and goes on from there equals one that never stopped, to the last bit on one device.
-
-    Attributes and errors are the arguments and errors of `fit`.
+    A run that is saved between two calls of `run` and goes on from there equals one that never
+    stopped, to the last bit on one device.
 
     Example:
         >>> network = kacjax.models.MLP(2, rngs=nnx.Rngs(0), width=8, depth=1)
@@ -56,19 +53,8 @@ class Trainer:
     path: ProbabilityPath
     _: dataclasses.KW_ONLY
     steps: int = 20_000
-    batch_size: int = 256
     optimizer: optax.GradientTransformation | None = None
-    prediction: str = "x0"
-    weight: Weight = "balanced"
-    time_power: float = 2.0
-    label_dropout: float = 0.0
-    classes: int | None = None
-    ema_decay: float = 0.999
-    flip: bool = False
-    accumulate: int = 1
-    on_nonfinite: str = "stop"
     steps_per_call: int | None = None
-    mesh: Mesh | None = None
     trainable: Any = None
 
     def __post_init__(self):
@@ -80,10 +66,9 @@ class Trainer:
         for name in ("ema_decay", "label_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}.")
-        if not (self.optimizer is None or callable(getattr(self.optimizer, "update", None))):
-            raise ValueError(
-                f"optimizer must be an optax.GradientTransformation, got {self.optimizer!r}."
-            )
+        optimizer = self.optimizer
+        if not (optimizer is None or callable(getattr(optimizer, "update", None))):
+            raise ValueError(f"optimizer must be an optax.GradientTransformation, got {optimizer}.")
         sharding.check_batch_size(self.batch_size, self.mesh, self.accumulate)
         classes = self._parts[2].classes  # Made now, for the errors of its making.
         if self.label_dropout and classes is None:
@@ -104,11 +89,11 @@ class Trainer:
         mask = jax.tree.map(lambda x: x is not None, chosen, is_leaf=lambda x: x is None)
         params, network_rest = stepping.split_arrays(network)
         path, path_rest = stepping.split_arrays(velocity.path)
-        own: dict[str, Any] = {f.name: getattr(self, f.name, 0) for f in dataclasses.fields(Plan)}
-        own |= {"network": network_rest, "path": path_rest, "trained": stepping.Static(mask)}
-        own["optimizer"] = self.optimizer or stepping.default_optimizer(self.steps)
-        own["classes"] = velocity.classes
-        return params, path, Plan(**own)
+        optimizer = self.optimizer or stepping.default_optimizer(self.steps)
+        options = {f.name: getattr(self, f.name) for f in dataclasses.fields(stepping.Options)}
+        options["classes"] = velocity.classes
+        static = network_rest, path_rest, stepping.Static(mask), optimizer
+        return params, path, Plan(*static, **options)
 
     @functools.cached_property
     def _memory(self) -> dict[Any, Any]:
@@ -121,16 +106,11 @@ class Trainer:
         return self._memory["seconds"]
 
     def init(self, key: Key) -> TrainState:
-        """The state before the first step, with the parameters of the network.
-
-        Raises:
-            ValueError: If `key` is no `jax.random.key`.
-        """
+        """The state before the first step; a `ValueError` if `key` is no `jax.random.key`."""
         if not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):
             raise ValueError(f"key must be a jax.random.key, got {key!r:.100}.")
         params, _, plan = self._parts
-        state = plan.init(params, key)
-        return state if self.mesh is None else sharding.shard_state(state, self.mesh)
+        return sharding.shard_state(plan.init(params, key), self.mesh)
 
     def abstract_state(self) -> TrainState:
         """Shapes, types and shardings of a state, without its numbers: what a checkpoint restores."""
@@ -171,12 +151,10 @@ class Trainer:
 
         Args:
             state: The state, whose buffers are used up: it must not be read again.
-            source: What `device_data` made, of which each epoch is a new permutation. Or an iterator
-                over batches of the host, see `fit`; no more of them are taken than there are steps,
-                so that its position belongs to the state returned. On several processes each
-                passes its own part of every batch.
-            until: The step to stop at, at most and by default `steps`; an iterator that ends stops
-                the run before.
+            source: What `device_data` made; or an iterator over batches of the host, see `fit`, of
+                which no more are taken than there are steps. On several processes each passes its
+                own part of every batch.
+            until: The step to stop at, at most and by default `steps`.
             callback: Called as `callback(step, metrics)` after every call of the device.
 
         Returns:
@@ -185,17 +163,13 @@ class Trainer:
         Raises:
             ValueError: If `source` is no iterator, a batch does not fit the network, `batch_size`
                 or its labels, or there is none though there are steps left.
-            NonFiniteError: If loss or gradient were not finite, unless that is skipped. It holds
-                the last good state.
+            NonFiniteError: If loss or gradient were not finite, unless that is skipped.
         """
         if not isinstance(source, DeviceData | Iterator):
-            raise ValueError(
-                "source must be what device_data returns, or an iterator, whose position belongs to "
-                f"the run: iter(batches); got a {type(source).__name__}."
-            )
+            asked = "what device_data returns, or an iterator, such as iter(batches)"
+            raise ValueError(f"source must be {asked}; got a {type(source).__name__}.")
         until = self.steps if until is None else min(until, self.steps)
-        if self.mesh is not None:
-            state = sharding.shard_state(state, self.mesh)
+        state = sharding.shard_state(state, self.mesh)
         step, parts = int(state.step), []
         calls = self._calls(state, source, step, until) if step < until else ()
         for state, metrics in calls:
@@ -205,16 +179,12 @@ class Trainer:
                 raise NonFiniteError(state, join_metrics(parts))
             if callback is not None:
                 callback(step, metrics)
-        if not parts and step < until:
-            # Else a loop until the last step would never end.
-            raise ValueError(
-                f"source must hold a batch for each step from {step} to {until}, got none."
-            )
+        if not parts and step < until:  # A loop until the last step would never end.
+            asked = f"a batch for each step from {step} to {until}"
+            raise ValueError(f"source must hold {asked}, got none.")
         return state, join_metrics(parts)
 
-    def _calls(
-        self, state: TrainState, source: Any, step: int, until: int
-    ) -> Iterator[tuple[TrainState, StepMetrics]]:
+    def _calls(self, state: TrainState, source: Any, step: int, until: int) -> Iterator[Any]:
         """The states and metrics after each call of the device."""
         _, path, plan = self._parts
         if isinstance(source, DeviceData):
@@ -222,10 +192,9 @@ class Trainer:
             programs = stepping.programs_of(plan, capacity)
             while capacity > 1 and step < until:
                 count = np.asarray(min(capacity, until - step), np.int32)
-                state, cursor, rows, done = self._timed(
-                    programs, programs.loop, state, cursor, path, source, count
-                )
-                rows, done = jax.device_get((rows, done))
+                arguments = state, cursor, path, source, count
+                state, cursor, *found = self._timed(programs, programs.loop, *arguments)
+                rows, done = jax.device_get(found)
                 step += int(done)
                 yield state, jax.tree.map(lambda many, n=int(done): many[:n], rows)
             batches = itertools.repeat(source, until - step)  # None are left after the loop.
@@ -234,9 +203,8 @@ class Trainer:
             batches = feed.prefetch(itertools.islice(source, until - step), self._batch)
         going, pending = jnp.asarray(True), collections.deque()
         for batch in batches:
-            state, cursor, going, rows = self._timed(
-                programs, programs.step, state, cursor, going, path, batch
-            )
+            arguments = state, cursor, going, path, batch
+            state, cursor, going, rows = self._timed(programs, programs.step, *arguments)
             pending.append(rows)
             if len(pending) > feed.AHEAD:
                 yield state, jax.device_get(pending.popleft())
@@ -245,9 +213,7 @@ class Trainer:
         if cursor is not None:
             self._memory["cursor"] = self._position(state, source, until), cursor
 
-    def _timed(
-        self, programs: stepping.Programs, program: Callable[..., Any], *arguments: Any
-    ) -> Any:
+    def _timed(self, programs: stepping.Programs, program: Callable, *arguments: Any) -> Any:
         """Calls a program, and adds the time up if it was compiled for that."""
         before, begin = programs.built, time.perf_counter()
         result = program(*arguments)  # It returns before the device is done.
@@ -261,30 +227,23 @@ class Trainer:
         last, cursor = self._memory.pop("cursor", (None, None))
         if last != self._position(state, source, step):
             cursor = feed.cursor_at(key, step, self.batch_size, num, self.flip)
-        return cursor if self.mesh is None else sharding.replicate(cursor, self.mesh)
+        return sharding.replicate(cursor, self.mesh)
 
     def _position(self, state: TrainState, source: DeviceData, step: int) -> tuple[Any, ...]:
         return step, len(source.data), np.asarray(jax.random.key_data(state.key)).tobytes()
 
     def _batch(self, batch: Any) -> DeviceData:
-        """Checks a host batch and moves it to the devices."""
         size = self.batch_size // (1 if self.mesh is None else jax.process_count())
         checked = feed.check_batch(batch, size, self._parts[2].classes)
         return self._place(checked, sharding.global_batch)
 
     def _place(self, source: DeviceData, spread: Callable[..., DeviceData]) -> DeviceData:
-        """Tries the network on data, and moves them to the device, or spreads them over the mesh."""
+        """Tries the network on data, and moves them to the devices."""
         self._capacity(source)
-        if self.mesh is not None:
-            return spread(source, self.mesh)
-        return jax.tree.map(jnp.asarray, source)
+        return spread(jax.tree.map(jnp.asarray, source) if self.mesh is None else source, self.mesh)
 
     def _capacity(self, source: DeviceData) -> int:
-        """Most steps in one call; the first time for a shape, the network is tried on a datum.
-
-        On CPUs, XLA compiles the gradient of a convolution within a loop to code ten times slower
-        than outside.
-        """
+        """Most steps in one call; the first time for a shape, the network is tried on a datum."""
         event, labelled = source.data.shape[1:], source.labels is not None
         if self.label_dropout and not labelled:
             raise ValueError(f"label_dropout={self.label_dropout} needs labels, got None.")
@@ -295,16 +254,142 @@ class Trainer:
         t, x = jax.ShapeDtypeStruct((1,), dtype), jax.ShapeDtypeStruct((1, *event), dtype)
         given = (jax.ShapeDtypeStruct((1,), jnp.int32),) if labelled else ()
         velocity = plan.velocity(params, path)
+        shape = f"(num, *{event})"
         try:
             jaxpr, out = jax.make_jaxpr(velocity, return_shape=True)(t, x, *given)
         except (TypeError, ValueError) as error:
-            raise ValueError(
-                f"network does not accept data of shape (num, *{event}): {error}"
-            ) from error
+            raise ValueError(f"network does not accept data of shape {shape}: {error}") from error
         if out.shape[1:] != event:
-            raise ValueError(f"data have the shape (num, *{event}), but the network returns {out}.")
+            raise ValueError(f"data have the shape {shape}, but the network returns {out}.")
         devices = jax.devices() if self.mesh is None else list(self.mesh.devices.flat)
+        # XLA compiles a convolution's gradient for CPUs ten times slower within a loop.
         slow = devices[0].platform == "cpu" and "conv_general_dilated" in str(jaxpr)
         capacity = self.steps_per_call or (1 if slow else _STEPS_PER_CALL)
-        self._memory[event, labelled] = capacity
-        return capacity
+        return self._memory.setdefault((event, labelled), capacity)
+
+
+class FitResult(NamedTuple):
+    """What `fit` returns.
+
+    Attributes:
+        velocity: The velocity of the averaged parameters.
+        state: The final state.
+        losses: Loss of every step taken, of shape `(taken,)`.
+        steps_per_second: Speed, compilation not included.
+        compile_seconds: Time spent compiling.
+        metrics: Of every step: losses, those by time, norms of gradients.
+    """
+
+    velocity: Velocity
+    state: TrainState
+    losses: np.ndarray
+    steps_per_second: float
+    compile_seconds: float
+    metrics: StepMetrics
+
+    def __repr__(self) -> str:
+        last = f"{self.losses[-1]:.4g}" if len(self.losses) else "none"
+        speed = f"steps_per_second={self.steps_per_second:.0f}"
+        rest = f"{speed}, compile_seconds={self.compile_seconds:.1f}"
+        return f"FitResult(step={int(self.state.step)}, last loss={last}, {rest})"
+
+
+def fit(
+    network: Any,
+    path: ProbabilityPath,
+    data: Any,
+    key: Key,
+    steps: int = 20_000,
+    batch_size: int = 256,
+    *,
+    optimizer: optax.GradientTransformation | None = None,
+    prediction: str = "x0",
+    weight: Weight = "balanced",
+    time_power: float = 2.0,
+    labels: Any = None,
+    label_dropout: float = 0.0,
+    classes: int | None = None,
+    ema_decay: float = 0.999,
+    flip: bool = False,
+    accumulate: int = 1,
+    on_nonfinite: str = "stop",
+    steps_per_call: int | None = None,
+    mesh: Mesh | None = None,
+    trainable: Any = None,
+    state: TrainState | None = None,
+    callback: Callback | None = None,
+    progress: bool = True,
+) -> FitResult:
+    """Trains a network on data by minimizing `flow_matching_loss`.
+
+    Args:
+        network: As in `kacjax.Velocity`; it is read, not changed.
+        path: Path from data to noise.
+        data: An array `(num, *event)` of floats or bytes (uint8, which stand for `[-1, 1]`); each
+            epoch is a new permutation of it. Or an iterable of batches of the host, gone through
+            once; if it ends early, so does the training. A batch is an array `(batch_size,
+            *event)`, a pair of it and labels, or a mapping with `x` or `image`, `y` or `label`.
+        key: Random key, `jax.random.key(seed)`.
+        steps: Optimizer steps.
+        batch_size: Data in one step, over all devices.
+        optimizer: Any Optax optimizer; `default_optimizer(steps)` if missing.
+        prediction: What the network outputs, the data `x0` or the `velocity`.
+        weight: Weight of the loss at each time, see `flow_matching_loss`.
+        time_power: Exponent of the times' distribution, 1 if uniform; 2 has more near the data.
+        labels: The class of each datum, integers `(num,)`; batches of the host have their own.
+        label_dropout: Probability of the null label, `classes`, for classifier-free guidance.
+        classes: Number of classes; if missing, that of the network's `config`.
+        ema_decay: Decay of the averaged parameters, in [0, 1).
+        flip: Whether images are mirrored left to right with probability one half.
+        accumulate: Micro-batches to a step: the batch's own gradient, in less memory.
+        on_nonfinite: A loss or gradient that is not finite raises `NonFiniteError` (`stop`), or its
+            update is not applied and counted in `state.skipped` (`skip`).
+        steps_per_call: Most steps in one call of the device; chosen if missing.
+        mesh: Devices over which batch and state are spread, see `kacjax.sharding.make_mesh`.
+        trainable: What is trained, by default `kacjax.velocity.trainable(network)`: a pytree of
+            bools or a function of a leaf, as in `equinox.partition`; for an NNX module a filter.
+        state: A state to go on from, with fewer than `steps` steps; it is read, not used up.
+        callback: Called as `callback(step, metrics)` after every call of the device.
+        progress: Whether to show a progress bar.
+
+    Raises:
+        ValueError: If data, labels and network do not fit, or an argument is out of its range.
+        NonFiniteError: A `FloatingPointError`, if loss or gradient stop being finite.
+
+    Example:
+        >>> network, path = kacjax.models.MLP(2, rngs=nnx.Rngs(0), width=8), kacjax.kac_path()
+        >>> data = np.random.default_rng(0).normal(size=(100, 2))
+        >>> run = kacjax.fit(network, path, data, jax.random.key(0), 5, 16, progress=False)
+        >>> run.losses.shape
+        (5,)
+    """
+    arguments = locals()
+    trainer = Trainer(**{f.name: arguments[f.name] for f in dataclasses.fields(Trainer)})
+    if hasattr(data, "__array__"):
+        source = trainer.device_data(data, labels)
+    elif labels is not None:
+        raise ValueError("labels must be None if data are batches, which have their own.")
+    elif isinstance(data, Iterable):
+        source = iter(data)
+    else:
+        raise ValueError(f"data must be an array or an iterable of batches, got {data!r:.100}.")
+    # A copy, because a run uses its state up.
+    current = trainer.init(key) if state is None else jax.tree.map(jnp.copy, state)
+    first = int(current.step)
+    if first >= steps:
+        raise ValueError(f"state must have fewer than steps={steps} steps, got {first}.")
+    begin = time.perf_counter()
+    show = progress and jax.process_index() == 0
+    with tqdm(total=steps, initial=first, disable=not show, unit="step", dynamic_ncols=True) as bar:
+
+        def report(step: int, metrics: StepMetrics) -> None:
+            good = metrics.loss[metrics.finite]
+            bar.set_postfix({"loss": f"{good.mean():.4g}"} if len(good) else {}, refresh=False)
+            bar.update(step - bar.n)
+            if callback is not None:
+                callback(step, metrics)
+
+        current, metrics = trainer.run(current, source, steps, report)
+    compiling, taken = trainer.compile_seconds, np.asarray(metrics.loss)
+    speed = len(taken) / (time.perf_counter() - begin - compiling)
+    return FitResult(trainer.velocity(current), current, taken, speed, compiling, metrics)

@@ -10,7 +10,7 @@ import scipy.stats
 from jax.scipy.special import ndtr
 
 from kacjax import KacProcess, WienerProcess
-from kacjax.processes.kac import law, sampler, tails
+from kacjax.processes.kac import law, sampler
 from kacjax.processes.kac.process import METHODS
 from tests.statistics import frequency_bound, ks_bound, ks_distance
 from tools.make_squash_table import exact_polynomials
@@ -117,7 +117,7 @@ def test_float32_squash_against_float64():
     single = jnp.asarray(LAMBDAS, jnp.float32)[:, None]
     with jax.enable_x64(True):
         lam = jnp.asarray(single, jnp.float64)
-        n = (x * np.minimum(tails.atom_score(lam), 5.4)).astype(np.float32)
+        n = (x * np.minimum(law.atom_score(lam), 5.4)).astype(np.float32)
         exact = sampler.displace(
             lam, jnp.ones_like(lam), jnp.ones_like(lam), jnp.asarray(n, jnp.float64), True
         )
@@ -182,7 +182,7 @@ def test_map_beyond_what_a_probability_can_express(dtype):
         for lam in (50.0, 300.0, 900.0, 1e4, 1e8):
             process = KacProcess(jnp.asarray(lam, dtype), jnp.asarray(1.0, dtype))
             y = process.from_normal(1.0, n)
-            score = tails.atom_score(jnp.asarray(lam, dtype))
+            score = law.atom_score(jnp.asarray(lam, dtype))
             log_tail = np.log(2.0) + scipy.stats.norm.logsf(float(score))
             np.testing.assert_allclose(log_tail, -lam, rtol=1e-5)
             np.testing.assert_array_equal(y == 1, n >= score)
@@ -234,7 +234,7 @@ def test_derivatives_against_differences_of_the_quantile(lam, x64):
     n = jnp.concatenate([n, jnp.array([9.0, -9.0])])
     point = (0.5, lam / 0.5, 2.0)
     full = [jnp.full(n.shape, value) for value in point]
-    score = float(tails.atom_score(jnp.asarray(lam)))
+    score = float(law.atom_score(jnp.asarray(lam)))
     away = np.asarray(jnp.abs(jnp.abs(n) - score) > 1e-3)
 
     def both(s, a, c, n):

@@ -1,6 +1,7 @@
 """The Kac process, or telegraph process: motion at speed `c` that turns at rate `a`."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +10,8 @@ from jax.scipy.special import ndtr
 from kacjax._typing import Array, ArrayLike, Float, Key, Scalar, Shape
 from kacjax._validation import check_choice, check_nonnegative, check_positive
 from kacjax.processes import base
-from kacjax.processes.base import Blur, Pair, Process, Values, align, align_positive
-from kacjax.processes.kac import law, sampler, tails, telegraph
+from kacjax.processes.base import Blur, Pair, Process, Values, align
+from kacjax.processes.kac import law, sampler, telegraph
 
 METHODS = ("squash", "poisson-beta", "path")
 
@@ -18,11 +19,10 @@ METHODS = ("squash", "poisson-beta", "path")
 class KacProcess(Process):
     r"""The Kac process of jump rate `a` and speed `c`, in each component independently.
 
-    - A path has not turned yet at time `s` with probability $e^{-as}$ and sits on the light cone, at
-      an atom $\pm c s$. Choose $aT$ of 9 (one in 8,000) or more, unless atoms may be seen at the end.
-    - The deviation at time `T` is about $c \sqrt{T/a}$; data of deviation 1 want 0.4 to 1.
-    - The velocity never exceeds `c`. As $a, c \to \infty$ with $c^2 / a = \sigma^2$ the bound goes and
-      the process becomes Brownian motion of variance $\sigma^2 s$.
+    A path has not turned yet at time `s` with probability $e^{-as}$ and sits on the light cone, at an
+    atom $\pm c s$. Choose $aT$ of 9 (one in 8,000) or more, unless atoms may be seen at the end, and
+    the deviation at time `T`, about $c \sqrt{T/a}$, of 0.4 to 1 for data of deviation 1. The velocity
+    never exceeds `c`; as $a, c \to \infty$ with $c^2 / a = \sigma^2$ this becomes Brownian motion.
 
     With $\beta = a/c$ and $r = \sqrt{(cs - y)(cs + y)}$, density inside the cone, velocity and variance are
 
@@ -32,12 +32,10 @@ class KacProcess(Process):
 
     On and outside the cone, $v = \pm c$: the field jumps. A displacement within one rounding of
     `c * s` is an atom in every method, as a sample's is; once added to other numbers it no longer is.
-    `to_normal` gives an atom the normal variable where it begins; `from_normal` is right into the far
-    tails, and its derivatives in all arguments are exact.
+    `to_normal` gives an atom the normal variable where it begins.
 
     Attributes:
-        a: Jump rate (damping), positive, in 1 / time. May be traced, differentiated, vmapped, or
-            an array that broadcasts against the components.
+        a: Jump rate (damping), positive, in 1 / time; may be traced, or one value per component.
         c: Speed, positive, in displacement / time; likewise.
 
     Raises:
@@ -75,14 +73,12 @@ class KacProcess(Process):
         that contain the velocity, as a loss does, miss the change of the atoms' mass $e^{-as}$.
 
         Args:
-            key: Random key. The same key gives a `WienerProcess` the same normal variables.
-            s: Process time, `s >= 0`, broadcast against `shape`.
+            key: As in `Process`, as are `s`, `shape` and what is returned and raised.
+            s: Process time.
             shape: Shape of the result.
             method: `squash`, a map of one normal variable per component; or, for verification and not
-                differentiable in `a`, `poisson-beta`, exact by rejection, or `path`, jump by jump.
-
-        Raises:
-            ValueError: As of `Process`, or if `method` is unknown, or `path` and `a` or `s` traced.
+                differentiable in `a`, `poisson-beta`, exact by rejection, or `path`, jump by jump,
+                for which `a` and `s` must not be traced.
 
         Example:
             >>> y, v = kacjax.KacProcess().sample_with_velocity(jax.random.key(0), 0.0, (2,))
@@ -99,16 +95,16 @@ class KacProcess(Process):
         if method == "poisson-beta":
             z, w = sampler.poisson_beta(key, a * s, shape)
             return c * s * z, c * w
-        max_jumps = telegraph.resolve_bound(None, self.a, given, math.prod(shape))
-        flat_s, flat_a = (jnp.broadcast_to(value, shape).reshape(-1) for value in (s, a))
-        paths = telegraph.sample_positions(key, flat_a, flat_s[:, None], max_jumps)
+        bound = telegraph.resolve_bound(None, self.a, given, math.prod(shape))
+        flat_s, flat_a = _flatten(shape, s=s, a=a)
+        paths = telegraph.sample_positions(key, flat_a, flat_s[:, None], bound)
         y, counts, direction = (part.reshape(shape) for part in paths)
         return c * y, jnp.where(counts > 0, self.velocity(s, c * y), c * direction)
 
     def to_normal(self, s: ArrayLike, y: ArrayLike) -> Values:  # noqa: D102
         s, y, a, c = align(s=s, y=y, a=self.a, c=self.c)
         z, one_minus_z2, _ = law.cone_coordinates(c, s, y)
-        return tails.to_normal(a * s, z, one_minus_z2)
+        return law.to_normal(a * s, z, one_minus_z2)
 
     def velocity(self, s: ArrayLike, y: ArrayLike) -> Values:  # noqa: D102
         s, y, a, c = align(s=s, y=y, a=self.a, c=self.c)
@@ -125,7 +121,7 @@ class KacProcess(Process):
         self, s: ArrayLike, y: ArrayLike, *, width: Scalar = 0.3, blur: Blur = None
     ) -> Pair:
         base.refuse_blur(self, blur)
-        s, y, a, c = align_positive(s=s, y=y, a=self.a, c=self.c)
+        s, y, a, c = align(s=s, y=y, a=self.a, c=self.c, positive=True)
         return law.spread_law(a, c, s, y, jnp.asarray(width, y.dtype))
 
     def atom_mass(self, s: ArrayLike) -> Values:  # noqa: D102
@@ -136,7 +132,7 @@ class KacProcess(Process):
         s, y, a, c = align(s=s, y=y, a=self.a, c=self.c)
         z, one_minus_z2, side = law.cone_coordinates(c, s, y)
         inside = side < 0
-        score = tails.to_normal(a * s, jnp.where(inside, z, 0), jnp.where(inside, one_minus_z2, 1))
+        score = law.to_normal(a * s, jnp.where(inside, z, 0), jnp.where(inside, one_minus_z2, 1))
         # On the cone it is in the middle of a step that is half the atoms' mass high.
         outside = (1 + z * jnp.where(side > 0, 1, 1 - jnp.exp(-a * s) / 2)) / 2
         return jnp.where(inside, ndtr(score), outside)
@@ -146,7 +142,7 @@ class KacProcess(Process):
         return jnp.square(c * s) * law.scaled_variance(a * s)
 
     def linear_velocity(self, s: ArrayLike) -> Values:  # noqa: D102
-        s, a, c = align_positive(s=s, a=self.a, c=self.c)
+        s, a, c = align(s=s, a=self.a, c=self.c, positive=True)
         lam = a * s
         # Of the variance (c s)^2 kappa(lam) only kappa is differentiated: c s may underflow.
         kappa, change = jax.jvp(law.scaled_variance, (lam,), (lam,))
@@ -164,33 +160,25 @@ class KacProcess(Process):
             max_jumps: As in `sample_path`.
 
         Returns:
-            Increasing times of shape `(*shape, max_jumps)`, padded with `inf` past the horizon.
+            Increasing times, `inf` past the horizon.
 
         Example:
             >>> process = kacjax.KacProcess(a=9.0)
-            >>> process.sample_jump_times(jax.random.key(0), 0.5, (100,)).min() > 0
-            Array(True, dtype=bool)
+            >>> jumps = process.sample_jump_times(jax.random.key(0), 0.5, (100,))
+            >>> process.position_at(jumps, jnp.ones(100), 0.3).shape
+            (100,)
         """
         base.check_draw(key, shape)
         bound = telegraph.resolve_bound(max_jumps, self.a, horizon, math.prod(shape))
-        aligned = align(s=horizon, a=self.a, shape=shape)
-        s, a = (jnp.broadcast_to(value, shape).reshape(-1) for value in aligned)
+        s, a = _flatten(shape, s=horizon, a=self.a)
         return telegraph.sample_jumps(key, a, s, bound).reshape(*shape, bound)
 
     def position_at(
         self, jump_times: Float[Array, "... jumps"], direction: ArrayLike, s: ArrayLike
     ) -> Values:
-        """Position at time `s` of paths with these jump times and first directions, 1 or -1.
-
-        Example:
-            >>> jumps = jnp.array([[0.25, jnp.inf]])
-            >>> kacjax.KacProcess(c=2.0).position_at(jumps, jnp.ones(1), 0.5)
-            Array([0.], dtype=float32)
-        """
-        shape = jump_times.shape[:-1]
-        aligned = align(direction=direction, s=s, c=self.c, shape=shape)
-        direction, s, c = (jnp.broadcast_to(value, shape).reshape(-1) for value in aligned)
-        jumps = jump_times.reshape(-1, jump_times.shape[-1])
+        """Position at time `s` of paths with these jump times and first directions, 1 or -1."""
+        shape, jumps = jump_times.shape[:-1], jump_times.reshape(-1, jump_times.shape[-1])
+        direction, s, c = _flatten(shape, direction=direction, s=s, c=self.c)
         return (c * jax.vmap(telegraph.position)(jumps, direction, s)).reshape(shape)
 
     def sample_path(
@@ -221,3 +209,8 @@ class KacProcess(Process):
         each = jnp.broadcast_to(times, (a.size, times.size))
         y, _, _ = telegraph.sample_positions(key, a, each, bound)
         return c[None] * y.T.reshape(times.size, *shape)
+
+
+def _flatten(shape: Shape, **values: Any) -> list[Array]:
+    """What `align` returns as vectors with an entry for each number of `shape`."""
+    return [jnp.broadcast_to(value, shape).reshape(-1) for value in align(shape=shape, **values)]

@@ -8,10 +8,8 @@ linear. With $x = N / X(\lambda)$, $X = \min(\eta_1, 5.5)$, it and the velocity 
 $$ z = \sigma x P(2x^2 - 1), \qquad w = \sigma \kappa x Q(2x^2 - 1), \qquad
    \sigma = (1 + \lambda/30)^{-1/2}, \quad \kappa = \frac{\lambda}{\lambda + 2}. $$
 
-Their coefficients, and $X / \zeta$, are smooth functions of $\zeta = \lambda / (\lambda + K)$ but for
-the kink of $X$, tabulated as polynomials on 32 panels. Where one $\lambda$ serves a whole sample, a
-component costs 28 multiply-adds, without gathers, branches or Bessel functions. The table
-(`python -m tools.make_squash_table`) is right to 1e-6, mostly float32 rounding.
+Their coefficients, and $X / \zeta$, are functions of $\zeta = \lambda / (\lambda + K)$, smooth but for
+the kink of $X$, tabulated as polynomials on 32 panels by `python -m tools.make_squash_table`, to 1e-6.
 """
 
 from functools import partial
@@ -22,14 +20,13 @@ from jax.custom_derivatives import SymbolicZero
 from jax.scipy.stats import norm
 
 from kacjax._typing import Array, Key, Shape
-from kacjax.processes.kac import law, tails
+from kacjax.processes.kac import law
 
 # The largest normal variable the table covers: float32 normals end at 5.42.
 CUT = 5.5
+PANELS, KINK_PANEL, PANEL_DEGREE, POSITION_DEGREE, VELOCITY_DEGREE = 32, 22, 6, 12, 14
 # The `lam` with `eta_1 = CUT`, and the constant `K`, which puts it on a boundary of panels.
 KINK = 17.086229172065313
-PANELS, KINK_PANEL, PANEL_DEGREE = 32, 22, 6
-POSITION_DEGREE, VELOCITY_DEGREE = 12, 14
 HALFWAY = KINK * (PANELS - KINK_PANEL) / KINK_PANEL
 
 
@@ -40,10 +37,7 @@ def prefactors(lam):
 
 @partial(jax.jit, static_argnames="refined")
 def displace(s: Array, a: Array, c: Array, n: Array, refined: bool) -> tuple[Array, Array]:
-    """Displacement and velocity of the normal variables `n`.
-
-    Newton steps refine the table's polynomials, if wanted, wherever they are not exact to rounding.
-    """
+    """Displacement and velocity of the normal variables `n`, to rounding if they are `refined`."""
     z, w, _ = _unit_sample(a * s, n, refined)
     return (c * s) * z, c * w
 
@@ -79,7 +73,14 @@ def _unit_sample_jvp(refined, primals, tangents):
 
 def squash(lam: Array, n: Array) -> tuple[Array, Array, Array]:
     """Position and velocity in units of the cone, and whether it is an atom, for `n` up to `CUT`."""
-    rows, zeta = _coefficients(lam)
+    table = jnp.asarray(law.TABLES["squash"], lam.dtype)
+    # 1 - K / (lam + K) would lose small lam; the limit at infinity needs its own value.
+    zeta = jnp.where(jnp.isinf(lam), 1, lam / (lam + HALFWAY))
+    panel = jnp.clip((zeta * PANELS).astype(jnp.int32), 0, PANELS - 1)
+    local = (2 * (zeta * PANELS - panel.astype(lam.dtype)) - 1)[..., None]
+    rows = law.polynomial([jnp.take(level, panel, axis=0) for level in table], local)
+    # Without the barrier XLA recomputes the gathers for every component that shares them.
+    rows, zeta = jax.lax.optimization_barrier((rows, zeta))
     position = [rows[..., k] for k in range(POSITION_DEGREE + 1)]
     velocity = [rows[..., k] for k in range(POSITION_DEGREE + 1, rows.shape[-1] - 1)]
     sigma, kappa = prefactors(lam)
@@ -92,25 +93,13 @@ def squash(lam: Array, n: Array) -> tuple[Array, Array, Array]:
     return jnp.where(atom, sign, z), jnp.where(atom, sign, w), atom
 
 
-def _coefficients(lam: Array) -> tuple[Array, Array]:
-    """The polynomials' coefficients, on a last axis behind those of `lam`, and `zeta`."""
-    table = jnp.asarray(law.TABLES["squash"], lam.dtype)
-    # 1 - K / (lam + K) would lose small lam; the limit at infinity needs its own value.
-    zeta = jnp.where(jnp.isinf(lam), 1, lam / (lam + HALFWAY))
-    panel = jnp.clip((zeta * PANELS).astype(jnp.int32), 0, PANELS - 1)
-    local = (2 * (zeta * PANELS - panel.astype(lam.dtype)) - 1)[..., None]
-    rows = law.polynomial([jnp.take(level, panel, axis=0) for level in table], local)
-    # Without the barrier XLA recomputes the gathers for every component that shares them.
-    return jax.lax.optimization_barrier((rows, zeta))
-
-
 def _refine(lam: Array, n: Array, z: Array, w: Array) -> tuple[Array, Array, Array]:
     """Newton steps on what the table gives, wherever it is not exact to rounding."""
     size = jnp.abs(n)
-    atom = size >= tails.atom_score(lam)
-    start = tails.to_root(lam, z, jnp.maximum((1 - z) * (1 + z), 0))
+    atom = size >= law.atom_score(lam)
+    start = law.to_root(lam, z, jnp.maximum((1 - z) * (1 + z), 0))
     start = jnp.minimum(start * jnp.maximum(size / CUT, 1), jnp.sqrt(2 * lam))
-    fine, one_minus_z2 = tails.from_root(lam, tails.refine(lam, start, size, steps=4))
+    fine, one_minus_z2 = law.from_root(lam, law.refine(lam, start, size, steps=4))
     sign = jnp.sign(n)
     keep = (size <= CUT) & (n.dtype == jnp.float32)
     z = jnp.where(keep, z, sign * fine)
@@ -122,7 +111,7 @@ def poisson_beta(key: Key, lam: Array, shape: Shape) -> tuple[Array, Array]:
     """Exact draws of `(z, w)`: given the number of jumps, the time in each direction is a Beta."""
     count_key, share_key, sign_key = jax.random.split(key, 3)
     count = jax.random.poisson(count_key, lam, shape)
-    first, second = ((count // 2 + 1).astype(lam.dtype), ((count + 1) // 2).astype(lam.dtype))
+    first, second = (part.astype(lam.dtype) for part in (count // 2 + 1, (count + 1) // 2))
     share = jax.random.beta(share_key, first, jnp.maximum(second, 1))
     sign = jax.random.rademacher(sign_key, shape, lam.dtype)
     w = law.velocity(lam, 2 * share - 1, 4 * share * (1 - share))

@@ -16,10 +16,8 @@ from scipy.special import pdtrc
 from kacjax._typing import Array, ArrayLike, Float, Int, Key
 from kacjax._validation import check_count, is_concrete
 
-# Probability, at most, that one call overflows its bound on the number of jumps.
-TAIL = 1e-9
-# Gaps held at once when many paths are drawn; 8 MB in float32.
-_BLOCK = 2**21
+# Probability, at most, that one call overflows its bound; gaps of many paths held at once (8 MB).
+TAIL, _BLOCK = 1e-9, 2**21
 
 
 def jump_bound(a: ArrayLike, horizon: ArrayLike, components: int) -> int:
@@ -32,10 +30,9 @@ def jump_bound(a: ArrayLike, horizon: ArrayLike, components: int) -> int:
     lam = float(np.max(np.asarray(a))) * float(np.max(np.asarray(horizon)))
     if not np.isfinite(lam):
         raise ValueError(f"times must be finite, got {horizon}.")
-    allowed = TAIL / max(components, 1)
     # By the tail itself, P(more jumps): its inverse goes through 1 - allowed, which may round to 1.
     counts = np.arange(1, int(lam + 20 * lam**0.5) + 60)
-    return int(counts[np.argmax(pdtrc(counts - 1, lam) <= allowed)])
+    return int(counts[np.argmax(pdtrc(counts - 1, lam) <= TAIL / max(components, 1))])
 
 
 def resolve_bound(max_jumps: int | None, a: ArrayLike, horizon: ArrayLike, components: int) -> int:
@@ -50,17 +47,14 @@ def jump_times(key: Key, a: Array, horizon: Array, max_jumps: int) -> Array:
     """Draws increasing jump times, `inf` past the horizon; too many are an error at run time."""
     times = jnp.cumsum(jax.random.exponential(key, (max_jumps,), a.dtype) / a)
     before = times <= horizon
-    return eqx.error_if(
-        jnp.where(before, times, jnp.inf),
-        before[-1],
-        f"A path jumped {max_jumps} times or more before its horizon: raise max_jumps.",
-    )
+    message = f"A path jumped {max_jumps} times or more before its horizon: raise max_jumps."
+    return eqx.error_if(jnp.where(before, times, jnp.inf), before[-1], message)
 
 
 def position(jumps: Array, direction: Array, time: Array) -> Array:
     """Where a path of unit speed and first direction 1 or -1 is: its segments alternate in sign."""
-    ends = jnp.concatenate([jnp.zeros(1, jumps.dtype), jnp.minimum(jumps, time), time[None]])
-    lengths = jnp.diff(ends)
+    zero = jnp.zeros(1, jumps.dtype)
+    lengths = jnp.diff(jnp.concatenate([zero, jnp.minimum(jumps, time), time[None]]))
     return direction * (jnp.sum(lengths[::2]) - jnp.sum(lengths[1::2]))
 
 
