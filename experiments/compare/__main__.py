@@ -27,7 +27,7 @@ _MOST_PANELS = 6
 def compare(config: CompareConfig) -> int:
     """Completes a comparison and writes its tables and figures; 75 if a signal stopped it."""
     config.check()
-    (_, first), *_ = config.runs()
+    _, first = config.runs()[0]
     dataset, folder = make_dataset(first), config.folder()
     # Whether the network fits, the samples and their judge: before anything is written.
     Session(first, dataset, folder)

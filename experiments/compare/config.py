@@ -32,7 +32,7 @@ from kacjax.generation import ADAPTIVE
 # To be raised when judging or generating changes its meaning: older judgements are then not read.
 _VERSION = 4
 # Where data lie and who judges them does not decide a network; what they are has a fingerprint.
-_ELSEWHERE = ("data", "data_root", "classifier", "unreadable")
+_ELSEWHERE = ("data", "data_root", "classifier", "unreadable", "on_nonfinite")
 # The few images that training draws are not enough to be judged.
 _IMAGES = 2000
 # What --quick does: steps are divided by the first, and samples are at most the second.
@@ -232,11 +232,11 @@ def make_cells(config: CompareConfig, fingerprint: str) -> list[Cell]:
     judged, cells = digest(config.judgement()), []
     folder = config.cells.expanduser() if config.cells else config.folder() / "cells"
     for model, run in config.runs():
-        values = {name: value for name, value in to_dict(run).items() if name != "sampling"}
-        source = {name: v for name, v in values["source"].items() if name not in _ELSEWHERE}
-        name = digest({**values, "source": source, "fingerprint": fingerprint})
-        seed = run.training.seed
-        cells.append(Cell(model, seed, run, folder / f"{run.model.path}-seed{seed}-{name}", judged))
+        values, seed = to_dict(run) | {"sampling": None}, run.training.seed
+        for group in ("source", "training"):
+            values[group] = {k: v for k, v in values[group].items() if k not in _ELSEWHERE}
+        name = f"{run.model.path}-seed{seed}-{digest({**values, 'fingerprint': fingerprint})}"
+        cells.append(Cell(model, seed, run, folder / name, judged))
     return cells
 
 

@@ -67,10 +67,10 @@ def _draw_lines(ax: Any, entries: Sequence[Entry], curve: Curve) -> None:
         for line in [fixed] * bool(fixed) + [[entry] for entry in own if entry.sampler.adaptive]:
             x = [place(entry) for entry in line]
             mean, half = scale * np.array([entry.figures[key][:2] for entry in line]).T
+            mean = np.where(np.isfinite(mean), mean, np.nan)
             ax.vlines(x, mean - half, mean + half, color=style["color"], linewidth=1, alpha=0.6)
-            known = {"label": label(model), "markersize": 5}
-            star = {"marker": "*", "markersize": 10}
-            ax.plot(x, mean, **style | (known if line is fixed else star))
+            marks = {"label": label(model)} if line is fixed else {"marker": "*", "markersize": 10}
+            ax.plot(x, mean, **{"markersize": 5, **style, **marks})
 
 
 @styled

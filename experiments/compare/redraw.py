@@ -45,7 +45,8 @@ def redraw(config: RedrawConfig) -> None:
     """Writes the tables and curves, and prints the tables."""
     found, against = runs.read_json(config.results.expanduser()), config.against
     # Its values may be anything.
-    with user_errors(Exception, saying=f"{config.results} is not a results file of a comparison: "):
+    saying = f"{config.results} is not a results file of a comparison: "
+    with user_errors(Exception, saying=saying):
         text = json.dumps(found)
         for old, new in _RENAMED:
             text = text.replace(old, new)
@@ -59,7 +60,8 @@ def redraw(config: RedrawConfig) -> None:
         written, terminal = report.render(results, headlines)
     if against is not None:
         check_choice("--against", against, models)
-    report.write(config.out.expanduser(), written)
+    with user_errors(ValueError, ArithmeticError, LookupError, TypeError, saying=saying):
+        report.write(config.out.expanduser(), written)
     print(terminal, files(config.out.expanduser()), sep="\n")
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from experiments import runs
@@ -55,6 +56,7 @@ def load(cell: Cell, step: int, samples: bool = False) -> Any:
         return head | {name: found[name] for name in ("rows", "field")}
 
 
+@np.errstate(all="ignore")
 def render(results: Mapping[str, Any], headlines: table.Headlines) -> tuple[Files, str]:
     """What to write of results, by file name, and what to print; with these figures for people."""
     judgements, reference = results["judgements"], results["real data"]

@@ -11,7 +11,7 @@ from jaxtyping import PRNGKeyArray as Key
 
 import kacjax
 from experiments import runs
-from experiments.command import user_errors
+from experiments.command import UserError, user_errors
 from experiments.compare.config import Cell, CompareConfig, Sampler, make_cells, shown_sampler
 from experiments.compare.table import NFE, SECONDS
 from experiments.config import SamplingConfig
@@ -29,7 +29,7 @@ _EVALUATIONS = {"euler": 1, "ab2": 1, "heun": 2, "midpoint": 2, "rk4": 4}
 # Priors of generation; training draws its own keys from the same seed.
 _PRIOR = 1_000_003
 # The field is measured at so many times, from the first.
-_FIELD_TIMES, _FIELD_EARLIEST = 16, 1e-3
+_TIMES, _EARLIEST = 16, 1e-3
 
 
 class Stopped(KeyboardInterrupt):
@@ -43,8 +43,7 @@ class Work:
         self.cells, self._steps = make_cells(config, dataset.fingerprint), config.steps()
         self._config, self._dataset, self._log, self._stop = config.evaluation, dataset, say, stop
         self._how, self._compiled = config.judgement(), set[tuple[str, Sampler]]()
-        points, _ = dataset.training(jax.random.key(_PRIOR))
-        points = points[: dataset.field_points]
+        points = dataset.training(jax.random.key(_PRIOR))[0][: dataset.field_points]
         self._points = to_float(points) if points.dtype == np.uint8 else points
 
     def complete(self) -> Iterator[int]:
@@ -56,7 +55,8 @@ class Work:
             if cell.is_finished(self._steps):
                 self._say("finished before")
             else:
-                with runs.open_run(cell.folder, cell.run, self._wait):
+                opened = runs.open_run(cell.folder, cell.run, self._wait)
+                with user_errors(UserError, saying=f"{self._title}: "), opened:
                     self._train(cell)
                     self._judge_all(cell)
                 news = True
@@ -153,7 +153,6 @@ class Work:
     def _field(self, velocity: Velocity) -> dict[str, list[float]]:
         """Size and steepness of a velocity at points of its path that start at data."""
         path, key, data = velocity.path, jax.random.key(_PRIOR), self._points
-        times = np.geomspace(_FIELD_EARLIEST, 1, _FIELD_TIMES) * float(path.T)
-        times = jnp.asarray(times, data.dtype)
+        times = jnp.asarray(np.geomspace(_EARLIEST, 1, _TIMES) * float(path.T), data.dtype)
         points = [path.sample(key, jnp.full(len(data), t), data).x_t for t in times]
         return measure_field(velocity, path, jnp.stack(points), times)
