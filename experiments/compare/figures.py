@@ -42,7 +42,7 @@ def curves_figure(
     for ax, curve in zip(axes, curves, strict=False):
         headline, name, _, tick = curve
         _draw_lines(ax, entries, curve)
-        if headline.key in reference:
+        if headline.key in reference and (reference[headline.key] > 0 or not headline.log):
             ax.axhline(reference[headline.key], color=COLORS["data"], linewidth=1, linestyle=":")
         ax.set(xscale="log", xlabel=name, ylabel=headline.title)
         drawn = np.concatenate([line.get_ydata() for line in ax.lines] or [np.zeros(0)])
