@@ -90,7 +90,8 @@ def run(
     before, sys.stderr = sys.stderr, _Steady(sys.stderr)
     try:
         status = body() or 0
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
         return status
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -98,11 +99,16 @@ def run(
     except KeyboardInterrupt:
         print(interrupted, file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        # Python would complain once more as it ends.
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        # Of the standard output, of which Python would complain once more as it ends.
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        if isinstance(error, BrokenPipeError):
+            return 1
+        print(f"error: cannot print: {one_line(error)}.", file=sys.stderr)
+        return 2
     except (MemoryError, RuntimeError) as error:
         said = one_line(error)
         if isinstance(error, MemoryError) or any(word in said for word in _NO_MEMORY):
