@@ -13,8 +13,8 @@ from experiments.command import check_choice, run
 COMMANDS = {
     "train": "train a model on a data set, generate, and judge the samples",
     "generate": "draw samples from a run or from a velocity's file",
-    "compare": "train Kac, diffusion and flow matching on equal terms, and judge them",
-    "compare.redraw": "make the tables and curves of a comparison again from its results",
+    "compare": "train and judge Kac, diffusion and flow matching alike",
+    "compare.redraw": "make tables and curves of a comparison again",
     "gallery": "set finished runs side by side",
     "features": "train a classifier of images, which judges samples",
     "explosion": "measure velocities and their gradients toward the data",

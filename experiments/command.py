@@ -12,7 +12,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -126,7 +126,14 @@ def _shorten(text: str) -> str:
     return (text if len(text) < 160 else text[:157] + "...").rstrip(".") + "."
 
 
-def parse(kind: Any, argv: Sequence[str] | None, prog: str, about: str, examples: str) -> Any:
+def parse(
+    kind: Any,
+    argv: Sequence[str] | None,
+    prog: str,
+    about: str,
+    examples: str,
+    needed: Mapping[str, str] | None = None,
+) -> Any:
     """Reads a dataclass, or one of several under a name, from the command line.
 
     Args:
@@ -134,7 +141,8 @@ def parse(kind: Any, argv: Sequence[str] | None, prog: str, about: str, examples
         argv: The arguments; those of the process if missing.
         prog: The command.
         about: What it does.
-        examples: Commands for the end of the help.
+        examples: Commands for the end of the help; of a name, in place of `digits` in them.
+        needed: Flags without which a name is no command.
 
     Raises:
         UserError: With what is wrong in one line.
@@ -150,10 +158,8 @@ def parse(kind: Any, argv: Sequence[str] | None, prog: str, about: str, examples
             if argv and argv[0] in kind:
                 name, *rest = argv
                 about, default = kind[name]
-                options |= {
-                    "default": default,
-                    "description": about + shown.replace("digits", name),
-                }
+                named = shown.replace("digits", f"{name} {(needed or {}).get(name, '')}".strip())
+                options |= {"default": default, "description": about + named}
                 return tyro.cli(type(default), prog=f"{prog} {argv[0]}", args=rest, **options)
             options |= {"prog": prog, "args": argv, "description": about + shown}
             return tyro.extras.overridable_config_cli(kind, **options)

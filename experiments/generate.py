@@ -148,7 +148,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     def body() -> None:
         about = "Generates samples from a finished run."
         examples = (
-            "python -m experiments.generate --run runs/digits-kac --out new.npy --gif new.gif\n"
+            "python -m experiments.generate --run runs/digits-kac --out x.npy --gif x.gif\n"
             "python -m experiments.generate --run runs/mnist-kac --label 3 --out threes.npy"
         )
         generate(parse(GenerateConfig, argv, "python -m experiments.generate", about, examples))
