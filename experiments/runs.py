@@ -28,8 +28,10 @@ from experiments.defaults import DEFAULTS
 CONFIG, METRICS, SAMPLES = "config.json", "metrics.json", "samples.npy"
 VELOCITY = "velocity.safetensors"
 CHECKPOINTS, LOG, TENSORBOARD = "checkpoints", "metrics.jsonl", "tensorboard"
+# Says that there were checkpoints.
+SAVED = ".saved"
 _FIGURES = ("samples.png", "zoom.png", "trajectories.png", "marginals.png")
-_OURS = (CHECKPOINTS, LOG, TENSORBOARD, METRICS, VELOCITY, SAMPLES, *_FIGURES)
+_OURS = (CHECKPOINTS, SAVED, LOG, TENSORBOARD, METRICS, VELOCITY, SAMPLES, *_FIGURES)
 _FORMAT, _LOCK = "kacjax-run-2", ".lock"
 # No file of a run that is read is larger.
 _LARGEST = 64 * 2**20
