@@ -13,8 +13,8 @@ from experiments.command import check_choice, run
 COMMANDS = {
     "train": "train a model on a data set, generate, and judge the samples",
     "generate": "draw samples from a run or from a velocity's file",
-    "compare": "train Kac, diffusion and flow matching on equal terms, and judge them",
-    "compare.redraw": "make the tables and curves of a comparison again from its results",
+    "compare": "train and judge Kac, diffusion and flow matching alike",
+    "compare.redraw": "make tables and curves of a comparison again",
     "gallery": "set finished runs side by side",
     "features": "train a classifier of images, which judges samples",
     "explosion": "measure velocities and their gradients toward the data",
@@ -26,10 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help"):
-        width = max(map(len, COMMANDS))
-        print("usage: python -m experiments COMMAND [flags], each with --help\n")
-        print("\n".join(f"  {name:<{width}}  {about}" for name, about in COMMANDS.items()))
-        return 0
+        return run(_list)
 
     def check() -> None:
         check_choice("the command", argv[0], COMMANDS)
@@ -38,6 +35,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return status
     name = argv[0] + ".__main__" * (argv[0] == "compare")
     return importlib.import_module(f"experiments.{name}").main(argv[1:])
+
+
+def _list() -> None:
+    width = max(map(len, COMMANDS))
+    print("usage: python -m experiments COMMAND [flags], each with --help\n")
+    print("\n".join(f"  {name:<{width}}  {about}" for name, about in COMMANDS.items()))
 
 
 if __name__ == "__main__":

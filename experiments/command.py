@@ -12,7 +12,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -90,7 +90,8 @@ def run(
     before, sys.stderr = sys.stderr, _Steady(sys.stderr)
     try:
         status = body() or 0
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
         return status
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -98,11 +99,16 @@ def run(
     except KeyboardInterrupt:
         print(interrupted, file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        # Python would complain once more as it ends.
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        # Of the standard output, of which Python would complain once more as it ends.
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        if isinstance(error, BrokenPipeError):
+            return 1
+        print(f"error: cannot print: {one_line(error)}.", file=sys.stderr)
+        return 2
     except (MemoryError, RuntimeError) as error:
         said = one_line(error)
         if isinstance(error, MemoryError) or any(word in said for word in _NO_MEMORY):
@@ -120,7 +126,14 @@ def _shorten(text: str) -> str:
     return (text if len(text) < 160 else text[:157] + "...").rstrip(".") + "."
 
 
-def parse(kind: Any, argv: Sequence[str] | None, prog: str, about: str, examples: str) -> Any:
+def parse(
+    kind: Any,
+    argv: Sequence[str] | None,
+    prog: str,
+    about: str,
+    examples: str,
+    needed: Mapping[str, str] | None = None,
+) -> Any:
     """Reads a dataclass, or one of several under a name, from the command line.
 
     Args:
@@ -128,7 +141,8 @@ def parse(kind: Any, argv: Sequence[str] | None, prog: str, about: str, examples
         argv: The arguments; those of the process if missing.
         prog: The command.
         about: What it does.
-        examples: Commands for the end of the help.
+        examples: Commands for the end of the help; of a name, in place of `digits` in them.
+        needed: Flags without which a name is no command.
 
     Raises:
         UserError: With what is wrong in one line.
@@ -144,10 +158,8 @@ def parse(kind: Any, argv: Sequence[str] | None, prog: str, about: str, examples
             if argv and argv[0] in kind:
                 name, *rest = argv
                 about, default = kind[name]
-                options |= {
-                    "default": default,
-                    "description": about + shown.replace("digits", name),
-                }
+                named = shown.replace("digits", f"{name} {(needed or {}).get(name, '')}".strip())
+                options |= {"default": default, "description": about + named}
                 return tyro.cli(type(default), prog=f"{prog} {argv[0]}", args=rest, **options)
             options |= {"prog": prog, "args": argv, "description": about + shown}
             return tyro.extras.overridable_config_cli(kind, **options)

@@ -26,7 +26,7 @@ _COUNTS: dict[str, tuple[int, int]] = {
     "seed": (0, MAX_SEED),
     "process_id": (0, 100_000),
     **dict.fromkeys(("width", "channels", "head_channels"), (1, 100_000)),
-    **dict.fromkeys(("depth", "blocks", "multipliers"), (1, 200)),
+    **dict.fromkeys(("depth", "blocks", "multipliers"), (1, 100)),
     **dict.fromkeys(("image_size", "attention"), (1, 8192)),
     **dict.fromkeys(("solver_steps", "nfe"), (1, 1_000_000)),
 }

@@ -60,7 +60,8 @@ def show(config: GalleryConfig) -> None:
 def _load(folder: Path) -> tuple[np.ndarray, dict[str, Any]]:
     """Samples and figures of a run."""
     metrics = runs.read_json(folder / runs.METRICS)
-    with user_errors(KeyError, TypeError, saying=f"{folder / runs.METRICS} is damaged: "):
+    damages = (KeyError, TypeError, ValueError)
+    with user_errors(*damages, saying=f"{folder / runs.METRICS} is damaged: "):
         rows = {"nfe": metrics["nfe"], "loss": metrics["loss"], **metrics["quality"]}
         rows = {str(name): float(value) for name, value in rows.items()}
     return read_npy(folder / runs.SAMPLES), rows

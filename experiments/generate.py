@@ -101,7 +101,11 @@ def load(source: Path) -> tuple[Velocity, dict[str, Any]]:
         config = runs.load_config(source)
         raise UserError(f"{source} has no network yet: train {config.data} on with --resume.")
     with user_errors(ValueError, OSError):
-        return kacjax.load_velocity(source), load_notes(source)
+        velocity, notes = kacjax.load_velocity(source), load_notes(source)
+    damages = (KeyError, TypeError, ValueError)
+    with user_errors(*damages, saying=f"the notes in {source} are damaged: "):
+        finish(notes, np.zeros((1, *event_of(velocity)), np.float32))
+        return velocity, {**notes, "classes": [str(name) for name in notes.get("classes", [])]}
 
 
 def _classes(config: GenerateConfig, velocity: Velocity, notes: dict[str, Any]) -> tuple[Any, Any]:
@@ -114,8 +118,9 @@ def _classes(config: GenerateConfig, velocity: Velocity, notes: dict[str, Any]) 
     if interval is not None:
         if config.guidance == 1:
             raise UserError("--guidance-interval needs a --guidance other than 1, got 1.")
+        check_range("--guidance-interval", interval[0], 0, float(velocity.path.T))
         check_range("--guidance-interval", interval[1], interval[0], float(velocity.path.T))
-    names = [str(name) for name in notes.get("classes", [])] or [str(i) for i in range(count)]
+    names = notes["classes"] or [str(i) for i in range(count)]
     chosen = [_number(name, names) for name in config.label] or range(count)
     labels = in_turn(chosen, config.sampling.num_samples)
     if config.guidance == 1:
@@ -126,10 +131,10 @@ def _classes(config: GenerateConfig, velocity: Velocity, notes: dict[str, Any]) 
 
 
 def _number(name: str, names: list[str]) -> int:
-    """The number of a class; where a name looks like a number, it is the name."""
+    """The number of a class, by its name; or by its number, where no name is a number."""
     if name in names:
         return names.index(name)
-    if name.isdecimal() and int(name) < len(names):
+    if name.isdecimal() and int(name) < len(names) and not any(map(str.isdecimal, names)):
         return int(name)
     shown = ", ".join(names[:20]) + ", ..." * (len(names) > 20)
     raise UserError(f"--label must be one of the classes {shown}; got {name!r}.")
@@ -148,7 +153,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     def body() -> None:
         about = "Generates samples from a finished run."
         examples = (
-            "python -m experiments.generate --run runs/digits-kac --out new.npy --gif new.gif\n"
+            "python -m experiments.generate --run runs/digits-kac --out x.npy --gif x.gif\n"
             "python -m experiments.generate --run runs/mnist-kac --label 3 --out threes.npy"
         )
         generate(parse(GenerateConfig, argv, "python -m experiments.generate", about, examples))

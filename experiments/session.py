@@ -124,8 +124,7 @@ class Session:
                     if log is not None and isinstance(shown, Path):
                         log.picture(self.step, "samples", shown)
             self._save(checkpoints, log)
-            with _checkpoint_errors():
-                checkpoints.wait()
+            self._wait(checkpoints)
         # In the last call or while files were written: then the rest is left to --resume too.
         asked = bool(hosts.gather(np.array(stop.asked)).any())
         return self.step >= steps and not asked
@@ -152,7 +151,9 @@ class Session:
         for warning in caught:
             tell(f"warning: {' '.join(str(warning.message).split())}")
         if found is None:
-            if (self.folder / runs.SAVED).exists():
+            # The mark comes after the checkpoint.
+            damaged = (self.folder / runs.CHECKPOINTS).glob("damaged-*")
+            if (self.folder / runs.SAVED).exists() or any(damaged):
                 raise UserError(
                     f"{self.folder} has had checkpoints, and none of them is whole: there is "
                     "nothing to go on from. Begin anew with --overwrite."
@@ -160,8 +161,8 @@ class Session:
             if said:
                 tell("there is no checkpoint yet: beginning at step 0.")
             return None
-        damaged = (KeyError, TypeError, AttributeError)
-        with user_errors(*damaged, saying=f"the checkpoints in {self.folder} are damaged: "):
+        damages = (KeyError, TypeError, AttributeError)
+        with user_errors(*damages, saying=f"the checkpoints in {self.folder} are damaged: "):
             changes = differences(found.description["config"], to_dict(self.config))
             if changes:
                 raise UserError(
@@ -215,8 +216,7 @@ class Session:
             self.state, self.step = error.state, int(error.state.step)
             self._interval.add(jax.tree.map(lambda rows: rows[:-1], error.metrics))
             self._save(checkpoints, log)
-            with _checkpoint_errors():
-                checkpoints.wait()
+            self._wait(checkpoints)
             raise UserError(
                 f"{one_line(error)} The state before that step is saved; --resume goes on from "
                 "there, with --on-nonfinite skip past it."
@@ -248,11 +248,17 @@ class Session:
             "interval": self._interval.sums,
             "loss": self.loss,
         }
+        self._wait(checkpoints)
         with _checkpoint_errors():
             checkpoints.save(self.step, self.state, description)
-            if hosts.is_first():
-                (self.folder / runs.SAVED).touch()
         self._saved, self._last_saved = self.step, time.monotonic()
+
+    def _wait(self, checkpoints: Checkpoints) -> None:
+        """Waits until the newest checkpoint is whole."""
+        with _checkpoint_errors():
+            checkpoints.wait()
+            if hosts.is_first() and self._saved:
+                (self.folder / runs.SAVED).touch()
 
 
 def make_trainer(config: RunConfig, dataset: Dataset) -> Trainer:

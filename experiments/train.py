@@ -192,9 +192,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         about = "Trains one model on one data set, generates, and judges the samples."
         examples = (
             "python -m experiments.train digits\n"
-            "python -m experiments.train digits --path diffusion --seed 1 --out runs/other"
+            "python -m experiments.train digits --path diffusion --seed 1"
         )
-        config = parse(DEFAULTS, argv, "python -m experiments.train", about, examples)
+        needed = {"arrays": "--data table.csv", "images": "--data pictures"}
+        config = parse(DEFAULTS, argv, "python -m experiments.train", about, examples, needed)
         unused = config.model.unused(DEFAULTS[config.data][1].model)
         if unused:
             tell(f"note: {config.model.path} does not use {', '.join(unused)}.")

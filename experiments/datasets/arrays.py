@@ -129,6 +129,8 @@ def _numbers(file: Path, columns: dict[str, np.ndarray]) -> tuple[np.ndarray, tu
     parts = {}
     for name, column in columns.items():
         what = f"{file}: column {name!r}" if name else f"{file}"
+        if not len(np.atleast_1d(column)) or not column.ndim:
+            raise UserError(f"{what} must not be empty, got shape {column.shape}.")
         try:
             parts[name] = np.asarray(column, np.float64) if column.dtype.kind in "biufUO" else None
         except (ValueError, TypeError):

@@ -114,8 +114,10 @@ def finish(notes: Mapping[str, Any], samples: Any) -> Samples:
     if notes.get("data") == "digits":
         return np.clip(samples, -1, 1)
     if "mean" in notes:
-        mean, std = (np.asarray(notes[name], np.float32) for name in ("mean", "std"))
-        return (mean + std * samples).reshape(len(samples), *notes["shape"])
+        mean, std = (np.asarray(notes[name], np.float64) for name in ("mean", "std"))
+        found = (mean + std * samples).reshape(len(samples), *notes["shape"])
+        # Where numbers have a large part in common, float32 would lose the rest.
+        return found if np.any(np.abs(mean) > 1e4 * std) else found.astype(np.float32)
     return samples
 
 

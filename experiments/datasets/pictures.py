@@ -11,7 +11,7 @@ from jaxtyping import PRNGKeyArray as Key
 from jaxtyping import UInt8
 from matplotlib.figure import Figure
 
-from experiments.command import user_errors
+from experiments.command import UserError, user_errors
 from experiments.config import FolderConfig, RunConfig
 from experiments.datasets.base import Dataset, Headline
 from experiments.judging.classifier_file import load_classifier, mnist_classifier
@@ -59,6 +59,7 @@ class Pictures(Dataset):
             else:
                 self._images = LOADERS[config.data]("train", source.data_root, progress=first)
         images, labels, self.classes = self._images
+        _check_number(source, len(images))
         rows = np.random.default_rng(0).permutation(len(images))[:_JUDGED]
         self._some, self.event, self.num = images[rows], images.shape[1:], len(images)
         self.fingerprint = fingerprint(images, labels, self.classes)
@@ -67,8 +68,11 @@ class Pictures(Dataset):
         options = {"channels": 1 if source.gray else 3, "unreadable": source.unreadable}
         arguments = source.data, (source.image_size * 2)[:2]
         self._stream = data.stream_images(*arguments, batch_size, seed=seed, **options)
+        _check_number(source, self._stream.num)
+        # Of one pass over them, so that none is there twice.
+        count = min(_SHOWN, self._stream.num)
         some = data.stream_images(
-            *arguments, _SHOWN, seed=seed, process=(0, 1), prefetch=1, **options
+            *arguments, count, seed=seed, process=(0, 1), prefetch=1, **options
         )
         self._some = next(some).images[: self._stream.num]
         some.close()
@@ -210,8 +214,15 @@ class PixelJudge:
             "patch_sliced_wasserstein": float(distance),
             "relative_brightness": float((1 + own.mean()) / (1 + real.mean())),
             "relative_contrast": float(own.std(axis=0).mean() / real.std(axis=0).mean()),
-            "nearest_training_ratio": near[0] / near[1],
+            # Copies among the data have no distance.
+            "nearest_training_ratio": near[0] / max(near[1], 1e-6),
         }
+
+
+def _check_number(source: Any, num: int) -> None:
+    """Refuses a single image: there would be none to judge by."""
+    if num < 2:
+        raise UserError(f"{source.data} must hold two images at least, got {num}.")
 
 
 def _patches(images: np.ndarray, num: int = _JUDGED * _PATCHES) -> np.ndarray:

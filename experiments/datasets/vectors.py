@@ -200,11 +200,10 @@ class Arrays(Dataset):
         rows = found.data.reshape(len(found.data), -1)
         order = np.random.default_rng(0).permutation(len(rows))
         self._all, self._held_out, chosen = rows, rows[order[:kept]], order[kept:]
-        # Of numbers with a large common part, the deviation would be lost in float32.
+        # Of numbers with a large common part, mean and deviation would be lost in float32.
         train = rows[chosen].astype(np.float64)
         mean, std = train.mean(axis=0), train.std(axis=0)
-        std = np.where(std > 1e-12 * np.abs(mean), std, 1.0)
-        self._mean, self._std = mean.astype(np.float32), std.astype(np.float32)
+        self._mean, self._std = mean, np.where(std > 1e-12 * np.abs(mean), std, 1.0)
         self._train = self._standard(train)
         self._labels = None if found.labels is None else found.labels[chosen]
         self.classes, self.event, self.num = found.classes, rows.shape[1:], len(train)
@@ -283,7 +282,9 @@ def marginals_figure(sets: Mapping[str, Samples], names: tuple[str, ...]) -> Fig
         for name, values in sets.items():
             color, label = plots.COLORS.get(name), plots.LABELS.get(name, name)
             options = {"density": True, "histtype": "step", "color": color, "label": label}
-            ax.hist(values[:, i], edges, **options)
+            # The density of values that all lie elsewhere is nothing.
+            with np.errstate(invalid="ignore"):
+                ax.hist(values[:, i], edges, **options)
         ax.set_yticks([])
         ax.set_xlabel(names[i] if names else f"component {i}")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)

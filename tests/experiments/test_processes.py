@@ -1,4 +1,4 @@
-"""Runs on images in processes that are killed, on full disks, other devices and two at once."""
+"""Runs in processes that are killed, on full disks, other devices and two at once."""
 
 import os
 import random
@@ -11,25 +11,41 @@ import jax
 import numpy as np
 import pytest
 
-from tests.image_runs import draw_pictures, finished, outcome, restore, rows, start, wait_for
+from tests.experiments.small_runs import (
+    draw_pictures,
+    finished,
+    outcome,
+    restore,
+    rows,
+    start,
+    wait_for,
+    write_table,
+)
 
-KILLS = 20
 # A run that other devices or processes repeat up to rounding, and that lasts until it is stopped.
 PLAIN = ["--steps", 60, "--dropout", 0]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    """Decoded images and compiled programs go to the tests' own folder."""
-    folder = tmp_path_factory.mktemp("cache")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("KACJAX_CACHE", str(folder / "images"))
-        yield folder
+@pytest.fixture(scope="module")
+def cache(shared):
+    """Programs that are compiled by processes."""
+    return shared / "processes"
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    return draw_pictures(tmp_path_factory.mktemp("pictures"))
+def sources(tmp_path_factory):
+    """What the small runs of each kind take their data from."""
+    folders = {name: tmp_path_factory.mktemp(name) for name in ("images", "arrays")}
+    return {
+        "images": draw_pictures(folders["images"]),
+        "arrays": write_table(folders["arrays"]),
+        "digits": "digits",
+    }
+
+
+@pytest.fixture(scope="module")
+def pictures(sources):
+    return sources["images"]
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +61,7 @@ def begin(pictures, out, *flags, cache):
     process = start(pictures, out, *PLAIN, *flags, cache=cache)
     wait_for(out / "checkpoints" / "9", process)
     process.send_signal(signal.SIGTERM)
-    finished(process)
+    finished(process, status=75)
     assert not (out / "metrics.json").exists()
 
 
@@ -62,12 +78,13 @@ def close(out, wanted):
 
 
 @pytest.mark.slow
-def test_sigterm_from_outside(pictures, cache, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_signals_from_outside(number, sources, cache, tmp_path):
     out = tmp_path / "run"
-    process = start(pictures, out, "--steps", 100_000, cache=cache)
+    process = start(sources["arrays"], out, "--steps", 1_000_000, cache=cache)
     wait_for(out / "checkpoints" / "3", process)
-    process.send_signal(signal.SIGTERM)
-    printed, said = finished(process)
+    process.send_signal(number)
+    printed, said = finished(process, status=75)
     assert "Traceback" not in said
     stopped, command = printed.splitlines()[-2:]
     step = int(stopped.removeprefix("stopped at step ").split(";")[0].replace(",", ""))
@@ -76,30 +93,52 @@ def test_sigterm_from_outside(pictures, cache, tmp_path):
 
 
 @pytest.mark.slow
-def test_killed_at_random_moments(pictures, cache, tmp_path):
+def test_two_runs_in_one_folder(sources, cache, tmp_path):
+    out, endless = tmp_path / "run", ["--steps", 1_000_000]
+    first = start(sources["arrays"], out, *endless, cache=cache)
+    wait_for(out / "checkpoints" / "3", first)
+    for source, flag in (("moons", "--overwrite"), (sources["arrays"], "--resume")):
+        flags = endless if flag == "--resume" else []
+        second = start(source, out, *flags, flag, cache=cache)
+        _, said = finished(second, status=2)
+        assert f"process {first.pid} on " in said.splitlines()[-1]
+        assert first.poll() is None
+    first.send_signal(signal.SIGTERM)
+    finished(first, status=75)
+    assert (out / "checkpoints").is_dir()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "kills"), [("images", 20), ("arrays", 5), ("digits", 5)])
+def test_killed_at_random_moments(kind, kills, sources, cache, tmp_path):
     """Kill -9 from the first moment of the process on, in the middle of whatever it does."""
     draw, flags = random.Random(0), ["--steps", 400, "--keep-every", 99]
-    whole, out = tmp_path / "whole", tmp_path / "run"
+    # Of a second's work at most, as images of a few steps are.
+    flags += [] if kind == "images" else ["--checkpoint-every", 10]
+    whole, out, source = tmp_path / "whole", tmp_path / "run", sources[kind]
+    finished(start(source, tmp_path / "warm", *flags, cache=cache))
     begun = time.monotonic()
-    finished(start(pictures, whole, *flags, cache=cache))
-    seconds, kills, resumed = time.monotonic() - begun, 0, set()
-    while kills < KILLS:
-        process = start(pictures, out, *flags, "--resume", cache=cache)
-        time.sleep(draw.uniform(0, 0.8 * seconds))
+    finished(start(source, whole, *flags, cache=cache))
+    seconds, done, resumed = time.monotonic() - begun, 0, set()
+    while done < kills:
+        process = start(source, out, *flags, "--resume", cache=cache)
+        # Most of the moments lie in the training, whose checkpoints come one after the other.
+        time.sleep(draw.uniform(0 if done % 2 else 0.3 * seconds, 0.8 * seconds))
         if process.poll() is None:
-            kills += 1
+            done += 1
         process.send_signal(signal.SIGKILL)
         said = process.communicate()[1]
+        assert "error" not in said
         resumed.update(line for line in said.splitlines() if line.startswith("going on at step"))
         if (out / "metrics.json").exists():
             # Through: once more from where the kills have not been yet.
-            os.rename(out, tmp_path / f"run-{kills}")
-    finished(start(pictures, out, *flags, "--resume", cache=cache))
-    expected = outcome(whole)
-    assert outcome(out) == expected
-    for earlier in tmp_path.glob("run-*"):
-        assert outcome(earlier) == expected
-    assert len(resumed) > 3
+            os.rename(out, tmp_path / f"run-{done}")
+    finished(start(source, out, *flags, "--resume", cache=cache))
+    expected, samples = outcome(whole), (whole / "samples.npy").read_bytes()
+    for run in (out, *tmp_path.glob("run-*")):
+        assert outcome(run) == expected
+        assert (run / "samples.npy").read_bytes() == samples
+    assert len(resumed) >= min(4, kills - 3)
 
 
 def pair(pictures, out, *flags, cache):
@@ -130,6 +169,15 @@ def test_two_processes_equal_one(fsdp, one, pictures, cache, tmp_path):
 
 
 @pytest.mark.slow
+def test_both_processes_are_told_what_the_first_one_refuses(one, pictures, cache):
+    processes = pair(pictures, one, *PLAIN, cache=cache)
+    _, said = finished(processes[0], status=2)
+    assert "a finished run: go on with it by --resume" in said.splitlines()[-1]
+    _, said = finished(processes[1], status=2)
+    assert "the first process has stopped, and says why" in said
+
+
+@pytest.mark.slow
 def test_a_run_goes_on_with_other_devices(one, pictures, cache, tmp_path, monkeypatch):
     out = tmp_path / "run"
     with monkeypatch.context() as patch:
@@ -142,8 +190,8 @@ def test_a_run_goes_on_with_other_devices(one, pictures, cache, tmp_path, monkey
 
 
 @pytest.mark.slow
-def test_full_disk(one, pictures, cache, tmp_path):
-    """The system refuses the next checkpoint's largest file, as a full disk would."""
+def test_a_file_that_grows_too_large(one, pictures, cache, tmp_path):
+    """The system refuses the next checkpoint's largest file, as a quota would."""
     out = tmp_path / "run"
     sizes = [path.stat().st_size for path in (one / "checkpoints" / "60").rglob("*")]
     process = start(pictures, out, *PLAIN, "--sample-every", 1000, cache=cache)
