@@ -229,6 +229,9 @@ def guided(
     """
     if jnp.shape(scale) != ():
         raise ValueError(f"scale must be a number, got shape {jnp.shape(scale)}.")
+    if is_concrete(scale) and not np.isfinite(scale):
+        raise ValueError(f"scale must be finite, got {scale}.")
+    check_count("null_label", null_label, 0)
     low, high = interval
     if is_concrete(low) and is_concrete(high) and not low <= high:
         raise ValueError(f"interval must run from a lower to a higher time, got {interval}.")

@@ -105,7 +105,7 @@ CASES = {
         "()",
     ),
     "guided: scale": (lambda: kacjax.guided(field, np.nan, 3), "scale", "nan"),
-    "guided: classes": (lambda: kacjax.guided(field, 2.0, 0), "classes", "0"),
+    "guided: label": (lambda: kacjax.guided(field, 2.0, -1), "null_label", "-1"),
     "guided: interval": (lambda: kacjax.guided(field, 2.0, 3, (1.0, 0.0)), "interval"),
     "fit: steps": (lambda: fit(steps=0), "steps", "0"),
     "fit: batch": (lambda: fit(batch_size=-1), "batch_size", "-1"),

@@ -68,7 +68,9 @@ class Trainer(stepping.Options):
                 raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}.")
         optimizer = self.optimizer
         if not (optimizer is None or callable(getattr(optimizer, "update", None))):
-            raise ValueError(f"optimizer must be an optax.GradientTransformation, got {optimizer}.")
+            raise ValueError(
+                f"optimizer must be an optax.GradientTransformation, got {optimizer!r:.80}."
+            )
         sharding.check_batch_size(self.batch_size, self.mesh, self.accumulate)
         classes = self._parts[2].classes  # Made now, for the errors of its making.
         if self.label_dropout and classes is None:
