@@ -28,7 +28,7 @@ _COUNTS: dict[str, tuple[int, int]] = {
     **dict.fromkeys(("width", "channels", "head_channels"), (1, 100_000)),
     **dict.fromkeys(("depth", "blocks", "multipliers"), (1, 200)),
     **dict.fromkeys(("image_size", "attention"), (1, 8192)),
-    "solver_steps": (1, 1_000_000),
+    **dict.fromkeys(("solver_steps", "nfe"), (1, 1_000_000)),
 }
 _RANGES = {
     **dict.fromkeys(("a", "c", "sigma", "T"), (1e-6, 1e6)),
@@ -149,6 +149,9 @@ class ArraysConfig:
     """Share of the data that are kept from training, to judge."""
 
 
+Source = NoSourceConfig | KnownSetConfig | FolderConfig | ArraysConfig
+
+
 @dataclasses.dataclass(frozen=True)
 class MLPConfig:
     """The network, a residual multilayer perceptron."""
@@ -218,6 +221,9 @@ class UNetConfig:
         return kacjax.models.UNet(
             event, rngs=nnx.Rngs(seed), dtype=self.dtype, remat=self.remat, **options
         )
+
+
+Network = MLPConfig | UNetConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -313,9 +319,9 @@ class RunConfig:
     """A training run."""
 
     data: Annotated[str, tyro.conf.Suppress]
-    source: NoSourceConfig | KnownSetConfig | FolderConfig | ArraysConfig = NoSourceConfig()
+    source: Source = NoSourceConfig()
     model: PathConfig = PathConfig()
-    network: MLPConfig | UNetConfig = MLPConfig()
+    network: Network = MLPConfig()
     training: TrainingConfig = TrainingConfig()
     sampling: SamplingConfig = SamplingConfig()
     record: RecordConfig = RecordConfig()

@@ -14,26 +14,27 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
 from jaxtyping import PRNGKeyArray as Key
+from matplotlib.figure import Figure
 
 import kacjax
 from experiments import report, runs
 from experiments.command import check_count, check_range, parse, run, user_errors
-from experiments.compare.cells import digest
-from experiments.compare.figures import explosion_figure
-from experiments.compare.models import Model, ModelsConfig, make_models
-from experiments.config import MAX_SEED, to_dict
+from experiments.compare.config import ModelsConfig, make_models
+from experiments.compare.figures import finish, style_of
+from experiments.compare.table import label
+from experiments.config import MAX_SEED, PathConfig, to_dict
 from experiments.datasets.vectors import Grid2d
 from experiments.defaults import DEFAULTS
 from experiments.hosts import StopSignals
+from experiments.sampling import measure_field
 from experiments.session import Session
+from kacjax import plots
 from kacjax.data import GRID2D_MODES
-from kacjax.diagnostics import field_statistics
 
 # Solver steps of a trajectory, crowded so that every decade of time has many.
 _SOLVER = {"steps": 300, "solver": "heun", "grid_power": 4.0}
@@ -91,17 +92,17 @@ def bound(path: kacjax.ProbabilityPath, times: np.ndarray) -> list[float] | None
     return np.asarray(jnp.abs(at.f_dot) * reach + at.g_dot * path.process.c).tolist()
 
 
-def measure(config: ExplosionConfig, model: Model) -> dict[str, Any]:
+def measure(config: ExplosionConfig, name: str, model: PathConfig) -> dict[str, Any]:
     """Trains a network for one model and follows both fields."""
-    path = model.path.make()
+    path = model.make()
     prior_key = jax.random.fold_in(jax.random.key(config.seed), 1)
     times = np.geomspace(1, config.earliest, config.times).astype(np.float32) * np.float32(path.T)
     fields = {
         "exact": kacjax.exact_velocity(path, jnp.asarray(GRID2D_MODES)),
-        "learned": _learn(config, model),
+        "learned": _learn(config, name, model),
     }
     measured: dict[str, Any] = {"bound": bound(path, times)}
-    for name, velocity in fields.items():
+    for field, velocity in fields.items():
         positions = kacjax.trajectory(
             velocity,
             path,
@@ -111,20 +112,16 @@ def measure(config: ExplosionConfig, model: Model) -> dict[str, Any]:
             coordinates="time",
             **_SOLVER,
         )
-        found = _field_statistics(velocity, path, positions, times)
-        measured[name] = {key: np.asarray(value).tolist() for key, value in found._asdict().items()}
+        measured[field] = measure_field(velocity, path, positions, times)
     return {"times": times.tolist(), **measured}
 
 
-_field_statistics = eqx.filter_jit(field_statistics)
-
-
-def _learn(config: ExplosionConfig, model: Model) -> kacjax.Velocity:
+def _learn(config: ExplosionConfig, name: str, model: PathConfig) -> kacjax.Velocity:
     """A network as for grid2d, trained on its nine centers alone; goes on where it was stopped."""
     default = DEFAULTS["grid2d"][1]
     options = dataclasses.replace(default.training, steps=config.steps, seed=config.seed)
-    run = dataclasses.replace(default, model=model.path, training=options, resume=True)
-    folder = config.out / f"training-{model.name}-{digest(to_dict(run))}"
+    run = dataclasses.replace(default, model=model, training=options, resume=True)
+    folder = config.out / f"training-{name}-{report.digest(to_dict(run))}"
     with user_errors(OSError, saying="cannot write the run: "):
         folder.mkdir(parents=True, exist_ok=True)
     with runs.locked(folder), StopSignals() as stop:
@@ -142,19 +139,37 @@ def explode(config: ExplosionConfig) -> None:
     """
     config.check()
     kept = {k: v for k, v in dataclasses.asdict(config).items() if k != "out"}
-    name = digest(kept)
     found: dict[str, Any] = {}
-    for model in make_models(ModelsConfig(a=(config.a,), c=(config.c,))):
-        file = config.out / f"{model.name}-{name}.json"
+    for name, model in make_models(ModelsConfig(a=(config.a,), c=(config.c,))).items():
+        file = config.out / f"{name}-{report.digest(kept)}.json"
         if not file.exists():
-            runs.write_json(file, measure(config, model))
-        found[model.name] = runs.read_json(file)
-        print(f"{model.name}: measured", flush=True)
+            runs.write_json(file, measure(config, name, model))
+        found[name] = runs.read_json(file)
+        print(f"{name}: measured", flush=True)
     result = {"configuration": kept, "models": found, **report.surroundings()}
     runs.write_json(config.out / "explosion.json", result)
     runs.write_figure(config.out / "explosion.png", explosion_figure(found))
     print(report.table(f"at t = {config.earliest:g}, over all trajectories", _summary(found)))
     print(config.out / "explosion.json", config.out / "explosion.png", sep="\n")
+
+
+@plots.styled
+def explosion_figure(found: dict[str, Any]) -> Figure:
+    """Largest velocity and gradient along trajectories: exact, learned, and the bound of the speed."""
+    figure, axes = plots.panels(2, 8.4, 3.9)
+    for model, style in style_of(list(found)).items():
+        values, color = found[model], style["color"]
+        t = values["times"]
+        for ax, what in zip(axes, ("max_component", "max_lipschitz"), strict=True):
+            ax.plot(t, values["exact"][what], color=color, label=label(model))
+            ax.plot(t, values["learned"][what], color=color, linestyle="--")
+            ax.set(xscale="log", yscale="log", xlabel="time $t$, data at the left")
+        if values["bound"] is not None:
+            axes[0].plot(t, values["bound"], color=color, linestyle=":", linewidth=2.2)
+    axes[0].set_ylabel("largest component of the velocity")
+    axes[1].set_ylabel("largest norm of its Jacobian")
+    note = "solid: exact   dashed: learned   dotted: bound $|f'| \\max|x_0| + g' c$"
+    return finish(figure, axes, note)
 
 
 def _summary(found: dict[str, Any]) -> dict[str, float]:

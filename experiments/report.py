@@ -1,18 +1,25 @@
 """What a run says of itself: the surroundings it was made in, and tables."""
 
+import csv
 import hashlib
 import importlib.metadata
+import io
+import json
+import math
 import os
 import platform
 import subprocess
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from scipy.special import stdtrit
 
+# Of an interval.
+CONFIDENCE = 0.95
 _PACKAGES = ("kacjax", "jax", "jaxlib", "flax", "optax", "diffrax", "numpy", "scikit-learn")
 
 
@@ -65,6 +72,11 @@ def fingerprint(data: np.ndarray, labels: np.ndarray | None, classes: Sequence[s
     return digest.hexdigest()[:16]
 
 
+def digest(values: Any) -> str:
+    """Ten hexadecimal digits that stand for a configuration, of anything that JSON can hold."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:10]
+
+
 def table(title: str, rows: Mapping[str, float | int]) -> str:
     """Figures under a title, names at the left and numbers at the right; below 80 columns."""
     names = {name: name.replace("_", " ") for name in rows}
@@ -76,10 +88,47 @@ def table(title: str, rows: Mapping[str, float | int]) -> str:
     return "\n".join([title, rule, *lines, rule])
 
 
+class Interval(NamedTuple):
+    """A mean over seeds, with the half-width of its interval; NaN for one seed, which has none."""
+
+    mean: float
+    half: float
+    seeds: int
+
+    @property
+    def ends(self) -> tuple[float | str, float | str]:
+        """Where it begins and ends, as a table for programs has it."""
+        mean, half, _ = self
+        return ("", "") if math.isnan(half) else (mean - half, mean + half)
+
+
+def interval(values: Sequence[float]) -> Interval:
+    r"""The mean $\bar x$ with $t_{0.975, n-1} \, s / \sqrt n$, `s` the sample's deviation."""
+    array, n, half = np.asarray(values, np.float64), len(values), math.nan
+    if n > 1:
+        factor = stdtrit(n - 1, (1 + CONFIDENCE) / 2)
+        half = float(factor * array.std(ddof=1) / math.sqrt(n))
+    return Interval(float(array.mean()), half, n)
+
+
 def markdown(titles: Sequence[str], rows: Iterable[Sequence[str]], text: int = 1) -> str:
     """A table in Markdown, its first columns to the left and the others to the right."""
     rule = ["---"] * text + ["---:"] * (len(titles) - text)
     return "".join(f"| {' | '.join(row)} |\n" for row in (titles, rule, *rows))
+
+
+def csv_text(titles: str, rows: Iterable[Sequence[Any]]) -> str:
+    """A table for programs; its titles are words."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([titles.split(), *rows])
+    return text.getvalue()
+
+
+def align(row: Sequence[str], sizes: Sequence[int], text: int) -> str:
+    """One line, as far as there are sizes: the first columns at the left, the others at the right."""
+    cells = zip(row, sizes, strict=False)
+    padded = [f"{cell:{'<' if i < text else '>'}{size}}" for i, (cell, size) in enumerate(cells)]
+    return " ".join(padded).rstrip()
 
 
 def columns(figures: Mapping[str, Mapping[str, float | int]]) -> str:
@@ -105,6 +154,23 @@ def files(folder: Path) -> str:
         " ".join(names), 78, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False
     )
     return f"{folder}/\n{listing}"
+
+
+def plus_minus(figure: Interval) -> str:
+    """A mean with its half-width, as `0.981 ± 0.012` or `(3.5 ± 0.4)e-4`."""
+    mean, half, _ = figure
+    if not math.isfinite(mean):
+        return f"{mean}"
+    if mean == 0 or 0.01 <= abs(mean) < 1000:
+        if math.isnan(half):
+            return f"{mean:.3g}"
+        digits = min(4, max(0, 1 - math.floor(math.log10(half)))) if half > 0 else 4
+        return f"{mean:.{digits}f} ± {half:.{digits}f}"
+    exponent = math.floor(math.log10(abs(mean)))
+    scaled = mean / 10**exponent
+    if math.isnan(half):
+        return f"{scaled:.2f}e{exponent}"
+    return f"({scaled:.1f} ± {half / 10**exponent:.1f})e{exponent}"
 
 
 def number(value: float | int) -> str:

@@ -14,9 +14,10 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -28,11 +29,15 @@ from experiments.defaults import DEFAULTS
 CONFIG, METRICS, SAMPLES = "config.json", "metrics.json", "samples.npy"
 VELOCITY = "velocity.safetensors"
 CHECKPOINTS, LOG, TENSORBOARD = "checkpoints", "metrics.jsonl", "tensorboard"
+# Says that there were checkpoints.
+SAVED = ".saved"
 _FIGURES = ("samples.png", "zoom.png", "trajectories.png", "marginals.png")
-_OURS = (CHECKPOINTS, LOG, TENSORBOARD, METRICS, VELOCITY, SAMPLES, *_FIGURES)
+_OURS = (CHECKPOINTS, SAVED, LOG, TENSORBOARD, METRICS, VELOCITY, SAMPLES, *_FIGURES)
 _FORMAT, _LOCK = "kacjax-run-2", ".lock"
 # No file of a run that is read is larger.
 _LARGEST = 64 * 2**20
+# Seconds between looks at what another process does.
+_WAIT = 1.0
 
 
 def is_run(folder: Path) -> bool:
@@ -76,8 +81,15 @@ def _is_trace(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def open_run(folder: Path, config: RunConfig) -> Iterator[None]:
+def open_run(
+    folder: Path, config: RunConfig, waiting: Callable[[str], None] | None = None
+) -> Iterator[None]:
     """The folder of a run, locked: a new one, or one that is gone on with.
+
+    Args:
+        folder: The folder.
+        config: The configuration.
+        waiting: As in `locked`.
 
     Raises:
         UserError: As `check_destination`, if it cannot be written, or another process trains there.
@@ -85,16 +97,29 @@ def open_run(folder: Path, config: RunConfig) -> Iterator[None]:
     check_destination(folder, config)
     with user_errors(OSError, saying="cannot write the run: "):
         folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder):
+    with locked(folder, waiting):
         check_destination(folder, config)
         if not config.resume or not is_run(folder):
             with user_errors(OSError, saying="cannot replace the run: "):
                 # First of all what a later --resume would go on from.
-                for name in _OURS:
-                    path = folder / name
-                    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+                _remove(folder, _OURS)
             write_config(folder, config)
         yield
+
+
+def forget(folder: Path) -> None:
+    """Removes the checkpoints of a run whose results are written.
+
+    Raises:
+        UserError: If they cannot be removed.
+    """
+    with user_errors(OSError, saying="cannot remove checkpoints: "):
+        _remove(folder, (CHECKPOINTS, SAVED))
+
+
+def _remove(folder: Path, names: Iterable[str]) -> None:
+    for path in (folder / name for name in names):
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def write_config(folder: Path, config: RunConfig) -> None:
@@ -108,8 +133,8 @@ def locked(folder: Path, waiting: Callable[[str], None] | None = None) -> Iterat
 
     Args:
         folder: The folder, which exists.
-        waiting: Called with the name of the process that is at work there, which is then waited
-            for; without it, the folder is refused.
+        waiting: Called every second with the name of the process that is at work there, until it
+            has ended; without it, the folder is refused.
 
     Raises:
         UserError: If another process is at work there, or the folder cannot be written.
@@ -120,18 +145,25 @@ def locked(folder: Path, waiting: Callable[[str], None] | None = None) -> Iterat
     with file:
         # Where a file system has no locks, or no space for our name, the work is done without.
         with contextlib.suppress(OSError):
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            while not _locks(file):
                 file.seek(0)
                 other = file.read(200).decode(errors="replace") or "another process"
                 if waiting is None:
-                    raise UserError(f"{other} is training in {folder}.") from None
+                    raise UserError(f"{other} is training in {folder}.")
                 waiting(other)
-                fcntl.flock(file, fcntl.LOCK_EX)
+                time.sleep(_WAIT)
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
         yield
+
+
+def _locks(file: IO[bytes]) -> bool:
+    """Whether the lock is ours now."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def load_config(folder: Path) -> RunConfig:

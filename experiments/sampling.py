@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +17,7 @@ from experiments import runs
 from experiments.command import UserError, available_memory, user_errors
 from experiments.config import SamplingConfig
 from kacjax import Velocity, sharding
+from kacjax.diagnostics import field_statistics
 
 # Images that are generated together, unless flags say otherwise.
 _CHUNK = 256
@@ -53,6 +55,11 @@ def check_samples(num: int, event: Sequence[int]) -> None:
         )
 
 
+def chunk_size(asked: int | None, num: int, event: Sequence[int]) -> int | None:
+    """Samples to generate together: all where there is no number."""
+    return asked or (min(num, _CHUNK) if len(event) > 1 else None)
+
+
 def draw(
     velocity: Any,
     key: Key,
@@ -78,7 +85,7 @@ def draw(
             network's.
     """
     check_samples(num, event)
-    chunk = sampling.chunk_size or (min(num, _CHUNK) if len(event) > 1 else None)
+    chunk = chunk_size(sampling.chunk_size, num, event)
     with user_errors(ValueError):
         samples, nfe = kacjax.generate(
             velocity,
@@ -117,6 +124,25 @@ def draw_trajectory(
     times = np.float32(velocity.path.T) * u**sampling.grid_power
     arguments = velocity, velocity.path, key, (num, *event), times
     return kacjax.trajectory(*arguments, labels=labels, **sampling.options()), times
+
+
+def grid_power(path: kacjax.ProbabilityPath, coordinates: str) -> float:
+    """The exponent of the steps unless flags say otherwise: in time the best by `benchmarks.grids`."""
+    if coordinates == "time" and isinstance(path.clock, kacjax.schedules.QuadraticClock):
+        return 1.5
+    # A Brownian displacement falls like the root of its time.
+    return 4.0 if coordinates == "time" and isinstance(path.process, kacjax.WienerProcess) else 2.0
+
+
+def measure_field(
+    velocity: Any, path: kacjax.ProbabilityPath, points: Any, times: Any
+) -> dict[str, list[float]]:
+    """Size and steepness of a velocity at points of each time, see `kacjax.diagnostics`."""
+    found = _field_statistics(velocity, path, points, times)
+    return {name: np.asarray(values).tolist() for name, values in found._asdict().items()}
+
+
+_field_statistics = eqx.filter_jit(field_statistics)
 
 
 def in_turn(classes: Sequence[int], num: int) -> Int[Array, " num"] | None:

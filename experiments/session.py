@@ -32,8 +32,6 @@ from kacjax.training import NonFiniteError, default_optimizer
 _LONGEST_CALL, _CALL_SECONDS = 200, 1.0
 # Seconds of training that a kill may cost, unless flags say otherwise.
 _SAVE_EVERY = 60.0
-# Says that there were checkpoints.
-_SAVED = ".saved"
 
 
 class Session:
@@ -77,20 +75,23 @@ class Session:
         pauses: Collection[int] = (),
         visit: Callable[["Session"], None] | None = None,
         said: bool = True,
+        until: int | None = None,
     ) -> bool:
         """Trains until all steps are done; False if it was asked to stop before its end.
 
         Args:
             stop: Signals that ask to stop.
-            pauses: Numbers of steps after which `visit` is called, beside `--sample-every`.
+            pauses: Numbers of steps after which `visit` is called, beside `--sample-every`; again
+                where a run goes on from one of them.
             visit: Called with this session.
             said: Whether to show progress.
+            until: The last step to do; all if missing.
 
         Raises:
             UserError: If the checkpoints are of another run, something cannot be written, or the
                 loss is no longer finite.
         """
-        record, steps = self.config.record, self.trainer.steps
+        record, steps = self.config.record, until or self.trainer.steps
         with _checkpoint_errors():
             checkpoints = Checkpoints(
                 self.folder / runs.CHECKPOINTS, keep=record.keep, keep_every=record.keep_every
@@ -108,7 +109,9 @@ class Session:
             seed = self.config.training.seed
             with user_errors(ValueError, OSError):
                 source = self.dataset.source(self.trainer, self._data_key, self.step, seed)
-            for due in self._calls(source, checkpoints, log, stop, pauses):
+            if visit is not None and self.step in pauses:
+                visit(self)
+            for due in self._calls(source, checkpoints, log, stop, pauses, steps):
                 bar.update(self.step, self._interval.row()["loss"], self.clock.speed())
                 if self._at(record.log_every) or self.step == steps:
                     self._write_row(log)
@@ -125,7 +128,7 @@ class Session:
                 checkpoints.wait()
         # In the last call or while files were written: then the rest is left to --resume too.
         asked = bool(hosts.gather(np.array(stop.asked)).any())
-        return self.step == steps and not asked
+        return self.step >= steps and not asked
 
     def velocity(self) -> Velocity:
         """The averaged velocity on one device of this process; all processes must call this."""
@@ -149,7 +152,7 @@ class Session:
         for warning in caught:
             tell(f"warning: {' '.join(str(warning.message).split())}")
         if found is None:
-            if (self.folder / _SAVED).exists():
+            if (self.folder / runs.SAVED).exists():
                 raise UserError(
                     f"{self.folder} has had checkpoints, and none of them is whole: there is "
                     "nothing to go on from. Begin anew with --overwrite."
@@ -180,9 +183,10 @@ class Session:
         log: Log | None,
         stop: StopSignals,
         pauses: Collection[int],
+        steps: int,
     ) -> Iterator[bool]:
         """Calls the device until all steps are done or a stop is asked for; whether to save."""
-        record, count, steps = self.config.record, 1, self.trainer.steps
+        record, count = self.config.record, 1
         every = [n for n in (record.log_every, record.checkpoint_every, record.sample_every) if n]
         while self.step < steps:
             ends = [self.step + count, steps, *((self.step // n + 1) * n for n in every)]
@@ -247,7 +251,7 @@ class Session:
         with _checkpoint_errors():
             checkpoints.save(self.step, self.state, description)
             if hosts.is_first():
-                (self.folder / _SAVED).touch()
+                (self.folder / runs.SAVED).touch()
         self._saved, self._last_saved = self.step, time.monotonic()
 
 

@@ -1,21 +1,18 @@
 r"""The exact marginal velocity of a path whose data are known: the reference for any network.
 
-For data $x_j$ of weights $w_j$ the velocity that a network should learn is the mean of conditional
-velocities over the posterior of the data,
+For data $x_j$ of weights $w_j$ it is the mean of conditional velocities over the posterior,
 
 $$ u(t, x) = \sum_j \pi_j(t, x) \, u(t, x \mid x_j), \qquad
    \pi_j(t, x) \propto w_j \prod_i p\bigl(g(t), x_i - f(t) x_{ji}\bigr), $$
 
-with the density $p$ of the noise in each component. Generation with it has the solver's error only.
-With `std` the data are a mixture of Gaussians, for Brownian motion.
+with the density $p$ of the noise in each component.
 
-**The Kac process** has atoms, on the light cone of each datum. Strictly, the posterior at `x` is
-decided by the data on whose cones most components of `x` lie; such a field cannot be solved: a solver
-meets a cone with probability zero, and where cones cross the exact flow is no function of position.
-Atoms are therefore weighed as a layer of relative width $\omega$ just inside the cone
-(`Process.conditional_law`). The field is then exactly the marginal velocity of the Kac path whose
-atoms are spread so: the continuity equation holds for every $\omega$. On the cone a trajectory rides
-into the datum; outside all cones the nearest one decides.
+**The Kac process** has atoms, on the light cone of each datum. Strictly, the data on whose cones most
+components of `x` lie decide; but a solver meets a cone with probability zero, and where cones cross
+the exact flow is no function of position. Atoms are therefore weighed as a layer of relative width
+$\omega$ just inside the cone (`Process.conditional_law`): the field is exactly the marginal velocity
+of the Kac path whose atoms are spread so. On the cone a trajectory rides into the datum; outside all
+cones the nearest one decides.
 
 A layer narrower than a solver's step is overlooked, so that the data are reached in wrong shares; a
 wide one blurs the atoms on the way. With the default, 100 Euler steps reach nine points in their
@@ -38,7 +35,7 @@ from kacjax._validation import (
     check_positive,
     is_concrete,
 )
-from kacjax.paths import ProbabilityPath
+from kacjax.paths import Points, ProbabilityPath, Times
 
 # Elements of an intermediate array, at most, where no block size is given.
 _ELEMENTS = 2**22
@@ -46,14 +43,6 @@ _ELEMENTS = 2**22
 
 class ExactVelocity(eqx.Module):
     """The marginal velocity `velocity(t, x)` of finite data; made by `exact_velocity`.
-
-    Attributes:
-        path: The path.
-        data: Data, of shape `(num, *event)`.
-        log_weights: Logarithms of their weights, which sum to 1.
-        std: Deviation of a Gaussian around each datum, or None.
-        width: Relative width of the layer that stands for an atom.
-        block: Data that are looked at together; by default as many as memory allows.
 
     Example:
         >>> velocity = kacjax.exact_velocity(kacjax.diffusion_path(), jnp.zeros((1, 2)), std=1.0)
@@ -68,16 +57,12 @@ class ExactVelocity(eqx.Module):
     width: Scalar
     block: int | None = eqx.field(static=True)
 
-    def __call__(
-        self, t: Float[Array, " batch"], x: Float[Array, "batch *event"]
-    ) -> Float[Array, "batch *event"]:
+    def __call__(self, t: Times, x: Points) -> Points:
         """The velocity at `x`, of its shape; `t` holds one time per row."""
         _, total, velocity = _posterior(as_arrays(self), jnp.asarray(t), as_floats("x", x))
         return velocity / total.reshape(total.shape + (1,) * (velocity.ndim - 1))
 
-    def log_density(
-        self, t: Float[Array, " batch"], x: Float[Array, "batch *event"]
-    ) -> Float[Array, " batch"]:
+    def log_density(self, t: Times, x: Points) -> Float[Array, " batch"]:
         """Log-density of the marginal law at `x`, its atoms spread, in nats."""
         largest, total, _ = _posterior(as_arrays(self), jnp.asarray(t), as_floats("x", x))
         return largest + jnp.log(total)
@@ -125,8 +110,8 @@ def _conditional(
     if std is not None:
         deviation = std.reshape(1, -1, *(1,) * (x.ndim - 1))
         blur = (c.f * deviation, c.f_dot / c.g_dot * deviation)
-    law = exact.path.process.conditional_law(c.g, y, width=exact.width, blur=blur)
-    log_density, velocity = law
+    law = exact.path.process.conditional_law
+    log_density, velocity = law(c.g, y, width=exact.width, blur=blur)
     total = jnp.sum(log_density.reshape(*log_density.shape[:2], -1), axis=-1)
     return log_weights[None] + total, c.f_dot * data[None] + c.g_dot * velocity
 
@@ -140,19 +125,15 @@ def exact_velocity(
     width: Scalar = 0.3,
     block: int | None = None,
 ) -> ExactVelocity:
-    r"""The marginal velocity of a path for finite data, or a mixture of Gaussians, in closed form.
-
-    See the module for what it is on, inside and outside the light cones of the Kac process.
+    r"""The marginal velocity for finite data, or a mixture of Gaussians, in closed form.
 
     Args:
         path: The path.
         data: Data, or centers of the mixture.
-        weights: Positive weights, of shape `(num,)`; equal if missing. They need not sum to 1.
-        std: Deviation of the Gaussian around each datum, a number or of shape `(num,)`; only for
-            paths of Brownian motion.
-        width: For a process with atoms, the relative width $\omega$ in (0, 1) of the layer over
-            which an atom is spread.
-        block: Data that are looked at together; memory is `batch * block * event`.
+        weights: Positive weights, of shape `(num,)` and any sum; equal if missing.
+        std: Deviation of Gaussians around the data, for Brownian motion: a number or `(num,)`.
+        width: Relative width $\omega$ in (0, 1) of the layer over which an atom is spread.
+        block: Data that are looked at together, by default as many as memory allows.
 
     Returns:
         A pytree, called as `velocity(t, x)`; `log_density(t, x)` is that of the law that it moves.

@@ -2,9 +2,8 @@ r"""The conditional flow matching loss, one for every path.
 
 $$ L(\theta) = \mathbb E \, w(t) \, \bigl| v_\theta(t, x_t) - u(t, x_t \mid x_0) \bigr|^2 / d $$
 
-over data $x_0$, times $t$ and noise. Its minimizer is the marginal velocity
-$\mathbb E[u \mid x_t]$ for every positive weight $w$ and every density of times: these decide only
-where the network spends its capacity.
+The minimizer is the marginal velocity $\mathbb E[u \mid x_t]$ for every positive weight $w$ and density
+of times: these decide only where the network spends its capacity.
 
 Source: Y. Lipman et al., *Flow Matching for Generative Modeling*, arXiv 2210.02747.
 """
@@ -19,18 +18,18 @@ from jaxtyping import Array, Float, Int
 
 from kacjax._typing import Key
 from kacjax._validation import check_labels, check_positive, choose, widen
-from kacjax.paths import ProbabilityPath
+from kacjax.paths import Points, ProbabilityPath, Times
 
-Weight: TypeAlias = str | Callable[[Float[Array, " batch"]], Array]
+Weight: TypeAlias = str | Callable[[Times], Array]
 """The weight of each time: `balanced`, `velocity`, or a function of times of shape `(batch,)`."""
 
 
 class Draw(NamedTuple):
     """What is random in a loss: points of the path, with targets, labels and weights."""
 
-    t: Float[Array, " batch"]
-    x_t: Float[Array, "batch *event"]
-    target: Float[Array, "batch *event"]
+    t: Times
+    x_t: Points
+    target: Points
     labels: Int[Array, " batch"] | None
     weight: Float[Array, "batch ..."]
 
@@ -56,8 +55,7 @@ def flow_matching_loss(
     which near the data outweigh all others, and errors of the data, which leave its modes blurred.
 
     Args:
-        velocity: A `kacjax.Velocity`, or any function `velocity(t, x)`; with labels
-            `velocity(t, x, labels)`.
+        velocity: A `kacjax.Velocity`, or any `velocity(t, x)`, with labels `velocity(t, x, labels)`.
         path: Path from data to noise.
         key: Random key of times, noise and label dropout.
         x0: Data `(batch, *event)`: floats, or bytes (uint8), which stand for `[-1, 1]`.
@@ -65,8 +63,7 @@ def flow_matching_loss(
         weight: `balanced` is the weight above where `velocity.prediction` is `x0`, else 1;
             `velocity` is 1; or a function of the times that returns one weight for each.
         time_power: Times are $T u^p$ with uniform $u$ and this $p$; see `sample_times`.
-        label_dropout: Probability that a label is replaced by `null_label`, so that the
-            unconditional velocity is learned too, for classifier-free guidance.
+        label_dropout: Probability that a label is replaced by `null_label`, to learn guidance.
         null_label: The label that stands for no class.
         dropout_key: Passed to the velocity as `key`, which switches the network's dropout on.
 
@@ -89,15 +86,7 @@ def flow_matching_loss(
 
 
 def draw_points(
-    path: ProbabilityPath,
-    key: Key,
-    x0: Any,
-    prediction: str | None,
-    labels: Any,
-    weight: Weight,
-    time_power: float,
-    label_dropout: float,
-    null_label: int | None,
+    path, key, x0, prediction, labels, weight, time_power, label_dropout, null_label
 ) -> Draw:
     """The random part of the loss, for a whole batch; see `flow_matching_loss`."""
     x0 = _as_floats(x0)
@@ -126,9 +115,7 @@ def draw_points(
     return Draw(t, point.x_t, point.velocity, labels, weights)
 
 
-def weighted_errors(
-    velocity: Callable[..., Array], draw: Draw, dropout_key: Key | None = None
-) -> Float[Array, " batch"]:
+def weighted_errors(velocity: Any, draw: Draw, dropout_key: Key | None = None) -> Array:
     """The weighted squared error at each point, a mean over its components."""
     given = () if draw.labels is None else (draw.labels,)
     optional = {} if dropout_key is None else {"key": dropout_key}
@@ -140,13 +127,11 @@ def weighted_errors(
     return jnp.mean(errors.reshape(shape[0], -1), axis=-1)
 
 
-def sample_times(
-    key: Key, path: ProbabilityPath, batch: int, power: float = 1.0
-) -> Float[Array, " batch"]:
+def sample_times(key: Key, path: ProbabilityPath, batch: int, power: float = 1.0) -> Times:
     r"""Times in `(0, T]` that are spread evenly: $t_i = T u_i^p$, $u_i = U + i / \varphi \bmod 1$.
 
-    Each has the law of $T U^p$ with uniform $U$, so that the loss keeps its mean; together they
-    leave gaps of at most $1.9 / n$ in $u$, so that it has less variance than with independent times.
+    Each has the law of $T U^p$ with uniform $U$; together they leave gaps of at most $1.9 / n$ in $u$,
+    so that the loss has less variance than with independent times.
 
     Source: L. Kuipers, H. Niederreiter, *Uniform Distribution of Sequences* (1974), section 2.3;
     one shift for a batch as in D. Kingma et al., *Variational Diffusion Models*, arXiv 2107.00630.
@@ -157,8 +142,7 @@ def sample_times(
     """
     check_positive("time_power", power)
     dtype = jnp.result_type(float)
-    # Fractions of 2^32, where adding wraps around by itself; 24 bits of them are a float32. The
-    # factor is 2^32 / golden ratio, an odd integer.
+    # Fractions of 2^32, where adding wraps around, of 24 bits; the factor is 2^32 / golden ratio.
     steps = jnp.arange(batch, dtype=jnp.uint32) * np.uint32(2654435769)
     u = ((jax.random.bits(key, dtype=jnp.uint32) + steps >> 8).astype(dtype) + 1) / 2**24
     return jnp.asarray(path.T, dtype) * jnp.power(u, power)

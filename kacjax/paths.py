@@ -1,22 +1,12 @@
 r"""Probability paths from data to noise: one type, of which the models are settings.
 
-A path fades the data and adds the noise of a process $K$, component by component:
+A path fades the data and adds the noise of a process $K$, of velocity $v$, in every component:
 
-$$ x_t = f(t) \, x_0 + K_{g(t)}, \qquad 0 \le t \le T. $$
-
-The conditional velocity, which the network learns to average, follows from the process's own
-velocity $v$ and the schedules' derivatives:
-
-$$ u(t, x \mid x_0) = f'(t) \, x_0 + g'(t) \, v\bigl(g(t), x - f(t) x_0\bigr). $$
-
-| model | process | signal | clock |
-| --- | --- | --- | --- |
-| Kac flow | Kac, `a`, `c` | any | any |
-| diffusion (probability flow) | Wiener, `sigma` | any | any |
-| linear flow matching | Wiener, `sigma` | $1 - t$ | $t^2$ |
+$$ x_t = f(t) \, x_0 + K_{g(t)}, \qquad
+   u(t, x \mid x_0) = f'(t) \, x_0 + g'(t) \, v\bigl(g(t), x - f(t) x_0\bigr). $$
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import equinox as eqx
 import jax
@@ -30,40 +20,24 @@ from kacjax.processes import KacProcess, Process, WienerProcess
 from kacjax.processes.base import as_numbers
 from kacjax.schedules import Schedule, make_clock, make_signal
 
-SMALLEST_TIME = 1e-12
-"""Times are raised to this fraction of `T`: Brownian velocities are infinite at 0."""
+Points: TypeAlias = Float[Array, "batch *event"]
+Times: TypeAlias = Float[Array, " batch"]
 
-# Of T, to allow for rounding.
-_LATEST = 1 + 1e-5
+# In parts of T: Brownian velocities are infinite at 0, and rounding may take times past T.
+_EARLIEST, _LATEST = 1e-12, 1 + 1e-5
 
 
 class PathSample(NamedTuple):
-    """Points on a path with their conditional velocity.
+    """Points `x_t` on a path, from the data `x0`, with their conditional velocities."""
 
-    Attributes:
-        t: Times, of shape `(batch,)`.
-        x0: Data, of shape `(batch, *event)`.
-        x_t: Noised data, of the same shape.
-        velocity: Conditional velocity at `x_t` given `x0`, of the same shape.
-    """
-
-    t: Float[Array, " batch"]
-    x0: Float[Array, "batch *event"]
-    x_t: Float[Array, "batch *event"]
-    velocity: Float[Array, "batch *event"]
+    t: Times
+    x0: Points
+    x_t: Points
+    velocity: Points
 
 
 class Coefficients(NamedTuple):
-    r"""The numbers that a path has at a time; derivatives are those in `t`.
-
-    Attributes:
-        f: Factor of the data.
-        f_dot: Its derivative.
-        g: Process time.
-        g_dot: Its derivative.
-        sigma: Standard deviation of the noise, $\sqrt{\operatorname{Var} K_g}$.
-        sigma_dot: Its derivative.
-    """
+    r"""The data's factor, process time and noise's deviation at a time; derivatives in `t`."""
 
     f: Array
     f_dot: Array
@@ -78,9 +52,8 @@ class ProbabilityPath(eqx.Module):
 
     Attributes:
         process: The noise, applied to every component.
-        signal: Factor of the data, a callable of `t / T`; or the name of one, `linear`,
-            `exponential`, `cosine`, `constant`.
-        clock: Process time over `T`, a callable of `t / T`; or the name of one, `t`, `t2`.
+        signal: `linear`, `exponential`, `cosine`, `constant` or a callable of `t / T`: data's factor.
+        clock: `t`, `t2` or a callable of `t / T`: process time over `T`.
         T: Final time, positive.
 
     Raises:
@@ -125,19 +98,17 @@ class ProbabilityPath(eqx.Module):
 
         Args:
             t: Times, of any shape; those below `1e-12 T` count as that.
-            ndim: Rank of the points, `(batch, *event)`: times of shape `(batch,)` then give
-                coefficients of shape `(batch, 1, ..., 1)`. By default they have the shape of `t`,
-                broadcast against the process's own parameters.
+            ndim: Rank of the points: times `(batch,)` then give coefficients `(batch, 1, ..., 1)`.
+                By default they have the shape of `t`, broadcast against the process's parameters.
 
         Example:
-            >>> path = kacjax.flow_matching_path()
-            >>> c = path.coefficients(0.25)
+            >>> c = kacjax.flow_matching_path().coefficients(0.25)
             >>> float(c.f), float(c.sigma)
             (0.75, 0.25)
         """
         t = widen(jnp.asarray(t))
         T = jnp.asarray(self.T, t.dtype)
-        u = jnp.maximum(t / T, SMALLEST_TIME)
+        u = jnp.maximum(t / T, _EARLIEST)
         if ndim is not None:
             u = u.reshape(u.shape + (1,) * (ndim - u.ndim))
         one = jnp.ones_like(u)
@@ -148,9 +119,7 @@ class ProbabilityPath(eqx.Module):
         sigma_dot = sigma * (g_dot * self.process.linear_velocity(g))
         return Coefficients(f, f_dot, g, g_dot, sigma, sigma_dot)
 
-    def sample(
-        self, key: Key, t: Float[Array, " batch"], x0: Float[Array, "batch *event"]
-    ) -> PathSample:
+    def sample(self, key: Key, t: Times, x0: Points) -> PathSample:
         """Draws a point of the path for each datum, with its conditional velocity.
 
         The velocity comes from the sampler, which knows what the noise was: it is exact on the
@@ -162,8 +131,7 @@ class ProbabilityPath(eqx.Module):
             x0: Data.
 
         Raises:
-            ValueError: If `t` is not of shape `(batch,)` or lies outside `[0, T]`, or `x0` does
-                not hold floats.
+            ValueError: If shapes do not fit, `t` lies outside `[0, T]`, or `x0` holds no floats.
 
         Example:
             >>> path = kacjax.kac_path()
@@ -176,21 +144,13 @@ class ProbabilityPath(eqx.Module):
         noise, velocity = self.process.sample_with_velocity(key, c.g, x0.shape)
         return PathSample(t, x0, c.f * x0 + noise, c.f_dot * x0 + c.g_dot * velocity)
 
-    def conditional_velocity(
-        self,
-        t: Float[Array, " batch"],
-        x: Float[Array, "batch *event"],
-        x0: Float[Array, "batch *event"],
-    ) -> Float[Array, "batch *event"]:
+    def conditional_velocity(self, t: Times, x: Points, x0: Points) -> Points:
         """The velocity at `x` of the path that started in `x0`.
 
         Args:
             t: Times in `[0, T]`, one per datum.
             x: Points.
             x0: Data, of the shape of `x`.
-
-        Raises:
-            ValueError: As `sample`.
 
         Example:
             >>> path = kacjax.flow_matching_path()
@@ -201,9 +161,7 @@ class ProbabilityPath(eqx.Module):
         c = self.coefficients(t, x0.ndim)
         return c.f_dot * x0 + c.g_dot * self.process.velocity(c.g, x - c.f * x0)
 
-    def sample_prior(
-        self, key: Key, shape: Shape, x0: Float[Array, "batch *event"] | None = None
-    ) -> Float[Array, "batch *event"]:
+    def sample_prior(self, key: Key, shape: Shape, x0: Points | None = None) -> Points:
         """Draws points at the noise end of the path.
 
         Args:
@@ -212,7 +170,7 @@ class ProbabilityPath(eqx.Module):
             x0: Data of that shape; needed only where the signal does not vanish at `T`.
 
         Raises:
-            ValueError: If `x0` is missing though the signal does not vanish, or has another shape.
+            ValueError: If `x0` is missing where it is needed, or has another shape.
 
         Example:
             >>> kacjax.kac_path().sample_prior(jax.random.key(0), (4, 2)).shape
@@ -231,28 +189,19 @@ class ProbabilityPath(eqx.Module):
             )
         return c.f * widen(jnp.asarray(x0)) + noise
 
-    def velocity_from_x0(
-        self,
-        t: Float[Array, " batch"],
-        x: Float[Array, "batch *event"],
-        x0: Float[Array, "batch *event"],
-    ) -> Float[Array, "batch *event"]:
+    def velocity_from_x0(self, t: Times, x: Points, x0: Points) -> Points:
         r"""The velocity that a prediction `x0` of the data stands for.
 
         $$ f' x_0 + g' \beta(g) (x - f x_0), \qquad
            \beta(s) = \tfrac12 \partial_s \log \operatorname{Var}(s), $$
 
-        with the noise's velocity replaced by its best linear predictor. For every path it is an
-        affine change of variables, so that a network that predicts the data can represent the same
-        velocities; for Brownian motion the best prediction is exactly $\mathbb E[x_0 \mid x_t]$.
+        with the noise's velocity replaced by its best linear predictor: an affine change of
+        variables. For Brownian motion the best prediction is exactly $\mathbb E[x_0 \mid x_t]$.
 
         Args:
             t: Times in `[0, T]`, one per datum.
             x: Points.
             x0: Predicted data, of the shape of `x`.
-
-        Raises:
-            ValueError: As `sample`.
 
         Example:
             >>> path = kacjax.flow_matching_path()
@@ -276,22 +225,16 @@ class ProbabilityPath(eqx.Module):
 
     def _check(self, t: ArrayLike, **points: ArrayLike) -> list[Array]:
         """The times and points as arrays of floats, after checks of what can be looked at."""
-        arrays = {}
-        for name, value in points.items():
-            arrays[name] = array = jnp.asarray(value)
+        arrays = {name: jnp.asarray(value) for name, value in points.items()}
+        for name, array in arrays.items():
             if not jnp.issubdtype(array.dtype, jnp.floating):
                 raise ValueError(f"{name} must hold floats, got {array.dtype}.")
-        shape = next(iter(arrays.values())).shape
-        if not shape or any(array.shape != shape for array in arrays.values()):
-            shapes = ", ".join(str(array.shape) for array in arrays.values())
-            raise ValueError(
-                f"{' and '.join(arrays)} must have one shape (batch, *event), got {shapes}."
-            )
+        shape, *others = shapes = [array.shape for array in arrays.values()]
+        if not shape or any(other != shape for other in others):
+            names, found = " and ".join(arrays), ", ".join(map(str, shapes))
+            raise ValueError(f"{names} must have one shape (batch, *event), got {found}.")
         if jnp.shape(t) != shape[:1]:
-            raise ValueError(
-                f"t must hold one time per datum, shape {shape[:1]} for data of shape {shape}; "
-                f"got {jnp.shape(t)}."
-            )
+            raise ValueError(f"t must hold one time per datum, {shape[:1]}; got {jnp.shape(t)}.")
         check_nonnegative("t", t)
         if is_concrete(t) and is_concrete(self.T):
             latest = np.max(np.asarray(t, np.float64), initial=0)
@@ -309,10 +252,8 @@ def kac_path(
 ) -> ProbabilityPath:
     r"""The Kac flow: noise moves at speed `c` and turns around at rate `a`.
 
-    What the numbers do, and how to choose them:
-
-    - At process time `s` a component has not turned yet with probability $e^{-as}$. With $aT$ of 9
-      that is one in 8,000 at the end; below about 5 the prior has visible atoms.
+    - At process time `s` a component has not turned yet with probability $e^{-as}$: with $aT$ of 9
+      one in 8,000 at the end; below about 5 the prior has visible atoms.
     - The noise's deviation at `T` is close to $c \sqrt{T / a}$, the size that compares with the
       `sigma` of `flow_matching_path`. Data of deviation 1 want about 0.4 to 1.
     - The noise's velocity never exceeds `c`, the conditional velocity $|f'| |x_0| + g' c$.
@@ -322,8 +263,8 @@ def kac_path(
         a: Jump rate, positive, in 1 / time.
         c: Speed, positive, in units of the data / time.
         T: Final time.
-        signal: Factor of the data, a name or a callable of `t / T`; see `ProbabilityPath`.
-        clock: Noise clock, a name or a callable of `t / T`.
+        signal: As in `ProbabilityPath`.
+        clock: As in `ProbabilityPath`.
 
     Raises:
         ValueError: If `a`, `c` or `T` is not positive and finite, or a name is unknown.
@@ -350,8 +291,8 @@ def diffusion_path(
     Args:
         sigma: Volatility, positive: the noise's deviation at `T` is `sigma * sqrt(T)`.
         T: Final time.
-        signal: Factor of the data, a name or a callable of `t / T`; see `ProbabilityPath`.
-        clock: Noise clock, a name or a callable of `t / T`.
+        signal: As in `ProbabilityPath`.
+        clock: As in `ProbabilityPath`.
 
     Raises:
         ValueError: If `sigma` or `T` is not positive and finite, or a name is unknown.
@@ -365,15 +306,9 @@ def diffusion_path(
 
 
 def flow_matching_path(sigma: ArrayLike = 1.0) -> ProbabilityPath:
-    r"""Linear flow matching, $x_t = (1 - t) x_0 + t \sigma \varepsilon$.
+    r"""Linear flow matching, $x_t = (1 - t) x_0 + t \sigma \varepsilon$: a diffusion on the clock `t2`.
 
-    Its target is $\sigma \varepsilon - x_0$; it is Brownian motion seen through the clock $t^2$.
-
-    Args:
-        sigma: Deviation of the noise at the end, positive.
-
-    Raises:
-        ValueError: If `sigma` is not positive and finite.
+    Its target is $\sigma \varepsilon - x_0$; $\sigma$, the noise's deviation at the end, is positive.
 
     Source: Y. Lipman et al., *Flow Matching for Generative Modeling*, arXiv 2210.02747.
 

@@ -1,11 +1,7 @@
 r"""Schedules of a path, as functions of the relative time $u = t / T \in [0, 1]$.
 
-- A **signal** $f$ multiplies the data: $f(0) = 1$.
-- A **clock** $g$ says how much of the noise's time has passed: the process time is $T g(t / T)$,
-  with $g(0) = 0$ and $g(1) = 1$.
-
-Any callable will do. Those here are modules, so that they can be compared, shown and saved.
-Derivatives come from automatic differentiation.
+A **signal** $f$ multiplies the data, $f(0) = 1$; a **clock** $g$ makes the process time
+$T g(t / T)$, $g(0) = 0$ and $g(1) = 1$. Any callable will do; those here can be compared and saved.
 """
 
 from collections.abc import Callable
@@ -18,7 +14,8 @@ from jaxtyping import Array, Float
 from kacjax._typing import ArrayLike, Scalar
 from kacjax._validation import check_positive, choose
 
-Schedule: TypeAlias = Callable[[Float[Array, "..."]], Float[Array, "..."]]
+Values: TypeAlias = Float[Array, "..."]
+Schedule: TypeAlias = Callable[[Values], Values]
 """A function of the relative time, elementwise and differentiable."""
 
 
@@ -30,16 +27,12 @@ class LinearSignal(eqx.Module):
         0.75
     """
 
-    def __call__(self, u: Float[Array, "..."]) -> Float[Array, "..."]:
-        """The value at `u`."""
+    def __call__(self, u: Values) -> Values:  # noqa: D102
         return 1 - u
 
 
 class ExponentialSignal(eqx.Module):
     r"""The signal $f = e^{-r u}$, the paper's with the rate $r = T$; it does not vanish at the end.
-
-    Attributes:
-        rate: The rate, positive.
 
     Example:
         >>> round(float(kacjax.schedules.ExponentialSignal(2.0)(jnp.asarray(0.5))), 3)
@@ -51,8 +44,7 @@ class ExponentialSignal(eqx.Module):
     def __check_init__(self):
         check_positive("rate", self.rate)
 
-    def __call__(self, u: Float[Array, "..."]) -> Float[Array, "..."]:
-        """The value at `u`."""
+    def __call__(self, u: Values) -> Values:  # noqa: D102
         return jnp.exp(-self.rate * u)
 
 
@@ -64,34 +56,21 @@ class CosineSignal(eqx.Module):
         0.0
     """
 
-    def __call__(self, u: Float[Array, "..."]) -> Float[Array, "..."]:
-        """The value at `u`."""
+    def __call__(self, u: Values) -> Values:  # noqa: D102
         return jnp.sin(jnp.pi / 2 * (1 - u))
 
 
 class ConstantSignal(eqx.Module):
-    r"""The signal $f = 1$: noise is added and the data never faded.
+    r"""The signal $f = 1$: noise is added and the data never faded."""
 
-    Example:
-        >>> float(kacjax.schedules.ConstantSignal()(jnp.asarray(0.5)))
-        1.0
-    """
-
-    def __call__(self, u: Float[Array, "..."]) -> Float[Array, "..."]:
-        """The value at `u`."""
+    def __call__(self, u: Values) -> Values:  # noqa: D102
         return jnp.ones_like(u)
 
 
 class LinearClock(eqx.Module):
-    r"""The clock $g = u$.
+    r"""The clock $g = u$."""
 
-    Example:
-        >>> float(kacjax.schedules.LinearClock()(jnp.asarray(0.5)))
-        0.5
-    """
-
-    def __call__(self, u: Float[Array, "..."]) -> Float[Array, "..."]:
-        """The value at `u`."""
+    def __call__(self, u: Values) -> Values:  # noqa: D102
         return u
 
 
@@ -103,8 +82,7 @@ class QuadraticClock(eqx.Module):
         0.25
     """
 
-    def __call__(self, u: Float[Array, "..."]) -> Float[Array, "..."]:
-        """The value at `u`."""
+    def __call__(self, u: Values) -> Values:  # noqa: D102
         return u * u
 
 

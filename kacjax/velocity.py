@@ -3,30 +3,30 @@
 import inspect
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen, nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int
 
 from kacjax._typing import ArrayLike, Key
 from kacjax._validation import check_choice, check_count, is_concrete, widen
-from kacjax.paths import ProbabilityPath
+from kacjax.paths import Points, ProbabilityPath, Times
 
 PREDICTIONS = ("velocity", "x0")
+Labels: TypeAlias = Int[Array, " batch"]
 
 
 class Velocity(eqx.Module):
     """A velocity `velocity(t, x, label=None, *, key=None)` made of a network and a path: a pytree.
 
     Attributes:
-        network: Called as `network(t, x)` with times `(batch,)` and points `(batch, *event)`, as
-            `network(t, x, label=label)` where there are labels, and with the keyword `key` for
-            dropout if it takes one: an Equinox module, any other callable pytree, a Flax NNX module
-            or a bound Linen module; the last two are wrapped, see `wrap_network`.
+        network: Called as `network(t, x)` with times `(batch,)` and points `(batch, *event)`, with
+            the keyword `label` where there are labels, and `key` for dropout if it takes one: what
+            `wrap_network` takes.
         path: The path.
         prediction: What the network outputs: the `velocity` itself, or a prediction of the data
             `x0`, see `ProbabilityPath.velocity_from_x0`.
@@ -67,17 +67,9 @@ class Velocity(eqx.Module):
         self.network, self.path, self.prediction, self.classes = network, path, prediction, known
 
     def __call__(
-        self,
-        t: Float[Array, " batch"],
-        x: Float[Array, "batch *event"],
-        label: Int[Array, " batch"] | None = None,
-        *,
-        key: Key | None = None,
-    ) -> Float[Array, "batch *event"]:
-        """The velocity at points `x`, times `t` and classes `label`, of the type of `x`.
-
-        A `key` switches the network's dropout on; a network that takes none has no dropout.
-        """
+        self, t: Times, x: Points, label: Labels | None = None, *, key: Key | None = None
+    ) -> Points:
+        """The velocity, of the type of `x`; a `key` switches dropout on, if there is any."""
         output = _call(self.network, t, x, label, key).astype(widen(x).dtype)
         if self.prediction == "x0":
             output = self.path.velocity_from_x0(t, x.astype(output.dtype), output)
@@ -85,13 +77,7 @@ class Velocity(eqx.Module):
 
 
 class NNXNetwork(eqx.Module):
-    """A Flax NNX module as a callable pytree; made by `wrap_network`.
-
-    Attributes:
-        params: The variables that are trained.
-        rest: All others: they are read, and stay what they are.
-        graphdef: The structure, from `nnx.split`.
-    """
+    """A Flax NNX module as a callable pytree, of which only `params` are trained."""
 
     params: Any
     rest: Any
@@ -111,20 +97,14 @@ class NNXNetwork(eqx.Module):
         for name, before in jax.tree.leaves_with_path(self.rest):
             if after[name] is not before:
                 raise ValueError(
-                    f"a call of the network changes its variable {jax.tree_util.keystr(name)}, and "
-                    "nothing keeps that: call model.eval() first, so that BatchNorm uses its "
-                    "averages, and let dropout take its key with the call, key=."
+                    f"a call of the network changes its variable {jax.tree_util.keystr(name)}: call "
+                    "model.eval() first, and let dropout take its key with the call, key=."
                 )
         return output
 
 
 class LinenNetwork(eqx.Module):
-    """A Flax Linen module with its variables as a callable pytree; made by `wrap_network`.
-
-    Attributes:
-        variables: The collections; `params` is trained, all others stay what they are.
-        module: The module, unbound.
-    """
+    """A Flax Linen module with its variables as a callable pytree; only `params` is trained."""
 
     variables: Any
     module: linen.Module = eqx.field(static=True)
@@ -139,10 +119,9 @@ def wrap_network(network: Any, params: Any = nnx.Param) -> Any:
     """A network as a callable pytree.
 
     Args:
-        network: A Flax NNX module, which becomes an `NNXNetwork`; a Linen module that is bound to
-            its variables, `module.bind(variables)`, a `LinenNetwork`; any other callable stays.
-        params: The variables of an NNX module that are trained, an NNX filter such as
-            `nnx.LoRAParam`.
+        network: A Flax NNX module, a Linen module that is bound, `module.bind(variables)`, or any
+            other callable pytree, such as an Equinox module, which stays what it is.
+        params: The variables of an NNX module that are trained: a filter such as `nnx.LoRAParam`.
 
     Raises:
         ValueError: If `network` cannot be called, or is a Linen module without variables.
@@ -165,10 +144,7 @@ def wrap_network(network: Any, params: Any = nnx.Param) -> Any:
 
 
 def trainable(network: Any) -> Any:
-    """What of a network is trained by default: a pytree of its structure with a bool for each leaf.
-
-    The variables `nnx.Param` of an NNX module, the collection `params` of a Linen module, and all
-    arrays of floats of any other network.
+    """Which leaves of a network are trained, as a pytree of bools: all floats, but of Flax `params`.
 
     Example:
         >>> network = kacjax.velocity.wrap_network(nnx.BatchNorm(2, rngs=nnx.Rngs(0)))
@@ -203,12 +179,7 @@ class Guided(eqx.Module):
         """The path of the velocity that is guided, if that is known."""
         return getattr(self.velocity, "path", None)
 
-    def __call__(
-        self,
-        t: Float[Array, " batch"],
-        x: Float[Array, "batch *event"],
-        label: Int[Array, " batch"],
-    ) -> Float[Array, "batch *event"]:
+    def __call__(self, t: Times, x: Points, label: Labels) -> Points:
         """The guided velocity, of the shape and type of `x`."""
         inside = (self.interval[0] <= t) & (t <= self.interval[1])
 
@@ -234,10 +205,8 @@ def guided(
 
     $$ v_{\text{null}} + \gamma \, (v_{\text{label}} - v_{\text{null}}) $$
 
-    at the times of an interval, and $v_{\text{label}}$ at all others. For Gaussian paths the
-    difference of velocities is a multiple of that of scores, so that this is guidance as it is known
-    from diffusion. Both velocities come from one evaluation of a doubled batch, which `generate`
-    counts as one.
+    at the times of an interval, and $v_{\text{label}}$ at all others. Both velocities come from one
+    evaluation of a doubled batch, which `generate` counts as one.
 
     Args:
         velocity: A class-conditional velocity `velocity(t, x, label)`.
@@ -276,9 +245,8 @@ def _call(network: Callable[..., Array], t: Array, x: Array, label: Any, key: An
     """Calls a network with what it takes of label and key."""
     takes = inspect.signature(network).parameters
     everything = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in takes.values())
-    given = {} if label is None else {"label": label}
-    given |= {} if key is None else {"key": key}
-    given = {name: value for name, value in given.items() if everything or name in takes}
+    given = {"label": label, "key": key}
+    given = {n: v for n, v in given.items() if v is not None and (everything or n in takes)}
     if label is not None and "label" not in given:
         name = getattr(network, "__name__", type(network).__name__)
         raise ValueError(f"there are labels, but {name} takes no argument 'label'.")

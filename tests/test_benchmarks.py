@@ -57,6 +57,7 @@ def test_exact_flow_reaches_the_data(tiny, path):
     assert all(0 <= row["total variation"] <= 1 for row in list(counted.values())[1:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", PATHS)
 def test_exact_flow_orders_and_round_trip(tiny, x64, path):
     found = exact_flow.orders(path, *tiny, "straight")
@@ -98,6 +99,7 @@ def test_process_speed_counts_and_times_every_method(monkeypatch):
     assert row["operations"]["table in jax, look-up"]["gather instructions"] > 0
 
 
+@pytest.mark.slow
 def test_generation_memory():
     seconds, peak = generation_memory.generate(5, chunk_size=2)
     assert seconds > 0
@@ -114,7 +116,7 @@ def test_grid2d_speed():
     assert np.all(np.isfinite(run.losses))
 
 
-@pytest.mark.parametrize("steps_per_call", [1, 3])
+@pytest.mark.parametrize("steps_per_call", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_train_speed(results, steps_per_call):
     size = kacjax.models.unet_size("tiny") | {"channels": 4, "multipliers": (1, 2)}
     model = kacjax.models.UNet((8, 8, 1), rngs=nnx.Rngs(0), **size)

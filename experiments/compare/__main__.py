@@ -1,85 +1,84 @@
 """Compares Kac, diffusion and flow matching on one data set, on equal terms.
 
 python -m experiments.compare grid2d --quick
-python -m experiments.compare grid2d --a 9 25 --c 3 5 --solver euler heun --grid-power 2 3 --out runs/ac
+python -m experiments.compare digits --a 9 25 --solver euler heun --out runs/a
 """
 
+import logging
 import sys
+import time
 from collections.abc import Sequence
 
-import tyro
+from experiments.command import STOPPED, parse, run, user_errors
+from experiments.compare import report
+from experiments.compare.config import CompareConfig, defaults
+from experiments.compare.work import Stopped, Work
+from experiments.datasets import make_dataset
+from experiments.hosts import StopSignals
+from experiments.report import files
+from experiments.sampling import check_samples
+from experiments.session import Session
 
-from experiments.command import MARKERS, parse, run, user_errors
-from experiments.compare import cells, report
-from experiments.compare.config import CompareConfig, EvaluationConfig, ImageCompareConfig
-from experiments.compare.subjects import make_subject
-from experiments.compare.work import complete
-from experiments.config import TrainConfig
-from experiments.defaults import DEFAULTS
-from experiments.images.config import KnownSetConfig
-
-
-def defaults() -> dict[str, tuple[str, CompareConfig]]:
-    """A line about each data set, and its comparison unless flags say otherwise."""
-    known: dict[str, tuple[str, CompareConfig]] = {}
-    for name, (about, config) in DEFAULTS.items():
-        if isinstance(config, TrainConfig):
-            whole = CompareConfig(name, network=config.network, training=config.training)
-        elif isinstance(config.source, KnownSetConfig):
-            whole = ImageCompareConfig(
-                name,
-                network=config.network,
-                training=config.training,
-                evaluation=EvaluationConfig(num_samples=2000, chunk_size=500),
-                source=config.source,
-            )
-        else:
-            continue
-        known[name] = about, whole
-    return known
+LOG = "log.txt"
+# More panels of samples than these would not be read on one page.
+_MOST_PANELS = 6
 
 
-def compare(config: CompareConfig) -> None:
-    """Completes a comparison and writes its table and figures.
+def compare(config: CompareConfig) -> int:
+    """Completes a comparison and writes its tables and figures; 75 if a signal stopped it."""
+    config.check()
+    _, first = config.runs()[0]
+    dataset, folder = make_dataset(first), config.folder()
+    # Whether the network fits, the samples and their judge: before anything is written.
+    Session(first, dataset, folder)
+    check_samples(config.evaluation.num_samples, dataset.event)
+    headlines = dataset.headlines
 
-    Raises:
-        UserError: If a flag does not make sense, a folder cannot be used, a file in it is damaged,
-            or a loss stops being finite. What is finished stays.
-    """
-    with user_errors(ValueError):
-        config.check()
-    subject = make_subject(config)
-    say = report.Log(config.folder())
-    others = cells.strangers(config)
-    if others:
-        say(f"note: {len(others)} cells of other configurations lie here and are not used.")
+    def say(line: str) -> None:
+        stamped = f"{time.strftime('%H:%M:%S')} {line}"
+        print(stamped, flush=True)
+        with user_errors(OSError, saying=f"cannot write {folder / LOG}: "):
+            folder.mkdir(parents=True, exist_ok=True)
+            with (folder / LOG).open("a") as file:
+                file.write(stamped + "\n")
 
-    def after_seed(line: str) -> None:
-        say(line)
-        report.write_after_seed(config, subject.dataset)
-
-    complete(config, subject, say, after_seed)
-    for line in report.write_all(config, subject.dataset):
-        print(line)
+    terminal = ""
+    with StopSignals() as stop:
+        work = Work(config, dataset, say, stop)
+        found = set(work.cells[0].folder.parent.glob("*-seed*-*"))
+        others = found - {cell.folder for cell in work.cells}
+        # In a folder that is shared, they are as it should be.
+        if others and config.cells is None:
+            say(f"note: {len(others)} cells of other configurations lie here and are not used.")
+        try:
+            for seed in work.complete():
+                say(f"seed {seed} is complete")
+                results = report.results_of(config, work.cells, dataset)
+                written, terminal = report.render(results, headlines)
+                report.write(folder, written)
+        except Stopped:
+            say("stopped; the same command goes on.")
+            return STOPPED
+    own = [cell for cell in work.cells if cell.seed == first.training.seed][:_MOST_PANELS]
+    samples = {cell.model: report.load(cell, config.training.steps, samples=True) for cell in own}
+    report.write(folder, dataset.figures(samples))
+    print("", terminal, files(folder), sep="\n")
+    return 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    # Orbax reports through them at length what an error says in a line.
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
-    def body() -> None:
-        known = defaults()
-        config = parse(
-            lambda: tyro.extras.overridable_config_cli(
-                known,
-                args=argv,
-                prog="python -m experiments.compare",
-                description="Compares Kac, diffusion and flow matching on equal terms.",
-                config=MARKERS,
-            )
-        )
-        compare(config.quickened(known[config.data][1]))
+    def body() -> int:
+        about, _, examples = str(__doc__).strip().partition("\n\n")
+        known = defaults("--quick" in argv)
+        return compare(parse(known, argv, "python -m experiments.compare", about, examples))
 
-    return run(body, "interrupted: what is finished stays, and the same command continues.")
+    return run(body, "interrupted: what is finished stays, and the same command goes on.")
 
 
 if __name__ == "__main__":

@@ -1,57 +1,75 @@
-"""What a comparison compares: models, seeds, checkpoints and ways to generate, as flags."""
+"""What a comparison compares: models, seeds, checkpoints and ways to generate, as flags.
+
+Its folder has one cell for each model and seed:
+
+    kac-seed0-1f2e3d4c5b/           a run, see `experiments.runs`
+        step-000500/                after 500 steps
+            velocity.safetensors    the averaged network
+            judged-0a1b2c3d4e.json  samples-0a1b2c3d4e.npy
+
+Names end with digests of everything that decides a network, and how it was judged: a changed
+configuration has cells of its own, and what is finished is never written again.
+"""
 
 import dataclasses
 import hashlib
 import itertools
-from collections.abc import Mapping
+import json
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple
 
 import tyro
 
-from experiments.checks import check_count, check_positive
-from experiments.compare.models import ModelsConfig, make_models
-from experiments.config import (
-    MAX_SEED,
-    NetworkConfig,
-    OptimizerConfig,
-    SamplingConfig,
-    TrainConfig,
-    to_dict,
-)
-from experiments.images import config as images
-from experiments.images.config import (
-    ImageConfig,
-    ImageOptimizerConfig,
-    KnownSetConfig,
-    UNetConfig,
-)
+from experiments import config as run_config
+from experiments import runs
+from experiments.command import UserError, check_choice, check_count, user_errors
+from experiments.config import PathConfig, RunConfig, TrainingConfig, optional, to_dict
+from experiments.defaults import DEFAULTS
+from experiments.report import digest
 from kacjax.generation import ADAPTIVE
 
 # To be raised when judging or generating changes its meaning: older judgements are then not read.
-_JUDGEMENT_VERSION = 3
-# The same for that of images.
-_IMAGES_VERSION = 2
+_VERSION = 4
+# Where data lie and who judges them does not decide a network; what they are has a fingerprint.
+_ELSEWHERE = ("data", "data_root", "classifier", "unreadable", "on_nonfinite")
+# The few images that training draws are not enough to be judged.
+_IMAGES = 2000
+# What --quick does: steps are divided by the first, and samples are at most the second.
+_QUICK_DIVISOR, _QUICK_SAMPLES, _QUICK_CHECKPOINTS = 5, 2000, (0.25, 1.0)
 
-FixedSolver = Literal["euler", "ab2", "heun", "midpoint", "rk4"]
-AdaptiveSolver = Literal["tsit5", "dopri5", "dopri8"]
 
-# Evaluations of the network for a step.
-_EVALUATIONS = {"euler": 1, "ab2": 1, "heun": 2, "midpoint": 2, "rk4": 4}
+@dataclasses.dataclass(frozen=True)
+class ModelsConfig:
+    """Models; every combination of the values is one."""
 
-# What --quick does in place of flags that are left at their defaults; steps are divided by this.
-_QUICK_DIVISOR, _QUICK_SAMPLES, _QUICK_SEEDS, _QUICK_CHECKPOINTS = 5, 2000, 1, (0.25, 1.0)
+    a: tuple[float, ...] = (9.0,)
+    """Kac: rates of jumps."""
+    c: tuple[float, ...] = (3.0,)
+    """Kac: speeds."""
+    clock: tuple[Literal["t", "t2"], ...] = ("t", "t2")
+    """Clocks of every model; diffusion with t2 is flow matching."""
+    matched: bool = False
+    """Wiener models also with sigma = c / sqrt(a)."""
+
+
+def make_models(config: ModelsConfig) -> dict[str, PathConfig]:
+    """Kac for every `a`, `c` and clock, named by them if there are several; Wiener for every clock."""
+    pairs, models = list(dict.fromkeys(itertools.product(config.a, config.c))), {}
+    for (a, c), clock in itertools.product(pairs, config.clock):
+        name = f"kac-{clock}" + f"-a{a:.12g}-c{c:.12g}" * (len(pairs) > 1)
+        models[name] = PathConfig("kac", a=a, c=c, clock=clock)
+    # By their names: those that differ by rounding are one.
+    matched = {f"{c / a**0.5:.3g}": c / a**0.5 for a, c in pairs if config.matched}
+    sigmas = {"1": 1.0} | matched | {"1": 1.0}
+    for (shown, sigma), clock in itertools.product(sigmas.items(), config.clock):
+        name = "flow-matching" if clock == "t2" else "diffusion"
+        models[name + f"-sigma{shown}" * (sigma != 1)] = PathConfig(name, sigma=sigma)
+    return models
 
 
 class Sampler(NamedTuple):
-    """One way to generate: a solver with the exponent of its steps and its evaluations.
-
-    Attributes:
-        solver: Name of the solver.
-        grid_power: Exponent of the steps; 0 for the default, see `evaluation.grid_power`, and for an adaptive
-            solver, which chooses its own steps.
-        nfe: Evaluations asked for; 0 for an adaptive solver.
-    """
+    """One way to generate; 0 is the default power, and what an adaptive solver chooses itself."""
 
     solver: str
     grid_power: float
@@ -63,9 +81,9 @@ class Sampler(NamedTuple):
         return self.solver in ADAPTIVE
 
     @property
-    def steps(self) -> int:
-        """Steps of a fixed-step solver: as many as the evaluations pay for, at least one."""
-        return 1 if self.adaptive else max(1, self.nfe // _EVALUATIONS[self.solver])
+    def cost(self) -> str | int:
+        """What rivals have in common: the evaluations, or the adaptive solver."""
+        return self.solver if self.adaptive else self.nfe
 
     @property
     def name(self) -> str:
@@ -79,37 +97,20 @@ class EvaluationConfig:
 
     nfe: tuple[int, ...] = (5, 10, 20, 50, 100)
     """Evaluations of the network for a sample."""
-    solver: tuple[FixedSolver, ...] = ("ab2",)
+    solver: tuple[Literal["euler", "ab2", "heun", "midpoint", "rk4"], ...] = ("ab2",)
     """Solvers with fixed steps."""
     grid_power: tuple[float, ...] = ()
     """Exponents of their steps; 2 if none, in time the path's best."""
     coordinates: Literal["straight", "time"] = "straight"
     """Coordinates of every solver: those in which paths are straight, or time as it is."""
-    adaptive: tuple[AdaptiveSolver, ...] = ("tsit5",)
+    adaptive: tuple[Literal["tsit5", "dopri5", "dopri8"], ...] = ("tsit5",)
     """Adaptive solvers."""
     tolerance: float = 1e-3
     """Their relative and absolute tolerance."""
     num_samples: int = 5000
     """Samples to generate and judge."""
-    chunk_size: int | None = None
-    """Samples to generate together; all if none."""
-
-    @property
-    def shown(self) -> int:
-        """The evaluations whose samples are kept and drawn: the middle ones."""
-        ordered = sorted(set(self.nfe))
-        return ordered[(len(ordered) - 1) // 2]
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """From what a results file says of it; what else that says of judging is left out."""
-        names = {field.name for field in dataclasses.fields(cls)}
-        known: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in values.items()
-            if name in names
-        }
-        return cls(**known)
+    chunk_size: Annotated[int | None, optional("INT", "256 images, all vectors")] = None
+    """Samples to generate together."""
 
     def samplers(self) -> list[Sampler]:
         """Every way to generate, the adaptive ones last."""
@@ -117,187 +118,137 @@ class EvaluationConfig:
         return [Sampler(*each) for each in fixed] + [Sampler(each, 0, 0) for each in self.adaptive]
 
 
+def shown_sampler(evaluation: dict[str, Any]) -> Sampler:
+    """The way to generate that is drawn: the first solver and the middle number of evaluations."""
+    ordered = sorted(set(evaluation["nfe"]))
+    power = (*evaluation["grid_power"], 0.0)[0]
+    return Sampler(evaluation["solver"][0], power, ordered[(len(ordered) - 1) // 2])
+
+
 @dataclasses.dataclass(frozen=True)
 class CompareConfig:
     """A comparison on one data set."""
 
     data: Annotated[str, tyro.conf.Suppress]
-    models: ModelsConfig = dataclasses.field(default_factory=ModelsConfig)
-    network: NetworkConfig = dataclasses.field(default_factory=NetworkConfig)
-    training: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+    source: run_config.Source
+    network: run_config.Network
+    training: TrainingConfig
+    models: ModelsConfig = ModelsConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     seeds: int = 3
     """Seeds, counted from --seed: of network, batches, noise and prior."""
     checkpoints: tuple[float, ...] = (0.05, 0.25, 0.5, 1.0)
     """Fractions of the training after which to judge; the last is 1."""
-    against: Annotated[
-        str | None,
-        tyro.conf.arg(metavar="MODEL", help_behavior_hint="(default: flow-matching)"),
-    ] = None
+    against: Annotated[str | None, optional("MODEL", "flow-matching")] = None
     """Model to which the others are compared seed by seed."""
     quick: bool = False
     """One seed, a fifth of the steps, fewer samples and checkpoints."""
-    out: Annotated[
-        Path | None,
-        tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: runs/compare-DATA)"),
-    ] = None
+    out: Annotated[Path | None, optional("DIR", "runs/compare-DATA")] = None
     """Folder of the results; one that was interrupted continues."""
-    cells: Annotated[
-        Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: OUT/cells)")
-    ] = None
+    cells: Annotated[Path | None, optional("DIR", "OUT/cells")] = None
     """Folder of networks and judgements, which comparisons may share."""
 
     def check(self) -> None:
-        """Raises a `ValueError` that names the first flag with an impossible value."""
-        for name, values in (
-            ("--a", self.models.a),
-            ("--c", self.models.c),
-            ("--grid-power", self.evaluation.grid_power),
-            ("--tolerance", (self.evaluation.tolerance,)),
-        ):
-            for value in values:
-                check_positive(name, value)
-        for name, values in (
-            ("--nfe", self.evaluation.nfe),
-            ("--num-samples", (self.evaluation.num_samples,)),
-            ("--chunk-size", (self.evaluation.chunk_size or 1,)),
-            ("--seeds", (self.seeds,)),
-        ):
-            for value in values:
-                check_count(name, value)
-        for name, values in (
-            ("--a", self.models.a),
-            ("--c", self.models.c),
-            ("--clock", self.models.clock),
-            ("--nfe", self.evaluation.nfe),
-            ("--solver", self.evaluation.solver),
-        ):
-            if not values:
-                raise ValueError(f"{name} needs at least one value.")
-        fractions = self.checkpoints
-        if not fractions or max(fractions) != 1 or not all(0 < each <= 1 for each in fractions):
-            raise ValueError(
-                f"--checkpoints must lie in (0, 1] and hold 1, got {' '.join(map(str, fractions))}."
-            )
-        names = [model.name for model in make_models(self.models)]
-        if self.against is not None and self.against not in names:
-            raise ValueError(f"--against must be one of {', '.join(names)}, got {self.against}.")
-        if self.training.seed + self.seeds - 1 > MAX_SEED:
-            raise ValueError(f"--seed plus --seeds must stay below {MAX_SEED}.")
-        for run in self.runs(self.training.seed).values():
-            run.check()
+        """Raises a `UserError` that names the first flag with an impossible value."""
+        for group in (self.source, self.models, self.network, self.training, self.evaluation):
+            run_config.check_group(group)
+        lists = vars(self.models) | vars(self.evaluation)
+        for name in ("a", "c", "clock", "nfe", "solver"):
+            if not lists[name]:
+                raise UserError(f"{run_config.flag(name)} needs at least one value.")
+        check_count("--seeds", self.seeds, 1, 1000)
+        last = self.training.seed + self.seeds - 1
+        check_count("--seed plus --seeds", last, 0, run_config.MAX_SEED)
+        if 1 not in self.checkpoints or not all(0 < each <= 1 for each in self.checkpoints):
+            shown = " ".join(f"{each:g}" for each in self.checkpoints)
+            raise UserError(f"--checkpoints must lie in (0, 1] and hold 1, got {shown}.")
+        models = make_models(self.models)
+        for path in models.values():
+            path.make()
+        if self.against is not None:
+            check_choice("--against", self.against, models)
+        if self.network.conditional:
+            raise UserError("--conditional: a comparison is of networks that know no classes.")
+        if getattr(self.source, "stream", False):
+            raise UserError("--stream: a comparison has its images in memory.")
+        if self.data == "cifar10" and self.source.classifier is None:
+            raise UserError("--classifier is missing: train one with `experiments.features`.")
 
     def folder(self) -> Path:
         """Where the results go."""
-        return self.out or Path("runs", f"compare-{self.data}")
-
-    def cells_folder(self) -> Path:
-        """Where the networks and judgements go."""
-        return self.cells or self.folder() / "cells"
-
-    def all_seeds(self) -> range:
-        """The seeds."""
-        return range(self.training.seed, self.training.seed + self.seeds)
+        return (self.out or Path("runs", f"compare-{self.data}")).expanduser()
 
     def steps(self) -> list[int]:
         """The numbers of optimizer steps after which to judge, rising."""
         return sorted({max(1, round(each * self.training.steps)) for each in self.checkpoints})
 
-    def runs(self, seed: int) -> Mapping[str, TrainConfig | ImageConfig]:
-        """The training run of every model by the model's name."""
-        training = dataclasses.replace(self.training, seed=seed)
-        return {
-            model.name: TrainConfig(self.data, model.path, self.network, training, SamplingConfig())
-            for model in make_models(self.models)
-        }
+    def runs(self) -> list[tuple[str, RunConfig]]:
+        """The training runs with the names of their models: seed by seed."""
+        seeds = range(self.training.seed, self.training.seed + self.seeds)
+        options: dict[str, Any] = {"record": run_config.RecordConfig(keep=1), "resume": True}
+        return [
+            (name, RunConfig(self.data, self.source, path, self.network, training, **options))
+            for training in (replace(self.training, seed=seed) for seed in seeds)
+            for name, path in make_models(self.models).items()
+        ]
 
     def judgement(self) -> dict[str, Any]:
         """Everything that decides the judgement of a network, as JSON has it."""
-        values = {"version": _JUDGEMENT_VERSION, **dataclasses.asdict(self.evaluation)}
-        return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
-
-    def to_dict(self) -> dict[str, Any]:
-        """The whole comparison, as JSON has it, without where it lies."""
-        models = make_models(self.models)
-        return {
-            "data": self.data,
-            "models": {model.name: dataclasses.asdict(model.path) for model in models},
-            "network": dataclasses.asdict(self.network),
-            "training": dataclasses.asdict(self.training),
-            "evaluation": self.judgement(),
-            "seeds": list(self.all_seeds()),
-            "steps": self.steps(),
-            "against": self.against,
-        }
-
-    def quickened(self, defaults: Self) -> Self:
-        """What `--quick` makes of it: smaller wherever a flag was left at its default."""
-        if not self.quick:
-            return self
-
-        def pick(value: Any, default: Any, quick: Any) -> Any:
-            return quick if value == default else value
-
-        steps, samples = defaults.training.steps, defaults.evaluation.num_samples
-        training = dataclasses.replace(
-            self.training, steps=pick(self.training.steps, steps, max(1, steps // _QUICK_DIVISOR))
-        )
-        evaluation = dataclasses.replace(
-            self.evaluation,
-            num_samples=pick(self.evaluation.num_samples, samples, min(samples, _QUICK_SAMPLES)),
-        )
-        return dataclasses.replace(
-            self,
-            training=training,
-            evaluation=evaluation,
-            seeds=pick(self.seeds, defaults.seeds, _QUICK_SEEDS),
-            checkpoints=pick(self.checkpoints, defaults.checkpoints, _QUICK_CHECKPOINTS),
-        )
+        values = {"version": _VERSION, **dataclasses.asdict(self.evaluation)}
+        if classifier := getattr(self.source, "classifier", None):
+            with user_errors(OSError, saying="--classifier: "):
+                values["classifier"] = hashlib.sha256(classifier.read_bytes()).hexdigest()[:16]
+        return json.loads(json.dumps(values))
 
 
-@dataclasses.dataclass(frozen=True)
-class ImageCompareConfig(CompareConfig):
-    """A comparison on MNIST or CIFAR-10."""
+class Cell(NamedTuple):
+    """A model's training run, which lies in a folder; `judged` stands for how it is judged."""
 
-    source: KnownSetConfig = dataclasses.field(default_factory=KnownSetConfig)
-    network: UNetConfig = dataclasses.field(default_factory=UNetConfig)
-    training: ImageOptimizerConfig = dataclasses.field(default_factory=ImageOptimizerConfig)
-    classifier: Annotated[
-        Path | None,
-        tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: for mnist, the one here)"),
-    ] = None
-    """Judge of the samples, from `experiments.features`."""
+    model: str
+    seed: int
+    run: RunConfig
+    folder: Path
+    judged: str
 
-    def check(self) -> None:
-        """Raises a `ValueError` that names the first flag with an impossible value."""
-        if self.network.conditional:
-            raise ValueError("--conditional: a comparison is of networks that know no classes.")
-        if self.classifier is not None and not self.classifier.is_file():
-            raise ValueError(f"--classifier: there is no file {self.classifier}.")
-        super().check()
+    def network(self, step: int) -> Path:
+        """The file of the network after so many steps."""
+        return self.folder / f"step-{step:06d}" / runs.VELOCITY
 
-    def runs(self, seed: int) -> dict[str, ImageConfig]:
-        """The training run of every model by the model's name."""
-        training = dataclasses.replace(self.training, seed=seed)
-        return {
-            model.name: ImageConfig(self.data, self.source, model.path, self.network, training)
-            for model in make_models(self.models)
-        }
+    def judgement(self, step: int) -> Path:
+        """The file of its judgement, written last."""
+        return self.network(step).with_name(f"judged-{self.judged}.json")
 
-    def judgement(self) -> dict[str, Any]:
-        """Everything that decides the judgement of a network, as JSON has it."""
-        values = {**super().judgement(), "images_version": _IMAGES_VERSION}
-        if self.classifier is None:
-            return values
-        content = hashlib.sha256(self.classifier.read_bytes()).hexdigest()[:16]
-        return {**values, "classifier": content}
+    def samples(self, step: int) -> Path:
+        """The file of the samples that are drawn."""
+        return self.network(step).with_name(f"samples-{self.judged}.npy")
+
+    def is_finished(self, steps: list[int]) -> bool:
+        """Whether there is nothing left to do."""
+        return all(self.network(s).is_file() and self.judgement(s).is_file() for s in steps)
 
 
-def training_dict(run: TrainConfig | ImageConfig) -> dict[str, Any]:
-    """Everything that decides a trained network, as JSON has it."""
-    if isinstance(run, TrainConfig):
-        return {name: value for name, value in to_dict(run).items() if name != "sampling"}
-    values = {name: value for name, value in images.to_dict(run).items() if name != "sampling"}
-    values["source"] = {"flip": run.source.flip}
-    values["training"].pop("log_every")
-    return values
+def make_cells(config: CompareConfig, fingerprint: str) -> list[Cell]:
+    """All cells of a comparison: seed by seed, so that an early look has every model in it."""
+    judged, cells = digest(config.judgement()), []
+    folder = config.cells.expanduser() if config.cells else config.folder() / "cells"
+    for model, run in config.runs():
+        values, seed = to_dict(run) | {"sampling": None}, run.training.seed
+        for group in ("source", "training"):
+            values[group] = {k: v for k, v in values[group].items() if k not in _ELSEWHERE}
+        name = f"{run.model.path}-seed{seed}-{digest({**values, 'fingerprint': fingerprint})}"
+        cells.append(Cell(model, seed, run, folder / name, judged))
+    return cells
+
+
+def defaults(quick: bool = False) -> dict[str, tuple[str, CompareConfig]]:
+    """A line about each data set, and its comparison unless flags say otherwise."""
+    known = {}
+    for name, (about, run) in DEFAULTS.items():
+        num = _IMAGES if name in run_config.IMAGES else run.sampling.num_samples
+        training, options = run.training, {}
+        if quick:
+            num, options = min(num, _QUICK_SAMPLES), {"seeds": 1, "checkpoints": _QUICK_CHECKPOINTS}
+            training = replace(training, steps=max(1, training.steps // _QUICK_DIVISOR))
+        options["evaluation"] = EvaluationConfig(num_samples=num)
+        known[name] = about, CompareConfig(name, run.source, run.network, training, **options)
+    return known

@@ -1,23 +1,32 @@
 """Tables and curves of a comparison again, from its results file alone: no network, no data.
 
-python -m experiments.compare.redraw benchmarks/results/compare-grid2d.json --out runs/grid2d-figures
-python -m experiments.compare.redraw results.json --out figures --against diffusion
+python -m experiments.compare.redraw benchmarks/results/compare-grid2d.json --out again
+python -m experiments.compare.redraw results.json --out again --against diffusion
 """
 
 import dataclasses
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
 from experiments import runs
-from experiments.command import UserError, parse_flags, run, user_errors
+from experiments.command import check_choice, parse, run, user_errors
 from experiments.compare import report
-from experiments.compare.subjects import headlines_of
-from experiments.config import read_json
+from experiments.config import optional
+from experiments.datasets import headlines_of
 from experiments.report import files
+
+# What has another name now than in the files of older versions.
+_RENAMED = (
+    ('"parameterisation": "data"', '"prediction": "x0"'),
+    ('"parameterisation": ', '"prediction": '),
+    ('"power": ', '"grid_power": '),
+    ('"memorisation_ratio": ', '"memorization_ratio": '),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,48 +37,42 @@ class RedrawConfig:
     """The `results.json` of a comparison."""
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
     """Folder for tables and figures."""
-    against: Annotated[
-        str | None, tyro.conf.arg(metavar="MODEL", help_behavior_hint="(default: as it was)")
-    ] = None
+    against: Annotated[str | None, optional("MODEL", "as it was")] = None
     """Model to which the others are compared seed by seed."""
 
 
-def redraw(config: RedrawConfig) -> list[str]:
-    """Writes the tables and curves, and returns what to print.
-
-    Raises:
-        UserError: If the file is missing or not one of a comparison, the model is not in it, or the
-            folder cannot be written.
-    """
-    with user_errors(OSError, saying="cannot read the results: "):
-        text = config.results.read_text()
-    damages = (ValueError, KeyError, TypeError, AttributeError, IndexError)
-    with user_errors(*damages, saying=f"{config.results} is not a results file of a comparison: "):
-        results: dict[str, Any] = read_json(text)
-        models = {judgement["model"]: None for judgement in results["judgements"]}
-        found = [set(row["quality"] or ()) for j in results["judgements"] for row in j["rows"]]
-        known = set.union(*found) | results["real data"].keys()
+def redraw(config: RedrawConfig) -> None:
+    """Writes the tables and curves, and prints the tables."""
+    found, against = runs.read_json(config.results.expanduser()), config.against
+    # Its values may be anything.
+    saying = f"{config.results} is not a results file of a comparison: "
+    with user_errors(Exception, saying=saying):
+        text = json.dumps(found)
+        for old, new in _RENAMED:
+            text = text.replace(old, new)
+        results = json.loads(text)
+        rows = [row for judgement in results["judgements"] for row in judgement["rows"]]
+        known = set(results["real data"]).union(*(row["quality"] or () for row in rows))
+        models = dict.fromkeys(judgement["model"] for judgement in results["judgements"])
+        results["against"] = against if against in models else results.get("against")
         # Older files know fewer figures.
-        headlines = [each for each in headlines_of(results["data"]) if each.key in known]
-        results["against"] = config.against or results.get("against")
-        figures = report.make_figures(results, headlines)
-    if config.against is not None and config.against not in models:
-        raise UserError(f"--against must be one of {', '.join(models)}, got {config.against}.")
-    lines = report.write_tables(config.out, results, headlines)
-    for name, figure in figures.items():
-        runs.write_figure(config.out / name, figure)
-    return [*lines, files(config.out)]
+        headlines = headlines_of(results["data"], known)
+        written, terminal = report.render(results, headlines)
+    if against is not None:
+        check_choice("--against", against, models)
+    with user_errors(ValueError, ArithmeticError, LookupError, TypeError, saying=saying):
+        report.write(config.out.expanduser(), written)
+    print(terminal, files(config.out.expanduser()), sep="\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
 
     def body() -> None:
-        about = "Tables and curves of a comparison again, from its results file alone."
-        config = parse_flags(RedrawConfig, argv, "python -m experiments.compare.redraw", about)
-        print("\n".join(redraw(config)))
+        about, _, examples = str(__doc__).strip().partition("\n\n")
+        redraw(parse(RedrawConfig, argv, "python -m experiments.compare.redraw", about, examples))
 
-    return run(body, "interrupted.")
+    return run(body)
 
 
 if __name__ == "__main__":

@@ -1,185 +1,119 @@
-"""What a comparison writes: a log on the way, its tables after every seed, its figures at the end.
+"""What a comparison writes: tables and curves, after every seed.
 
-`results.json` has everything that the tables and curves are made of, seed by seed, and the
-surroundings in which the last line of it was computed: `experiments.compare.redraw` makes them again
-from it alone.
+`results.json` has everything that they are made of, seed by seed, and the surroundings in which the
+last line of it was computed: `experiments.compare.redraw` makes them again from it alone.
 """
 
+import dataclasses
 import json
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from experiments import runs
-from experiments.command import user_errors
-from experiments.compare import cells, figures, paired, table
-from experiments.compare.cells import Cell
-from experiments.compare.config import CompareConfig, EvaluationConfig
-from experiments.datasets import Dataset, Headline
-from experiments.report import files, surroundings
+from experiments.command import UserError, user_errors
+from experiments.compare import table
+from experiments.compare.config import Cell, CompareConfig, shown_sampler
+from experiments.compare.figures import BY_NFE, BY_TIME, COST, Curve, curves_figure, field_figure
+from experiments.config import to_dict
+from experiments.datasets import Dataset
+from experiments.datasets.arrays import read_npy
+from experiments.report import CONFIDENCE, surroundings
 
-RESULTS, LOG = "results.json", "log.txt"
-CSV, PAIRED, MARKDOWN = "table.csv", "paired.csv", "table.md"
-# More panels of samples than these would not be read on one page.
-_MOST_PANELS = 6
-
-
-class Log:
-    """Prints lines with the time of day, and keeps them in the folder."""
-
-    def __init__(self, folder: Path):
-        self._file = folder / LOG
-
-    def __call__(self, line: str) -> None:
-        """Says one line.
-
-        Raises:
-            UserError: If it cannot be written.
-        """
-        stamped = f"{time.strftime('%H:%M:%S')} {line}"
-        print(stamped, flush=True)
-        with user_errors(OSError, saying=f"cannot write {self._file}: "):
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            with self._file.open("a") as file:
-                file.write(stamped + "\n")
+Files = dict[str, str | Figure]
+CSV, PAIRED, MARKDOWN, RESULTS = "table.csv", "paired.csv", "table.md", "results.json"
 
 
-def write_after_seed(config: CompareConfig, dataset: Dataset) -> None:
-    """Writes the results and tables of all seeds that are complete."""
-    write_tables(config.folder(), _results(config, dataset), dataset.headlines)
-
-
-def write_all(config: CompareConfig, dataset: Dataset) -> Iterator[str]:
-    """Writes results, tables and figures; yields what to print."""
-    results, folder = _results(config, dataset), config.folder()
-    yield ""
-    yield from write_tables(folder, results, dataset.headlines)
-    curves = make_figures(results, dataset.headlines)
-    for name, figure in {**curves, **dataset.figures(_samples(config))}.items():
-        runs.write_figure(folder / name, figure)
-    yield files(folder)
-
-
-def write_tables(
-    folder: Path, results: Mapping[str, Any], headlines: Sequence[Headline]
-) -> list[str]:
-    """Writes results and tables, and returns the tables for the terminal.
-
-    Args:
-        folder: Where to.
-        results: What `results.json` holds.
-        headlines: The figures in the tables for people; those for programs hold all.
-    """
-    entries = table.make_entries(results["judgements"])
-    shown = table.best_samplers(table.final(entries), headlines[0])
-    reference, title = results["real data"], _caption(results)
-    models = list(dict.fromkeys(entry.model for entry in entries))
-    baseline = results.get("against") or paired.default_baseline(models)
-    pairs = paired.make_rows(shown, headlines, baseline)
-    markdown = [
-        title,
-        table.to_markdown(shown, headlines, figures.label, reference).rstrip(),
-    ]
-    terminal = [table.to_terminal(title, shown, headlines, figures.label, reference)]
-    if pairs:
-        markdown.append(paired.to_markdown(pairs, headlines, figures.label, baseline).rstrip())
-        terminal += ["", paired.to_terminal(pairs, headlines[0], figures.label, baseline), ""]
-    runs.write_text(folder / CSV, table.to_csv(entries))
-    runs.write_text(folder / PAIRED, paired.to_csv(pairs))
-    runs.write_text(folder / MARKDOWN, "\n\n".join(markdown) + "\n")
-    runs.write_text(folder / RESULTS, _to_json(results))
-    return terminal
-
-
-def make_figures(results: Mapping[str, Any], headlines: Sequence[Headline]) -> dict[str, Figure]:
-    """The curves, by file name.
-
-    Args:
-        results: What `results.json` holds.
-        headlines: The figures of quality to draw.
-    """
-    entries = table.make_entries(results["judgements"])
-    evaluation = EvaluationConfig.from_dict(results["evaluation"])
-    best = table.best_samplers(table.final(entries), headlines[0])
-    sampler = evaluation.samplers()[0]._replace(nfe=evaluation.shown)
-    shown = [entry for entry in entries if entry.sampler == sampler]
+def results_of(config: CompareConfig, cells: list[Cell], dataset: Dataset) -> dict[str, Any]:
+    """What `results.json` is to hold: the models of those seeds of which all are judged."""
+    run, steps = to_dict(cells[0].run), config.steps()
+    unfinished = {cell.seed for cell in cells if not cell.is_finished(steps)}
+    done = [cell for cell in cells if cell.seed not in unfinished]
     return {
-        "quality.png": figures.quality_figure(best, headlines, results["real data"]),
-        "training.png": figures.training_figure(shown, headlines, sampler),
-        "time.png": figures.time_figure(best, headlines[0]),
-        "field.png": figures.field_figure(_fields(results["judgements"])),
+        **{name: run[name] for name in ("data", "source", "network", "training")},
+        "models": {cell.model: dataclasses.asdict(cell.run.model) for cell in cells},
+        "evaluation": config.judgement(),
+        "seeds": list(dict.fromkeys(cell.seed for cell in cells)),
+        "steps": steps,
+        "against": config.against,
+        "real data": dataset.reference(config.evaluation.num_samples),
+        **surroundings(),
+        "judgements": [load(cell, step) for cell in done for step in steps],
     }
+
+
+def load(cell: Cell, step: int, samples: bool = False) -> Any:
+    """What was found after so many steps, with the cell's name; or the samples."""
+    hint = f"delete {cell.judgement(step)} to compute it again: "
+    with user_errors(UserError, KeyError, TypeError, saying=hint):
+        if samples:
+            return read_npy(cell.samples(step))
+        found = runs.read_json(cell.judgement(step))
+        head = {"model": cell.model, "seed": cell.seed, "step": step}
+        return head | {name: found[name] for name in ("rows", "field")}
+
+
+@np.errstate(all="ignore")
+def render(results: Mapping[str, Any], headlines: table.Headlines) -> tuple[Files, str]:
+    """What to write of results, by file name, and what to print; with these figures for people."""
+    judgements, reference = results["judgements"], results["real data"]
+    entries, title = table.make_entries(judgements), _caption(results)
+    shown, sampler = table.best_entries(entries, headlines[0]), shown_sampler(results["evaluation"])
+    models = list(dict.fromkeys(entry.model for entry in entries))
+    usual = (name for name in ("flow-matching", "diffusion") if name in models)
+    baseline = results.get("against") or next(usual, models[-1])
+    pairs = table.make_pairs(shown, headlines, baseline)
+    lines = table.make_lines(shown, headlines, reference)
+    markdown = f"{title}\n\n" + table.to_markdown(lines)
+    terminal = table.to_terminal(title, lines)
+    if pairs:
+        markdown += "\n" + table.pairs_to_markdown(pairs, headlines, baseline)
+        terminal += f"\n\n{table.pairs_to_terminal(pairs, headlines[0], baseline)}\n"
+    fields: dict[str, list[Any]] = {model: [] for model in models}
+    for judgement in judgements:
+        if judgement["step"] == shown[0].step:
+            fields[judgement["model"]].append(judgement["field"])
+    on_the_way = [entry for entry in entries if entry.sampler == sampler]
+    by_step = [
+        f"optimizer steps ({sampler.name}, NFE {sampler.nfe})",
+        *[lambda line: line.step] * 2,
+    ]
+    quality, learning = ([Curve(h, *axis) for h in headlines] for axis in (BY_NFE, by_step))
+    return {
+        CSV: table.to_csv(entries),
+        PAIRED: table.pairs_to_csv(pairs, baseline),
+        MARKDOWN: markdown,
+        RESULTS: _to_json(results),
+        "quality.png": curves_figure(shown, quality, reference),
+        "training.png": curves_figure(on_the_way, learning),
+        "time.png": curves_figure(shown, [COST, Curve(headlines[0], *BY_TIME)]),
+        "field.png": field_figure(fields),
+    }, terminal
+
+
+def write(folder: Path, files: Files) -> None:
+    """Writes texts and PNGs by their names."""
+    for name, content in files.items():
+        (runs.write_text if isinstance(content, str) else runs.write_figure)(folder / name, content)
 
 
 def _caption(results: Mapping[str, Any]) -> str:
     seeds = len({judgement["seed"] for judgement in results["judgements"]})
-    spread = (
-        f"mean ± half-width of {table.CONFIDENCE:.0%} t-interval" if seeds > 1 else "no interval"
-    )
-    plural, steps = "s" * (seeds > 1), results["training"]["steps"]
+    spread = f"s: mean ± half-width of {CONFIDENCE:.0%} t-interval"
+    said = f"{results['data']}, {results['training']['steps']:,} steps, {seeds} seed"
     # Before there was a choice, it was time.
     in_time = results["evaluation"].get("coordinates", "time") == "time"
-    said = f"{results['data']}, {steps:,} steps, {seeds} seed{plural}: {spread}"
-    return said + "\nsolved in time" * in_time
-
-
-def _results(config: CompareConfig, dataset: Dataset) -> dict[str, Any]:
-    """What `results.json` is to hold."""
-    return {
-        **config.to_dict(),
-        "real data": dataset.reference(config.evaluation.num_samples),
-        **surroundings(),
-        "judgements": _judgements(config),
-    }
-
-
-def _judgements(config: CompareConfig) -> list[dict[str, Any]]:
-    """Of every seed whose cells are all judged, in the order of the models."""
-    complete: dict[int, list[Cell]] = {}
-    for cell in cells.make_cells(config):
-        complete.setdefault(cell.seed, []).append(cell)
-    return [
-        cells.load_judgement(cell, step, config)
-        for own in complete.values()
-        if all(cells.is_judged(cell, step, config) for cell in own for step in config.steps())
-        for cell in own
-        for step in config.steps()
-    ]
-
-
-def _fields(judged: list[dict[str, Any]]) -> dict[str, list[dict[str, list[float]]]]:
-    """What was measured of the fully trained networks, by model."""
-    last = max(judgement["step"] for judgement in judged)
-    fields: dict[str, list[dict[str, list[float]]]] = {}
-    for judgement in judged:
-        if judgement["step"] == last:
-            fields.setdefault(judgement["model"], []).append(judgement["field"])
-    return fields
-
-
-def _samples(config: CompareConfig) -> dict[str, Any]:
-    """Samples of the first models, of the first seed, by model."""
-    seed, step = config.all_seeds()[0], config.steps()[-1]
-    own = [cell for cell in cells.make_cells(config) if cell.seed == seed][:_MOST_PANELS]
-    return {cell.model: cells.load_samples(cell, step, config) for cell in own}
+    return said + (spread if seeds > 1 else ": no interval") + "\nsolved in time" * in_time
 
 
 def _to_json(results: Mapping[str, Any]) -> str:
-    """Readable where it is short, one line for each judgement."""
-    head = {name: value for name, value in results.items() if name != "judgements"}
-    # How a judgement was made stands once, in the head.
-    brief = [{k: v for k, v in each.items() if k != "evaluation"} for each in results["judgements"]]
-    lines = ",\n".join("    " + json.dumps(_rounded(each)) for each in brief)
-    return json.dumps(head, indent=2)[:-2] + f',\n  "judgements": [\n{lines}\n  ]\n}}\n'
-
-
-def _rounded(value: Any) -> Any:
-    """Floats to seven digits, all that float32 has."""
-    if isinstance(value, float):
-        return float(f"{value:.7g}")
-    if isinstance(value, dict):
-        return {name: _rounded(each) for name, each in value.items()}
-    return [_rounded(each) for each in value] if isinstance(value, list) else value
+    """Readable where it is short, one line for each judgement, in the digits that float32 has."""
+    head = json.dumps({**results, "judgements": []}, indent=2).removesuffix("[]\n}")
+    rounded = (
+        json.loads(json.dumps(each), parse_float=lambda text: float(f"{float(text):.7g}"))
+        for each in results["judgements"]
+    )
+    return head + "[\n    " + ",\n    ".join(map(json.dumps, rounded)) + "\n  ]\n}\n"

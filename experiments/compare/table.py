@@ -1,61 +1,34 @@
-"""From judgements to one table: means over the seeds with intervals, in three formats."""
+r"""From judgements to tables: means over the seeds, and every model beside one, seed by seed.
 
-import csv
-import io
+Models of one seed share batches, the normal variables behind noise and prior, and the network's
+first parameters. Much of what differs from seed to seed falls out of the mean ratio of a model's
+figure and that of the baseline, $\exp \frac 1 n \sum_i \log (q_i / b_i)$, or for figures without a
+logarithmic axis of the mean difference; where the best value is 1 that of $|\log q|$. Intervals are
+Student's, of the logarithms for a ratio; nothing corrects them for the number of rows.
+"""
+
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import stats
 
 from experiments.compare.config import Sampler
 from experiments.datasets import Headline
+from experiments.report import Interval, align, csv_text, interval, markdown, plus_minus
+from kacjax.plots import LABELS
 
-CONFIDENCE = 0.95
-_COLUMNS = (
-    "model",
-    "step",
-    "solver",
-    "grid_power",
-    "nfe",
-    "metric",
-    "mean",
-    "low",
-    "high",
-    "seeds",
-)
+Headlines = Sequence[Headline]
+WIDTH = 79
 # Figures of a row that do not come from the data set.
 NFE, SECONDS = "nfe", "seconds_per_sample"
-REAL = "real data"
-
-Label = Callable[[str], str]
-
-
-class Interval(NamedTuple):
-    """A mean over seeds, with the half-width of its confidence interval by Student's t.
-
-    Attributes:
-        mean: The mean.
-        half: Half the width; NaN for one seed, which says nothing about the spread.
-        seeds: Number of seeds.
-    """
-
-    mean: float
-    half: float
-    seeds: int
+_COLUMNS = "step solver grid_power nfe metric"
+# How the terminal and Markdown mark a verdict.
+_MARKS = {"better": ("+", "**"), "worse": ("-", "*"), "open": (" ", "")}
 
 
 class Entry(NamedTuple):
-    """One line: a model at one step of its training, generated from in one way.
-
-    Attributes:
-        model: Name of the model.
-        step: Optimizer steps.
-        sampler: The way to generate.
-        figures: Intervals by name of the figure.
-        qualities: What the data set found of each seed, none where the generation failed.
-    """
+    """A model at one step of its training, generated from in one way; what each seed had, or None."""
 
     model: str
     step: int
@@ -64,207 +37,207 @@ class Entry(NamedTuple):
     qualities: Mapping[int, Mapping[str, float] | None]
 
 
-def interval(values: Sequence[float]) -> Interval:
-    r"""The mean $\bar x$ with $t_{0.975, n-1} \, s / \sqrt n$, `s` the sample's deviation."""
-    array, n = np.asarray(values, np.float64), len(values)
-    if n < 2:
-        return Interval(float(array.mean()), math.nan, n)
-    factor = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1))
-    return Interval(float(array.mean()), factor * float(array.std(ddof=1)) / math.sqrt(n), n)
+class Pair(NamedTuple):
+    """A figure against the baseline's: what was averaged, its interval, and how that lies."""
+
+    kind: str
+    value: float
+    low: float
+    high: float
+    seeds: int
+    verdict: str
+
+
+# A table for people: titles, rows of texts, the best ones marked, and how many are no figures.
+Lines = tuple[list[str], list[list[tuple[str, bool]]], int]
+# A line of the table with its pairs, over the seeds for which neither failed.
+Row = tuple[Entry, dict[str, Pair]]
+
+
+def label(model: str) -> str:
+    """What figures and tables call a model."""
+    return LABELS.get(model) or model.replace("-", " ").replace("kac", "Kac")
 
 
 def make_entries(judgements: Iterable[Mapping[str, Any]]) -> list[Entry]:
-    """Gathers what the seeds found, line by line, in the order in which models come.
-
-    A way of generating that failed for a seed has no figures of quality for any.
-
-    Args:
-        judgements: What `cells.load_judgement` returns, of all cells.
-    """
+    """Gathers what the seeds found, line by line; a way that failed for one has no quality."""
     found: dict[tuple[str, int, Sampler], dict[int, Mapping[str, Any]]] = {}
-    for judgement in judgements:
-        for row in judgement["rows"]:
+    for each in judgements:
+        for row in each["rows"]:
             sampler = Sampler(row["solver"], row["grid_power"], row["asked"])
-            line = found.setdefault((judgement["model"], judgement["step"], sampler), {})
-            line[judgement["seed"]] = row
-    return [
-        Entry(*line, _figures(list(rows.values())), {s: r["quality"] for s, r in rows.items()})
-        for line, rows in found.items()
-    ]
+            seeds = found.setdefault((each["model"], each["step"], sampler), {})
+            seeds[each["seed"]] = row
+    entries = []
+    for line, seeds in found.items():
+        rows = [{n: r[n] for n in (NFE, SECONDS)} | (r["quality"] or {}) for r in seeds.values()]
+        names = [name for name in rows[0] if all(row.get(name) is not None for row in rows)]
+        figures = {name: interval([row[name] for row in rows]) for name in names}
+        entries.append(Entry(*line, figures, {seed: row["quality"] for seed, row in seeds.items()}))
+    return entries
 
 
-def _figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, Interval]:
-    figures = {name: interval([row[name] for row in rows]) for name in (NFE, SECONDS)}
-    qualities = [row["quality"] for row in rows]
-    if all(quality is not None for quality in qualities):
-        for name in qualities[0]:
-            figures[name] = interval([quality[name] for quality in qualities])
-    return figures
-
-
-def final(entries: Iterable[Entry]) -> list[Entry]:
-    """The lines of the fully trained networks."""
-    entries = list(entries)
-    last = max(entry.step for entry in entries)
-    return [entry for entry in entries if entry.step == last]
-
-
-def best_samplers(entries: Iterable[Entry], headline: Headline) -> list[Entry]:
-    """For every model, step and number of evaluations the line that is best in one figure.
-
-    Of solvers and time grids, that is: with one of each this changes nothing. Adaptive solvers are
-    lines of their own.
-    """
-    best: dict[tuple[str, int, object], Entry] = {}
-    for entry in entries:
-        group = entry.sampler if entry.sampler.adaptive else entry.sampler.nfe
-        key = (entry.model, entry.step, group)
-        if key not in best or badness(entry, headline) < badness(best[key], headline):
+def best_entries(entries: Sequence[Entry], headline: Headline) -> list[Entry]:
+    """Of the fully trained networks, the best line of each model and cost by one figure, by cost."""
+    last, best = max(entry.step for entry in entries), {}
+    for entry in (entry for entry in entries if entry.step == last):
+        key = entry.model, entry.sampler.cost
+        if key not in best or _badness(entry, headline) < _badness(best[key], headline):
             best[key] = entry
-    return list(best.values())
+    return sorted(best.values(), key=lambda entry: (entry.sampler.adaptive, entry.sampler.nfe))
 
 
-def badness(entry: Entry, headline: Headline) -> float:
-    """A number that is lower for the better line."""
-    if headline.key not in entry.figures:
-        return math.inf
-    mean = entry.figures[headline.key].mean
-    if headline.best == "one":
-        return abs(math.log(mean)) if mean > 0 else math.inf
-    return mean if headline.best == "low" else -mean
+def _badness(entry: Entry, headline: Headline) -> float:
+    figure = entry.figures.get(headline.key)
+    return math.inf if figure is None else headline.badness(figure.mean)
+
+
+def make_pairs(entries: Sequence[Entry], headlines: Headlines, baseline: str) -> list[Row]:
+    """Pairs of lines with the baseline's of equal cost; none where there is a single seed."""
+    base, rows = {each.sampler.cost: each for each in entries if each.model == baseline}, []
+    for entry in entries:
+        rivals = base.get(entry.sampler.cost, entry).qualities
+        seeds = [seed for seed, own in entry.qualities.items() if own and rivals.get(seed)]
+        if rivals is not entry.qualities and len(seeds) > 1:
+            sides = [[each[seed] for seed in seeds] for each in (entry.qualities, rivals)]
+            pairs = {
+                h.key: pair(h, *([q[h.key] for q in side] for side in sides)) for h in headlines
+            }
+            rows.append((entry, pairs))
+    return rows
+
+
+def pair(headline: Headline, own: Sequence[float], rival: Sequence[float]) -> Pair:
+    """One figure of two models over the seeds that they share.
+
+    Figures that have a logarithmic axis but are not all positive are compared by their difference.
+    """
+    q, b = np.asarray(own, np.float64), np.asarray(rival, np.float64)
+    positive, kind = bool(np.all(q > 0) and np.all(b > 0)), "difference"
+    if headline.best == "one" and positive:
+        kind, values = "difference of |log|", np.abs(np.log(q)) - np.abs(np.log(b))
+    elif headline.best == "one":
+        values = np.abs(q - 1) - np.abs(b - 1)
+    elif headline.log and positive:
+        kind, values = "ratio", np.log(q / b)
+    else:
+        values = q - b
+    mean, half, seeds = interval(values.tolist())
+    ends, verdict = [mean, mean - half, mean + half], "open"
+    if ends[2] < 0 or ends[1] > 0:
+        verdict = "better" if (ends[2] < 0) == (headline.best != "high") else "worse"
+    if kind == "ratio":
+        # Few seeds may leave the end of an interval beyond all numbers.
+        ends = [math.inf if end >= 700 else math.exp(end) for end in ends]
+    return Pair(kind, *ends, seeds, verdict)
 
 
 def to_csv(entries: Iterable[Entry]) -> str:
     """Every figure of every line, one a row, at full precision."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(_COLUMNS)
-    for model, step, sampler, figures, _ in entries:
-        for name, (mean, half, seeds) in figures.items():
-            low, high = ("", "") if math.isnan(half) else (mean - half, mean + half)
-            power = "" if sampler.adaptive else sampler.grid_power
-            row = (model, step, sampler.solver, power, sampler.nfe or "", name)
-            writer.writerow((*row, mean, low, high, seeds))
-    return text.getvalue()
+    rows = [
+        [entry.model, *_columns_of(entry), name, own.mean, *own.ends, own.seeds]
+        for entry in entries
+        for name, own in entry.figures.items()
+    ]
+    return csv_text(f"model {_COLUMNS} mean low high seeds", rows)
 
 
-def to_rows(
-    entries: Sequence[Entry],
-    headlines: Sequence[Headline],
-    label: Label,
-    reference: Mapping[str, float],
-) -> tuple[list[str], list[list[str]], list[list[bool]]]:
-    """The lines as text, grouped by evaluations: titles, cells, and which cells are the best.
+def pairs_to_csv(rows: Sequence[Row], baseline: str) -> str:
+    """Every pair of every line, one a row, at full precision."""
+    lines = [
+        [entry.model, baseline, *_columns_of(entry), name, *own]
+        for entry, pairs in rows
+        for name, own in pairs.items()
+    ]
+    return csv_text(f"model baseline {_COLUMNS} kind value low high seeds verdict", lines)
 
-    Args:
-        entries: Lines of one step.
-        headlines: Figures to show.
-        label: What to call a model.
-        reference: The figures of real data, for a line of their own at the end; may be empty.
-    """
+
+def _columns_of(entry: Entry) -> list[Any]:
+    solver, power, nfe = entry.sampler
+    return [entry.step, solver, "" if entry.sampler.adaptive else power, nfe or ""]
+
+
+def make_lines(
+    entries: Sequence[Entry], headlines: Headlines, reference: Mapping[str, float]
+) -> Lines:
+    """The lines for people, the best of equal cost marked; the last is of real data, if any."""
     several = len({entry.sampler[:2] for entry in entries if not entry.sampler.adaptive}) > 1
-    titles = ["NFE", "model", *(["solver"] if several else []), *(h.title for h in headlines)]
-    cells, best = [], []
-    ordered = sorted(entries, key=lambda entry: (entry.sampler.adaptive, entry.sampler.nfe))
-    for entry in ordered:
-        rivals = [other for other in entries if _same_cost(other, entry)]
-        nfe = f"{entry.figures[NFE].mean:.0f}"
-        sampler = [] if not several else [entry.sampler.name]
-        row = [f"{entry.sampler.solver} {nfe}" if entry.sampler.adaptive else nfe]
-        row += [label(entry.model), *sampler]
-        marks = [False] * len(row)
+    titles, rows = ["NFE", "model", *["solver"] * several, *(h.title for h in headlines)], []
+    for entry in entries:
+        rivals = [other for other in entries if other.sampler.cost == entry.sampler.cost]
+        nfe = f"{entry.figures[NFE].mean:.0f}" if NFE in entry.figures else ""
+        texts = [f"{entry.sampler.solver} {nfe}" if entry.sampler.adaptive else nfe]
+        texts += [label(entry.model), *[entry.sampler.name] * several]
+        row = [(text, False) for text in texts]
         for headline in headlines:
             figure = entry.figures.get(headline.key)
-            row.append("failed" if figure is None else plus_minus(figure))
-            values = [badness(rival, headline) for rival in rivals]
+            values = [_badness(rival, headline) for rival in rivals]
             # Where all are equally good none is the best.
-            marks.append(badness(entry, headline) == min(values) < max(values))
-        cells.append(row)
-        best.append(marks)
+            best = _badness(entry, headline) == min(values) < max(values)
+            row.append(("failed" if figure is None else plus_minus(figure), best))
+        rows.append(row)
     if reference:
         values = [f"{reference[h.key]:.3g}" if h.key in reference else "" for h in headlines]
-        cells.append(["", REAL, *([""] if several else []), *values])
-        best.append([False] * len(titles))
-    return titles, cells, best
+        rows.append([(text, False) for text in ("", "real data", *[""] * several, *values)])
+    return titles, rows, len(titles) - len(headlines)
 
 
-def to_terminal(
-    title: str,
-    entries: Sequence[Entry],
-    headlines: Sequence[Headline],
-    label: Label,
-    reference: Mapping[str, float],
-    width: int = 79,
-) -> str:
-    """The table for a terminal: as many figures as fit, a star at the best of equal cost."""
-    while True:
-        titles, cells, best = to_rows(entries, headlines, label, reference)
-        marked = [
-            [cell + ("*" if mark else " ") for cell, mark in zip(row, marks, strict=True)]
-            for row, marks in zip(cells, best, strict=True)
-        ]
-        sizes = [max(map(len, column)) for column in zip(titles, *marked, strict=True)]
-        if sum(sizes) + len(sizes) - 1 <= width or len(headlines) == 1:
-            break
-        headlines = headlines[:-1]
-    text = len(titles) - len(headlines)
-    rule = "-" * min(width, sum(sizes) + len(sizes) - 1)
-    lines, group = [title, rule, _line(titles, sizes, text)], None
-    for row in marked:
+def to_markdown(lines: Lines) -> str:
+    """The table in Markdown, the best in bold."""
+    titles, rows, text = lines
+    marked = [[f"**{cell}**" if best else cell for cell, best in row] for row in rows]
+    return markdown(titles, marked, text)
+
+
+def to_terminal(title: str, lines: Lines, width: int = WIDTH) -> str:
+    """The table for a terminal: as many figures as fit, a star at the best."""
+    titles, marked, text = lines
+    rows = [[cell + " *"[best] for cell, best in row] for row in marked]
+    sizes = [max(map(len, column)) for column in zip(titles, *rows, strict=True)]
+    while sum(sizes) + len(sizes) - 1 > width and len(sizes) > text + 1:
+        sizes.pop()
+    rule, group = "-" * min(width, sum(sizes) + len(sizes) - 1), rows[0][0].split()[:1]
+    shown = [title, rule, align(titles, sizes, text), rule]
+    for row in rows:
         # Lines of one cost stay together; an adaptive solver's cost is its name.
-        if row[0].split()[:1] != group:
-            lines.append(rule if group is None else "")
-            group = row[0].split()[:1]
-        lines.append(_line(row, sizes, text))
-    return "\n".join([*lines, rule])
+        apart = text > 1 and row[0].split()[:1] != group
+        shown += [""] * apart + [align(row, sizes, text)]
+        group = row[0].split()[:1]
+    return "\n".join([*shown, rule])
 
 
-def to_markdown(
-    entries: Sequence[Entry],
-    headlines: Sequence[Headline],
-    label: Label,
-    reference: Mapping[str, float],
-) -> str:
-    """The table in Markdown, the best of equal cost in bold."""
-    titles, cells, best = to_rows(entries, headlines, label, reference)
-    marked = [
-        [f"**{cell}**" if mark else cell for cell, mark in zip(row, marks, strict=True)]
-        for row, marks in zip(cells, best, strict=True)
+def pairs_to_markdown(rows: Sequence[Row], headlines: Headlines, baseline: str) -> str:
+    """A legend and the table: bold where the model is better, italic where worse."""
+    cells = [
+        [str(entry.sampler.cost), label(entry.model)] + [_cell(pairs[h.key]) for h in headlines]
+        for entry, pairs in rows
     ]
-    return rows_to_markdown(titles, marked, len(titles) - len(headlines))
+    name = label(baseline)
+    legend = (
+        f"Against {name}, seed by seed: mean ratio (×) or difference of a model's figure and that of "
+        f"{name}, with its 95% t-interval; for a figure whose best value is 1 the difference of "
+        "|log|. Bold: the whole interval is on the better side; italic: on the worse."
+    )
+    titles = ["NFE", "model", *(headline.title for headline in headlines)]
+    return f"{legend}\n\n" + markdown(titles, cells, 2)
 
 
-def rows_to_markdown(titles: Sequence[str], cells: Iterable[Sequence[str]], text: int) -> str:
-    """A table in Markdown, its first columns to the left and the others to the right."""
-    rule = ["---"] * text + ["---:"] * (len(titles) - text)
-    return "".join(f"| {' | '.join(row)} |\n" for row in (titles, rule, *cells))
+def _cell(found: Pair) -> str:
+    times, sign = ("×", "") if found.kind == "ratio" else ("", "+")
+    value, low, high = (f"{each:{sign}.2g}" for each in found[1:4])
+    mark = _MARKS[found.verdict][1]
+    return f"{mark}{times}{value} ({low} to {high}){mark}"
 
 
-def plus_minus(figure: Interval) -> str:
-    """A mean with its half-width, as `0.981 ± 0.012` or `(3.5 ± 0.4)e-4`."""
-    mean, half, _ = figure
-    if mean == 0 or 0.01 <= abs(mean) < 1000:
-        if math.isnan(half):
-            return f"{mean:.3g}"
-        digits = min(4, max(0, 1 - math.floor(math.log10(half)))) if half > 0 else 4
-        return f"{mean:.{digits}f} ± {half:.{digits}f}"
-    exponent = math.floor(math.log10(abs(mean)))
-    scaled = mean / 10**exponent
-    if math.isnan(half):
-        return f"{scaled:.2f}e{exponent}"
-    return f"({scaled:.1f} ± {half / 10**exponent:.1f})e{exponent}"
-
-
-def _same_cost(one: Entry, other: Entry) -> bool:
-    if one.sampler.adaptive or other.sampler.adaptive:
-        return one.sampler == other.sampler
-    return one.sampler.nfe == other.sampler.nfe
-
-
-def _line(row: Sequence[str], sizes: Sequence[int], text: int) -> str:
-    """One line: the first columns at the left, the numbers at the right."""
-    padded = [
-        f"{cell:<{size}}" if i < text else f"{cell:>{size}}"
-        for i, (cell, size) in enumerate(zip(row, sizes, strict=True))
-    ]
-    return " ".join(padded).rstrip()
+def pairs_to_terminal(rows: Sequence[Row], headline: Headline, baseline: str) -> str:
+    """One figure, a line for each model and a column for each cost, as many as fit."""
+    found = {(entry.model, entry.sampler.cost): pairs[headline.key] for entry, pairs in rows}
+    kinds = " or ".join(sorted({each.kind for each in found.values()}))
+    models, costs = (list(dict.fromkeys(names)) for names in zip(*found, strict=True))
+    texts = {key: f"{each.value:.3g}{_MARKS[each.verdict][0]}" for key, each in found.items()}
+    cells = [[label(model), *(texts.get((model, cost), "") for cost in costs)] for model in models]
+    title = (
+        f"{headline.title}: {kinds} to {label(baseline)}, seed by seed\n"
+        "(+ better, - worse: the whole 95% interval is on that side)"
+    )
+    lines = [[(cell, False) for cell in row] for row in cells]
+    return to_terminal(title, (["NFE", *(f"{cost}  " for cost in costs)], lines, 1))

@@ -1,87 +1,158 @@
 """The work of a comparison: trains what is missing, judges what is not judged, and says so."""
 
-import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PRNGKeyArray as Key
+
+import kacjax
 from experiments import runs
-from experiments.command import user_errors
-from experiments.compare import cells
-from experiments.compare.cells import Cell
-from experiments.compare.config import CompareConfig
-from experiments.compare.evaluation import Judge
-from experiments.compare.subjects import Subject
-from experiments.compare.training import train
-from experiments.sampling import save_velocity
+from experiments.command import UserError, user_errors
+from experiments.compare.config import Cell, CompareConfig, Sampler, make_cells, shown_sampler
+from experiments.compare.table import NFE, SECONDS
+from experiments.config import SamplingConfig
+from experiments.datasets import Dataset
+from experiments.hosts import StopSignals
+from experiments.sampling import chunk_size, grid_power, measure_field, save_velocity
+from experiments.session import Session
 from kacjax import Velocity
+from kacjax.data import to_float
 
-Say = Callable[[str], None]
+Row, Say = dict[str, Any], Callable[[str], None]
 
-
-def complete(config: CompareConfig, subject: Subject, say: Say, after_seed: Say) -> None:
-    """Finishes all cells of a comparison; those that are finished are left alone.
-
-    Where another process works on a cell, as another comparison with the same cells does, this one
-    waits, and then finds finished what it has finished.
-
-    Args:
-        config: The comparison.
-        subject: What it is on.
-        say: Takes lines about the progress.
-        after_seed: Called with a line whenever every model of a seed is finished.
-
-    Raises:
-        UserError: If a folder cannot be used or a loss stops being finite.
-    """
-    judge, todo = Judge(subject, config.evaluation), cells.make_cells(config)
-    for number, cell in enumerate(todo, 1):
-        title = f"[{number}/{len(todo)}] {cell.model}, seed {cell.seed}"
-        cells.open_cell(cell)
-        with _alone(config, cell, title, say):
-            _train(config, subject, cell, title, say)
-            _judge(config, subject, cell, judge, title, say)
-        if number == len(todo) or todo[number].seed != cell.seed:
-            after_seed(f"seed {cell.seed} is complete")
+# Evaluations of the network for a step.
+_EVALUATIONS = {"euler": 1, "ab2": 1, "heun": 2, "midpoint": 2, "rk4": 4}
+# Priors of generation; training draws its own keys from the same seed.
+_PRIOR = 1_000_003
+# The field is measured at so many times, from the first.
+_TIMES, _EARLIEST = 16, 1e-3
 
 
-def _alone(
-    config: CompareConfig, cell: Cell, title: str, say: Say
-) -> contextlib.AbstractContextManager[None]:
-    """No other process works on the cell meanwhile; one that is finished may be read by many."""
-    if cells.is_finished(cell, config):
-        return contextlib.nullcontext()
-    return runs.locked(
-        cell.folder, lambda other: say(f"{title}: {other} is at work on it; waiting.")
-    )
+class Stopped(KeyboardInterrupt):
+    """A signal has asked to stop."""
 
 
-def _train(config: CompareConfig, subject: Subject, cell: Cell, title: str, say: Say) -> None:
-    missing = [step for step in config.steps() if not cells.has_network(cell, step)]
-    if not missing:
-        say(f"{title}: trained before")
-        return
-    begin = time.perf_counter()
+class Work:
+    """All cells of a comparison, to be finished; `say` takes lines about the progress."""
 
-    def keep(step: int, velocity: Velocity, record: dict[str, Any]) -> None:
-        cells.save_network(cell, step, lambda folder: save_velocity(folder, velocity), record)
-        speed = record["steps_per_second"]
-        say(f"{title}: step {step:,}, loss {record['loss']:.4g}, {speed:.0f} steps/s")
+    def __init__(self, config: CompareConfig, dataset: Dataset, say: Say, stop: StopSignals):
+        self.cells, self._steps = make_cells(config, dataset.fingerprint), config.steps()
+        self._config, self._dataset, self._log, self._stop = config.evaluation, dataset, say, stop
+        self._how, self._compiled = config.judgement(), set[tuple[str, Sampler]]()
+        points = dataset.training(jax.random.key(_PRIOR))[0][: dataset.field_points]
+        self._points = to_float(points) if points.dtype == np.uint8 else points
 
-    with user_errors(FloatingPointError, OSError, saying=f"{title}: "):
-        train(*subject.begin(cell.run), missing, keep, cell.folder / "state")
-    say(f"{title}: trained in {time.perf_counter() - begin:.0f} s")
+    def complete(self) -> Iterator[int]:
+        """Finishes all cells, where another process works on one after it; yields finished seeds."""
+        news = False
+        for number, cell in enumerate(self.cells, 1):
+            self._title = f"[{number}/{len(self.cells)}] {cell.model}, seed {cell.seed}"
+            self._other, last = "", number == len(self.cells)
+            if cell.is_finished(self._steps):
+                self._say("finished before")
+            else:
+                opened = runs.open_run(cell.folder, cell.run, self._wait)
+                with user_errors(UserError, saying=f"{self._title}: "), opened:
+                    self._train(cell)
+                    self._judge_all(cell)
+                news = True
+            if last or (news and self.cells[number].seed != cell.seed):
+                yield cell.seed
+                news = False
 
+    def _say(self, line: str) -> None:
+        self._log(f"{self._title}: {line}")
 
-def _judge(
-    config: CompareConfig, subject: Subject, cell: Cell, judge: Judge, title: str, say: Say
-) -> None:
-    for step in config.steps():
-        if cells.is_judged(cell, step, config):
-            continue
+    def _pause(self) -> None:
+        if self._stop.asked:
+            raise Stopped
+
+    def _wait(self, other: str) -> None:
+        self._pause()
+        if other != self._other:
+            self._say(f"{other} is at work on it; waiting.")
+        self._other = other
+
+    def _train(self, cell: Cell) -> None:
+        def keep(session: Session) -> None:
+            folder = cell.network(session.step).parent
+            with user_errors(OSError, saying="cannot write the network: "):
+                folder.mkdir(exist_ok=True)
+            notes = {**self._dataset.notes(), "model": cell.model, "step": session.step}
+            save_velocity(folder, session.velocity(), **notes)
+            loss = "" if session.loss is None else f", loss {session.loss:.4g}"
+            self._say(f"step {session.step:,}{loss}, {session.clock.speed() or 0:.0f} steps/s")
+
         begin = time.perf_counter()
-        velocity = subject.load(cells.step_folder(cell, step), cell.run)
-        found = judge(cell.model, velocity, cell.seed)
-        values = {"rows": found.rows, "field": found.field}
-        cells.save_judgement(cell, step, config, values, found.samples)
-        say(f"{title}: judged step {step:,} in {time.perf_counter() - begin:.0f} s")
+        while missing := [step for step in self._steps if not cell.network(step).is_file()]:
+            session, until = Session(cell.run, self._dataset, cell.folder), missing[-1]
+            if not session.train(self._stop, missing, keep, said=False, until=until):
+                raise Stopped
+            # Were they past something that is missing, it is trained from the start.
+            runs.forget(cell.folder)
+        runs.forget(cell.folder)
+        self._say(f"trained in {time.perf_counter() - begin:.0f} s")
+
+    def _judge_all(self, cell: Cell) -> None:
+        for step in (step for step in self._steps if not cell.judgement(step).is_file()):
+            begin = time.perf_counter()
+            with user_errors(ValueError, OSError):
+                velocity = kacjax.load_velocity(cell.network(step))
+            rows, samples = self.judge(cell.model, velocity, cell.seed)
+            found = {"evaluation": self._how, "rows": rows, "field": self._field(velocity)}
+            runs.write_array(cell.samples(step), samples)
+            runs.write_json(cell.judgement(step), found)
+            self._say(f"judged step {step:,} in {time.perf_counter() - begin:.0f} s")
+
+    def judge(self, model: str, velocity: Velocity, seed: int) -> tuple[list[Row], np.ndarray]:
+        """Cost and quality of every way to generate, and the samples that are drawn."""
+        # Models of one seed start from the same normal variables, each mapped by its own process.
+        key = jax.random.fold_in(jax.random.key(_PRIOR), seed)
+        shown, rows, drawn = shown_sampler(vars(self._config)), [], np.zeros(0)
+        for sampler in self._config.samplers():
+            self._pause()
+            # What was compiled for a model is not compiled again.
+            for _ in range(1 if (model, sampler) in self._compiled else 2):
+                row, samples = self._generate(velocity, key, sampler)
+            self._compiled.add((model, sampler))
+            rows.append(row)
+            drawn = samples if sampler == shown else drawn
+        return rows, drawn
+
+    def _generate(self, velocity: Velocity, key: Key, sampler: Sampler) -> tuple[Row, np.ndarray]:
+        """Evaluations, seconds a sample and quality, none where it failed; and the samples."""
+        path, config, num = velocity.path, self._config, self._config.num_samples
+        event, along = self._dataset.event, config.coordinates
+        steps = max(1, sampler.nfe // _EVALUATIONS.get(sampler.solver, 1))
+        power = sampler.grid_power or grid_power(path, along)
+        way = SamplingConfig(num, sampler.solver, steps, config.tolerance, along, power)
+        options = way.options() | {"per_sample_steps": False, "return_nfe": True}
+        options["chunk_size"] = chunk_size(config.chunk_size, num, event)
+        row: Row = {"solver": sampler.solver, "grid_power": sampler.grid_power}
+        row |= {"asked": sampler.nfe, NFE: None, SECONDS: None, "quality": None}
+        begin = time.perf_counter()
+        try:
+            x, nfe = kacjax.generate(velocity, path, key, (num, *event), **options)
+        except ValueError:
+            # So says an adaptive solver that has taken too many steps.
+            if not sampler.adaptive:
+                raise
+            return row, np.zeros(0)
+        samples = self._dataset.finish(x)
+        row |= {NFE: float(np.mean(nfe)), SECONDS: (time.perf_counter() - begin) / num}
+        # Not the samples: bytes are always finite.
+        if np.all(np.isfinite(x)):
+            with user_errors(ValueError, saying="the samples cannot be judged: "):
+                row["quality"] = self._dataset.quality(samples)
+        return row, samples
+
+    def _field(self, velocity: Velocity) -> dict[str, list[float]]:
+        """Size and steepness of a velocity at points of its path that start at data."""
+        path, key, data = velocity.path, jax.random.key(_PRIOR), self._points
+        times = jnp.asarray(np.geomspace(_EARLIEST, 1, _TIMES) * float(path.T), data.dtype)
+        points = [path.sample(key, jnp.full(len(data), t), data).x_t for t in times]
+        return measure_field(velocity, path, jnp.stack(points), times)

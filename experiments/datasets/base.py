@@ -1,6 +1,7 @@
 """What an experiment asks of a data set: training data, a judgement of samples, and figures."""
 
 import abc
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -34,6 +35,14 @@ class Headline(NamedTuple):
     title: str
     best: Literal["low", "high", "one"] = "low"
     log: bool = True
+
+    def badness(self, value: float) -> float:
+        """A number that is lower for the better value."""
+        if math.isnan(value) or (self.best == "one" and value <= 0):
+            return math.inf
+        if self.best == "one":
+            return abs(math.log(value))
+        return value if self.best == "low" else -value
 
 
 class Dataset(abc.ABC):

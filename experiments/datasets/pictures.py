@@ -189,8 +189,10 @@ class PixelJudge:
     )
 
     def __init__(self, train: Images, real: Images):
-        self._train, rest = np.array_split(train, 2)
-        self.real, self.other = (rest, rest) if real is train else np.array_split(real[:_JUDGED], 2)
+        self._train = train
+        if real is train:
+            self._train, real = np.array_split(train, 2)
+        self.real, self.other = np.array_split(real[:_JUDGED], 2)
 
     def quality(self, samples: Images) -> dict[str, float]:
         """The figures of samples."""

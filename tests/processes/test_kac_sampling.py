@@ -388,7 +388,7 @@ def test_bad_arguments(call, message):
 
 
 @pytest.mark.parametrize("method", ["squash", slow("poisson-beta"), slow("path")])
-@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", slow("float64"), "bfloat16"])
 def test_own_atoms_are_known(dtype, method):
     """All of what the sampler calls an atom is one wherever it is given back, and only that.
 
