@@ -15,7 +15,7 @@ Sources: T. Salimans, J. Ho, *Progressive Distillation for Fast Sampling of Diff
 2022; for Kac flows *DistillKac*, arXiv 2509.21513.
 """
 
-import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -28,10 +28,9 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from kacjax._typing import Key
-from kacjax._validation import as_floats, check_choice, check_count, check_positive
+from kacjax._validation import check_choice, check_count, check_positive
 from kacjax.generation.coordinates import Coordinates, make_coordinates
 from kacjax.losses import Objective, Points, as_data
-from kacjax.training import Trainer, TrainState
 from kacjax.velocity import Velocity
 
 _SOLVERS = ("ab2", "euler")
@@ -202,7 +201,7 @@ def distill(
     counts = [teacher_steps, *ladder]
     for name, count in (("teacher_steps", teacher_steps), *(("steps", step) for step in ladder)):
         check_count(name, count)
-    if not ladder or any(a % b or a == b for a, b in zip(counts, counts[1:], strict=False)):
+    if not ladder or any(a % b or a == b for a, b in itertools.pairwise(counts)):
         raise ValueError(
             f"steps must fall from teacher_steps={teacher_steps}, each dividing the one before; "
             f"got {steps}."
@@ -214,7 +213,7 @@ def distill(
     options = {"optimizer": optimizer, "labels": labels, "ema_decay": ema_decay, "flip": flip}
     options |= {"accumulate": accumulate, "mesh": mesh, "callback": callback, "progress": progress}
     stages, losses, evaluations, solver = {}, [], 0, "ab2"
-    for number, (above, count) in enumerate(zip(counts, counts[1:], strict=False)):
+    for number, (above, count) in enumerate(itertools.pairwise(counts)):
         objective = Distillation(teacher, count, above // count, solver, grid_power)
         found = fit(
             student.network,

@@ -32,14 +32,13 @@ _KINDS = ("lsd", "meanflow")
 
 
 class Draw(NamedTuple):
-    """Points, their conditional slopes, and where each is to be carried."""
+    """Points, where each is to be carried, and what its slope is to be."""
 
     t: Float[Array, " batch"]
     tau: Float[Array, " batch"]
     until: Float[Array, " batch"]
     u: Points
-    slope: Points
-    target: Points | None
+    target: Points
     labels: Any
 
 
@@ -171,7 +170,13 @@ def draw_flow_map(
 
 
 def _average(
-    coordinates: Any, velocity: Any, u: Array, tau: Array, until: Array, labels: Any, key: Any = None
+    coordinates: Any,
+    velocity: Any,
+    u: Array,
+    tau: Array,
+    until: Array,
+    labels: Any,
+    key: Any = None,
 ) -> Array:
     """The average slope from `tau` to `until` that a network with two times gives."""
     options = {"until": coordinates.time(until)} | ({} if key is None else {"key": key})

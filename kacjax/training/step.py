@@ -287,7 +287,9 @@ class Programs:
         self.step = jax.jit(self._step, donate_argnums=(0, 1))
         self.loop = jax.jit(self._loop, donate_argnums=(0, 1))
 
-    def _step(self, state: TrainState, cursor: Cursor | None, going: Array, given: Any, source: Any):
+    def _step(
+        self, state: TrainState, cursor: Cursor | None, going: Array, given: Any, source: Any
+    ):
         """One step, of the batch at the cursor or of the source itself, which then is a batch."""
         self.built += 1
         plan, (data_key, noise_key) = self._plan, jax.random.split(state.key)
@@ -299,7 +301,9 @@ class Programs:
         state, going, metrics = train_step(plan, state, going, given, batch, key)
         return state, cursor, going, jax.tree.map(lambda row: row[None], metrics)
 
-    def _loop(self, state: TrainState, cursor: Cursor, given: Any, source: DeviceData, count: Array):
+    def _loop(
+        self, state: TrainState, cursor: Cursor, given: Any, source: DeviceData, count: Array
+    ):
         """Up to `count` steps, in one program for all counts; fewer after one that is not finite."""
         going = jnp.asarray(True)
         shapes = jax.eval_shape(self._step, state, cursor, going, given, source)[3]

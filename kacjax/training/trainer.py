@@ -255,11 +255,11 @@ class Trainer(stepping.Options):
         params, given, plan = self._parts
         dtype = jnp.result_type(float)
         t, x = jax.ShapeDtypeStruct((1,), dtype), jax.ShapeDtypeStruct((1, *event), dtype)
-        given = (jax.ShapeDtypeStruct((1,), jnp.int32),) if labelled else ()
+        label = (jax.ShapeDtypeStruct((1,), jnp.int32),) if labelled else ()
         velocity = plan.velocity(params, given)
         shape = f"(num, *{event})"
         try:
-            jaxpr, out = jax.make_jaxpr(velocity, return_shape=True)(t, x, *given)
+            jaxpr, out = jax.make_jaxpr(velocity, return_shape=True)(t, x, *label)
         except (TypeError, ValueError) as error:
             raise ValueError(f"network does not accept data of shape {shape}: {error}") from error
         if out.shape[1:] != event:
