@@ -31,6 +31,7 @@ from kacjax._typing import Key
 from kacjax._validation import check_choice, check_count, check_positive
 from kacjax.generation.coordinates import Coordinates, make_coordinates
 from kacjax.losses import Objective, Points, as_data
+from kacjax.training import fit
 from kacjax.velocity import Velocity
 
 _SOLVERS = ("ab2", "euler")
@@ -195,8 +196,6 @@ def distill(
         >>> student.steps, list(student.stages)
         (1, [2, 1])
     """
-    from kacjax.training import fit
-
     ladder = [steps] if isinstance(steps, int) else [int(step) for step in steps]
     counts = [teacher_steps, *ladder]
     for name, count in (("teacher_steps", teacher_steps), *(("steps", step) for step in ladder)):

@@ -53,7 +53,7 @@ class Trainer(stepping.Options):
     _: dataclasses.KW_ONLY
     steps: int = 20_000
     optimizer: optax.GradientTransformation | None = None
-    objective: losses.Objective | None = None
+    objective: Any = None
     weight: losses.Weight = "balanced"
     time_power: float = 2.0
     steps_per_call: int | None = None
@@ -307,7 +307,7 @@ def fit(
     *,
     optimizer: optax.GradientTransformation | None = None,
     prediction: str = "x0",
-    objective: losses.Objective | None = None,
+    objective: Any = None,
     weight: losses.Weight = "balanced",
     time_power: float = 2.0,
     labels: Any = None,
