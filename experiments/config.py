@@ -125,8 +125,8 @@ class FolderConfig:
 
     data: Annotated[Path, tyro.conf.arg(metavar="FOLDER")] = tyro.MISSING
     """Folder or zip of images, perhaps in one folder a class."""
-    image_size: int = 32
-    """Height and width to which images are brought, in pixels."""
+    image_size: Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT [INT]")] = (32,)
+    """Height and width to which images are brought, in pixels; one number if they are equal."""
     gray: bool = False
     """Read images as gray ones, of one channel."""
     unreadable: Literal["error", "skip"] = "error"
@@ -346,6 +346,9 @@ class RunConfig:
         groups = (self.source, self.model, self.network, self.training, self.sampling)
         for group in (*groups, self.record, self.devices):
             check_group(group)
+        sides = getattr(self.source, "image_size", (1,))
+        if len(sides) not in (1, 2):
+            raise UserError(f"--image-size must be one or two integers, got {len(sides)}.")
         classifier = getattr(self.source, "classifier", None)
         if classifier is not None and not classifier.is_file():
             raise UserError(f"--classifier: there is no file {classifier}.")
@@ -436,6 +439,8 @@ def from_dict(values: dict[str, Any], defaults: RunConfig) -> RunConfig:
                 found[key] = tuple(value)
             elif Path in (known.get(key), *get_args(known.get(key))) and isinstance(value, str):
                 found[key] = Path(value)
+            elif key == "image_size" and isinstance(value, int):  # Of earlier runs.
+                found[key] = (value,)
         groups[name] = dataclasses.replace(default, **found)
     config = dataclasses.replace(defaults, **groups)
     config.check()
@@ -463,5 +468,7 @@ def _flat(values: dict[str, Any]) -> dict[str, Any]:
     flags = {"data set": values.get("data")}
     for name in _GROUPS:
         flags |= {flag(key): each for key, each in values.get(name, {}).items()}
+    if isinstance(side := flags.get("--image-size"), int):  # Of earlier runs.
+        flags["--image-size"] = [side]
     # Of a folder of images or a file only the content counts, which is compared elsewhere.
     return {name: value for name, value in flags.items() if name != "--data"}

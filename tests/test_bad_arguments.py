@@ -148,6 +148,17 @@ CASES = {
     ),
     "metrics: not finite": (lambda: kacjax.metrics.mmd(X * np.nan, X), "finite"),
     "metrics: empty": (lambda: kacjax.metrics.two_sample_accuracy(X[:0], X[:0]), "(0, 2)"),
+    "load_images: sides": (
+        lambda: kacjax.data.load_images(".", (4, 4, 4)),
+        "size must be an integer",
+        "(4, 4, 4)",
+    ),
+    "bootstrap of a distance": (
+        lambda: kacjax.metrics.bootstrap(kacjax.metrics.energy_distance, DATA, DATA, key=KEY),
+        "metric",
+        "energy_distance",
+        "subsampling",
+    ),
     "target": (lambda: kacjax.data.target("mons"), "mons", "moons"),
     "save": (lambda: kacjax.save_velocity("x.safetensors", field), "velocity", "function"),
     "save: no folder": (

@@ -65,6 +65,8 @@ def read_npy(file: Path) -> np.ndarray:
     Raises:
         UserError: If it is none.
     """
+    if not file.is_file():
+        raise UserError(f"there is no file {file}.")
     try:
         # Mapped, because a forged shape would otherwise be allocated.
         array = np.load(file, mmap_mode="r", allow_pickle=False)

@@ -51,7 +51,7 @@ class Pictures(Dataset):
             if isinstance(source, FolderConfig):
                 self._images = data.load_images(
                     source.data,
-                    source.image_size,
+                    (source.image_size * 2)[:2],
                     channels=1 if source.gray else 3,
                     unreadable=source.unreadable,
                     progress=first,
@@ -65,12 +65,12 @@ class Pictures(Dataset):
 
     def _open_stream(self, source: FolderConfig, batch_size: int, seed: int) -> None:
         options = {"channels": 1 if source.gray else 3, "unreadable": source.unreadable}
-        arguments = source.data, source.image_size
+        arguments = source.data, (source.image_size * 2)[:2]
         self._stream = data.stream_images(*arguments, batch_size, seed=seed, **options)
         some = data.stream_images(
             *arguments, _SHOWN, seed=seed, process=(0, 1), prefetch=1, **options
         )
-        self._some = next(some).images
+        self._some = next(some).images[: self._stream.num]
         some.close()
         self.classes, self.num = self._stream.classes, self._stream.num
         self.event = self._stream.shape
@@ -189,9 +189,15 @@ class PixelJudge:
     )
 
     def __init__(self, train: Images, real: Images):
-        self._train = train
-        if real is train:
-            self._train, real = np.array_split(train, 2)
+        # A copy would be nearest to its original.
+        distinct = list({image.tobytes(): i for i, image in enumerate(train)}.values())
+        if len(distinct) < 4:
+            raise ValueError(
+                f"there must be four different images to judge by, got {len(distinct)}."
+            )
+        own, self._train = real is train, train[distinct]
+        if own:
+            self._train, real = np.array_split(self._train, 2)
         self.real, self.other = np.array_split(real[:_JUDGED], 2)
 
     def quality(self, samples: Images) -> dict[str, float]:

@@ -13,7 +13,7 @@ from jaxtyping import Int32, UInt8
 from kacjax._validation import check_choice
 from kacjax.data.files import DataError, PathLike, cache_folder, cached_images, data_root, fetch
 from kacjax.data.folder import decode_images, describe
-from kacjax.data.image_files import ARCHIVE_DAMAGE, image_files, read_tar
+from kacjax.data.image_files import ARCHIVE_DAMAGE, image_files, is_data_file, read_tar
 from kacjax.data.images import ImageArrays
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer")
@@ -70,7 +70,7 @@ def _find(root: pathlib.Path, names: Sequence[str], *marks: str) -> pathlib.Path
     """A folder or archive of these names, or a folder of any name that holds one of the marks."""
     for folder in (root, root / "cifar10", root / "cifar-10", root / "CIFAR10"):
         for path in (folder, *(folder / name for name in names)):
-            archived = path.is_file() and path.name in names
+            archived = path.name in names and is_data_file(path)
             if archived or any((path / mark).exists() for mark in marks):
                 return path
     return None
@@ -96,17 +96,18 @@ def _load_jpeg(path: pathlib.Path, split: str, cache: pathlib.Path, progress: bo
 def _load_batches(path: pathlib.Path, split: str, suffix: str) -> ImageArrays:
     try:
         if path.is_dir():
-            contents = {file.name: file.read_bytes() for file in path.glob("*_batch*")}
+            files = filter(is_data_file, path.glob("*_batch*"))
+            contents = {file.name: file.read_bytes() for file in files}
         else:
             contents = {posixpath.basename(name): it for name, it in read_tar(path).items()}
     except ARCHIVE_DAMAGE as error:
         raise DataError(f"{path} cannot be read: {error}; delete it if it is damaged.") from error
     batches = []
     for name in (f"{batch}{suffix}" for batch in _FILES[split]):
-        if name not in contents:
+        if (content := contents.get(name)) is None:
             raise DataError(f"{path} lacks {name}.")
         try:
-            batches.append(read_batch(contents[name], binary=bool(suffix)))
+            batches.append(read_batch(content, binary=bool(suffix)))
         except DataError as error:
             raise DataError(f"{name} in {path} is damaged: {error}") from error
     planes, labels = (np.concatenate(parts) for parts in zip(*batches, strict=True))

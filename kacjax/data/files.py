@@ -17,7 +17,7 @@ from kacjax.data.images import ImageArrays
 
 PathLike: TypeAlias = str | os.PathLike[str]
 
-_FORMAT = 3  # Of cache files; earlier ones do not say which images were left out.
+_FORMAT = 4  # Of cache files; earlier ones have classes in another order.
 
 
 class DataError(ValueError):

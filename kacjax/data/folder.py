@@ -5,6 +5,7 @@ import hashlib
 import io
 import os
 import pathlib
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,11 +23,12 @@ from kacjax.data.image_files import ImageFiles, class_labels, image_files
 from kacjax.data.images import ImageArrays, ImageBatch
 
 _MODES = {1: "L", 3: "RGB"}
+_SPLITS = re.compile(r"(train|training|test|testing|val|valid|validation)[-_]?\d*", re.IGNORECASE)
 
 
 def load_images(
     path: PathLike,
-    size: int,
+    size: int | tuple[int, int],
     *,
     channels: int = 3,
     unreadable: str = "error",
@@ -35,20 +37,20 @@ def load_images(
 ) -> ImageArrays:
     """Loads all images of a folder or archive, decoded once and then cached.
 
-    Folders below `path` are classes: those that all images share are passed over, the next one is
-    the class. Images are turned as their EXIF data say, laid on white where they are transparent,
-    resized so that the shorter side has `size` pixels, and cropped about the center.
+    Folders below `path` are classes, 2 before 10: those that all images share are passed over, the
+    next one is the class. Images are turned as their EXIF data say, laid on white where they are
+    transparent, resized to cover `size`, and cropped about the center. A warning names other files.
 
     Args:
-        path: A folder, or a zip or tar archive, of png, jpg, jpeg, webp and bmp files.
-        size: Height and width.
+        path: A folder, or a zip or tar archive, of png, jpeg, webp, bmp, gif, tiff (first frame).
+        size: Height and width, one number if they are equal.
         channels: 3 for color, 1 for gray.
-        unreadable: `error`, or `skip` to leave unreadable images out, with a warning.
+        unreadable: `error`, or `skip` to leave out what is unreadable or lacks a class, and warn.
         cache: Folder of the cache; see `cache_folder`.
         progress: Show a bar.
 
     Raises:
-        DataError: If there are no images, or unreadable ones.
+        DataError: If there are no images, or unreadable ones, or `train` and `test` as classes.
         ImportError, ValueError: If Pillow is not installed, or an option out of range.
 
     Example:
@@ -60,12 +62,13 @@ def load_images(
     files = image_files(path)
 
     def build() -> tuple[ImageArrays, str]:
+        names, labels, classes, said = _classified(files, unreadable)
         how = (size, channels, unreadable, progress)
-        images, kept, left_out = decode_images(files, files.names, *how)
-        labels, classes = class_labels(files.names)
-        return ImageArrays(images, None if labels is None else labels[kept], classes), left_out
+        images, kept, left_out = decode_images(files, names, *how)
+        labels = None if labels is None else labels[kept]
+        return ImageArrays(images, labels, classes), f"{said} {left_out}".strip()
 
-    settings = {"size": size, "channels": channels, "unreadable": unreadable}
+    settings = {"size": _sides(size), "channels": channels, "unreadable": unreadable}
     folder = pathlib.Path(cache).expanduser() if cache else cache_folder()
     return cached_images(files.path, files.fingerprint, settings, folder, build)
 
@@ -107,7 +110,7 @@ class ImageStream(Iterator[ImageBatch]):
 
 def stream_images(
     path: PathLike,
-    size: int,
+    size: int | tuple[int, int],
     batch_size: int,
     *,
     seed: int,
@@ -124,7 +127,7 @@ def stream_images(
 
     Args:
         path: A folder or archive, as in `load_images`.
-        size: Height and width.
+        size: Height and width, one number if they are equal.
         batch_size: Images to a batch, those of all processes together.
         seed: Of the permutations, below 2^32.
         channels: 3 for color, 1 for gray.
@@ -143,7 +146,7 @@ def stream_images(
         >>> next(kacjax.data.stream_images(".", 16, 8, seed=0)).images.shape
         (8, 16, 16, 3)
     """
-    _check_options(size, channels, unreadable)
+    sides = _check_options(size, channels, unreadable)
     for name, value in {"batch_size": batch_size, "threads": threads, "prefetch": prefetch}.items():
         check_count(name, value)
     check_count("seed", seed, 0)
@@ -155,8 +158,9 @@ def stream_images(
     if batch_size % count:
         raise ValueError(f"batch_size must be a multiple of {count} processes, got {batch_size}.")
     grain, files = require("grain", "images"), image_files(path)
-    names = files.names
-    labels, classes = class_labels(names)
+    names, labels, classes, said = _classified(files, unreadable)
+    if said:
+        warnings.warn(said, stacklevel=2)
     rows = slice(index * batch_size // count, (index + 1) * batch_size // count)
 
     def decode(row: int) -> tuple[int, np.ndarray]:
@@ -180,36 +184,56 @@ def stream_images(
     order = grain.MapDataset.range(len(names)).shuffle(seed).repeat().batch(batch_size)
     options = grain.ReadOptions(min(threads, prefetch), prefetch)
     batches = iter(order.map(load).to_iter_dataset(options))
-    digest = hashlib.sha256("\n".join(names).encode(errors="surrogateescape")).hexdigest()[:16]
+    listing = "\n".join([*names, *classes])
+    digest = hashlib.sha256(listing.encode(errors="surrogateescape")).hexdigest()[:16]
     identity = {"images": digest, "seed": seed, "batch_size": batch_size}
-    return ImageStream(len(names), (size, size, channels), classes, batches, identity)
+    return ImageStream(len(names), (*sides, channels), classes, batches, identity)
+
+
+def _classified(files: ImageFiles, unreadable: str) -> tuple[Sequence[str], Any, Any, str]:
+    """The images that may be read, their labels and classes, and what is left out."""
+    names, path = files.names, files.path
+    labels, classes = class_labels(names)
+    if len(splits := [name for name in classes if _SPLITS.fullmatch(name)]) > 1:
+        raise DataError(f"{path} holds {' and '.join(splits)}: pass one of these folders as path.")
+    said = [f"{len(files.others)} file(s) in {path} are no images: {', '.join(files.others[:5])}."]
+    if labels is not None and (stray := [names[i] for i in np.flatnonzero(labels < 0)]):
+        which = f"{len(stray)} of {len(names)} images in {path} lie beside the folders of classes"
+        which = f"{which}, as {', '.join(stray[:5])}."
+        if unreadable == "error":
+            raise DataError(f'{which} Move them, or leave them out by unreadable="skip".')
+        said.append(f"{which} They are left out.")
+        names, labels = [names[i] for i in np.flatnonzero(labels >= 0)], labels[labels >= 0]
+    return names, labels, classes, " ".join(said[not files.others :])
 
 
 def decode_image(
-    content: bytes, size: int, channels: int = 3, resize: bool = True
-) -> UInt8[np.ndarray, "{size} {size} {channels}"]:
+    content: bytes, size: int | tuple[int, int], channels: int = 3, resize: bool = True
+) -> UInt8[np.ndarray, "height width {channels}"]:
     """Decodes an image file as `load_images` says; without `resize` other sizes are refused."""
     image_module, operations = require("PIL.Image", "images"), require("PIL.ImageOps", "images")
-    mode = _MODES[channels]
+    mode, (height, width) = _MODES[channels], _sides(size)
     try:
         with image_module.open(io.BytesIO(content)) as image:
-            if not resize and image.size != (size, size):
+            if not resize and image.size != (width, height):
                 raise ValueError(f"it has {image.width} by {image.height} pixels, not {size}")
             # JPEG is decoded at a half, quarter or eighth; twice the size is left to the filter.
-            image.draft(mode, (2 * size, 2 * size))
+            image.draft(mode, (2 * max(height, width),) * 2)
             image = operations.exif_transpose(image)
-            if image.mode.startswith("I"):
+            if image.mode.startswith(("I", "F")):
                 # Pillow would clip 16 bits, not scale them, and lose the transparent level.
-                levels = np.asarray(image).astype(np.int64)
-                scaled = np.clip((levels + 128) // 257, 0, 255).astype(np.uint8)
+                levels = np.asarray(image)
+                if image.mode == "F" or levels.min() < 0 or levels.max() > 65535:
+                    raise ValueError("its levels are not those of 8 or 16 bits")
+                scaled = ((levels.astype(np.int64) + 128) // 257).astype(np.uint8)
                 scaled[levels == image.info.get("transparency", -1)] = 255
                 image = image_module.fromarray(scaled)
             if image.has_transparency_data:
                 white = image_module.new("RGBA", image.size, "white")
                 image = image_module.alpha_composite(white, image.convert("RGBA"))
             bicubic = image_module.Resampling.BICUBIC
-            image = operations.fit(image.convert(mode), (size, size), bicubic)
-            return np.asarray(image).reshape(size, size, channels)
+            image = operations.fit(image.convert(mode), (width, height), bicubic)
+            return np.asarray(image).reshape(height, width, channels)
     # Pillow raises almost anything on a damaged file: OSError, SyntaxError, struct.error, ...
     except Exception as error:
         unknown = isinstance(error, image_module.UnidentifiedImageError)
@@ -220,15 +244,15 @@ def decode_image(
 def decode_images(
     files: ImageFiles,
     names: Sequence[str],
-    size: int,
+    size: int | tuple[int, int],
     channels: int = 3,
     unreadable: str = "error",
     progress: bool = True,
     resize: bool = True,
-) -> tuple[UInt8[np.ndarray, "num {size} {size} {channels}"], Int[np.ndarray, " num"], str]:
+) -> tuple[UInt8[np.ndarray, "num height width {channels}"], Int[np.ndarray, " num"], str]:
     """Decodes files in threads: the images, which of `names` they are, what is left out and why."""
-    _check_options(size, channels, unreadable)
-    images = np.empty((len(names), size, size, channels), np.uint8)
+    sides = _check_options(size, channels, unreadable)
+    images = np.empty((len(names), *sides, channels), np.uint8)
     failures: dict[int, str] = {}
 
     def decode(index: int) -> None:
@@ -252,12 +276,20 @@ def decode_images(
     return images[readable], readable, f"{said}. They are left out."
 
 
-def _check_options(size: int, channels: int, unreadable: str) -> None:
+def _sides(size: Any) -> tuple[int, int]:
+    sides: Any = size if isinstance(size, tuple) and len(size) == 2 else (size, size)
+    for side in sides:
+        check_count("size", side)
+    return int(sides[0]), int(sides[1])
+
+
+def _check_options(size: Any, channels: int, unreadable: str) -> tuple[int, int]:
     require("PIL.Image", "images")
-    check_count("size", size)
+    sides = _sides(size)
     check_choice("unreadable", unreadable, ("error", "skip"))
     if channels not in _MODES:
         raise ValueError(f"channels must be 3 (color) or 1 (gray), got {channels!r}.")
+    return sides
 
 
 def describe(error: Exception) -> str:

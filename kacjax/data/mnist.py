@@ -12,6 +12,7 @@ from jaxtyping import Float, Int, UInt8
 from kacjax._optional import require
 from kacjax._validation import choose
 from kacjax.data.files import DataError, PathLike, data_root, fetch
+from kacjax.data.image_files import LARGEST, is_data_file
 from kacjax.data.images import ImageArrays
 
 DIGITS_SIDE = 8
@@ -69,28 +70,30 @@ def load_mnist(
 
 def read_idx(file: PathLike, rank: int) -> UInt8[np.ndarray, "..."]:
     """Reads an idx file: two zeros, type, rank, big-endian sizes, then an array of bytes."""
+    magic, head = bytes([0, 0, 8, rank]), 4 + 4 * rank
     try:
-        content = pathlib.Path(file).read_bytes()
-        if content[:2] == b"\x1f\x8b":
-            content = gzip.decompress(content)
+        with open(file, "rb") as raw:
+            stream = gzip.GzipFile(fileobj=raw) if raw.peek(2)[:2] == b"\x1f\x8b" else raw
+            start = stream.read(head)
+            shape = tuple(int.from_bytes(start[i : i + 4]) for i in range(4, head, 4))
+            # The rest of what unpacks to more than it says stays packed.
+            content = stream.read(min(math.prod(shape), LARGEST) + 1 if start[:4] == magic else 0)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{file} cannot be read: {error}; delete it if it is damaged.") from error
-    magic, head = bytes([0, 0, 8, rank]), 4 + 4 * rank
-    if content[:4] != magic or len(content) < head:
-        found = content[:4].hex(" ") or "nothing"
+    if start[:4] != magic or len(start) < head:
+        found = start[:4].hex(" ") or "nothing"
         raise DataError(f"{file} is no idx file: it begins with {found}, not {magic.hex(' ')}.")
-    shape = tuple(int(size) for size in np.frombuffer(content, ">u4", rank, 4))
-    if (num := len(content) - head) != math.prod(shape):
-        raise DataError(f"{file} is damaged: it should hold {shape} bytes, and holds {num}.")
+    if (num := len(content)) != math.prod(shape):
+        raise DataError(f"{file} is damaged: it should hold {shape} bytes, and {num} were read.")
     # The copy can be written to, the buffer of a bytes object cannot.
-    return np.frombuffer(content, np.uint8, offset=head).reshape(shape).copy()
+    return np.frombuffer(content, np.uint8).reshape(shape).copy()
 
 
 def _find(root: pathlib.Path, name: str) -> pathlib.Path | None:
     dotted = name.replace("-idx", ".idx")  # As some distributions have it.
     for folder in (root, root / "mnist", root / "MNIST", root / "MNIST/raw"):
         for variant in (name, f"{name}.gz", dotted, f"{dotted}.gz"):
-            if (folder / variant).is_file():
+            if is_data_file(folder / variant):
                 return folder / variant
     return None
 

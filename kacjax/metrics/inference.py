@@ -29,7 +29,7 @@ def bootstrap(
 
     For means, shares or quantiles over points. Distances and nearest neighbors are for
     `subsampling`: a resample holds points twice, at distance 0 of each other. There is a warning
-    if the interval does not hold the value, and a `ValueError` for fewer than two points.
+    if the interval does not hold the value, and a `ValueError` for `kacjax.metrics` or one point.
 
     Source: B. Efron, R. J. Tibshirani, *An introduction to the bootstrap*, 1993, chapter 13.
 
@@ -46,6 +46,9 @@ def bootstrap(
         >>> interval.value, interval.low < 0.9 < interval.high
         (0.9, True)
     """
+    own = getattr(metric, "func", metric)  # Of a partial.
+    if getattr(own, "__module__", "").startswith("kacjax.metrics"):
+        raise ValueError(f"metric must not be one of distances, got {own!r:.60}: use subsampling.")
     value, replicates, tails = _replicate(metric, samples, key, resamples, level, replace=True)
     low, high = map(float, np.quantile(replicates, tails))
     if not low <= value <= high:
@@ -111,21 +114,21 @@ def classifier_two_sample_test(
 ) -> ClassifierTest:
     r"""Tests whether two samples have one law by how well a classifier tells them apart.
 
-    Each point is classified by a classifier that was trained on the other folds. The p-value is a
-    binomial tail, as if hits were independent.
+    Each point is classified by a classifier that was trained on the other folds; of the larger set
+    as many count as the other holds. The p-value is a binomial tail, as if hits were independent.
 
     Source: D. Lopez-Paz, M. Oquab, *Revisiting classifier two-sample tests*, ICLR 2017.
 
     Args:
         x: Samples, of shape `(num, *event)`.
-        y: As many samples to compare with.
-        key: Random key of the folds, and of the choice among points at equal distances.
+        y: Samples to compare with; as many or not.
+        key: Random key of that part, of the folds, and of the choice among equal distances.
         classifier: Of scikit-learn; by default that of $\sqrt n$ nearest of $n$ training points.
         folds: Of the cross-validation.
 
     Raises:
         ImportError: If scikit-learn is missing: `pip install "kacjax[metrics]"`.
-        ValueError: As in `energy_distance`, or if numbers differ.
+        ValueError: As in `energy_distance`.
 
     Example:
         >>> x = np.arange(20.0)[:, None]
@@ -134,13 +137,12 @@ def classifier_two_sample_test(
     """
     selection = require("sklearn.model_selection", "metrics")
     check_count("folds", folds, 2)
-    if len(x) != len(y):
-        raise ValueError(f"x and y must have one number of points, got {len(x)} and {len(y)}.")
-    rng = numpy_generator(key)
+    rng, sets = numpy_generator(key), [np.asarray(a) for a in as_same_space(x, y, minimum=folds)]
+    size = min(map(len, sets))
+    sets = [a if len(a) == size else a[rng.choice(len(a), size, replace=False)] for a in sets]
     # Among points at equal distances a classifier may choose by their order.
-    order = rng.permutation(2 * len(x))
-    pooled = np.concatenate([np.asarray(a) for a in as_same_space(x, y, minimum=folds)])[order]
-    labels = np.repeat([0, 1], len(x))[order]
+    order = rng.permutation(2 * size)
+    pooled, labels = np.concatenate(sets)[order], np.repeat([0, 1], size)[order]
     if classifier is None:
         nearest = int(np.sqrt(len(pooled) * (folds - 1) / folds))
         neighbors = require("sklearn.neighbors", "metrics")

@@ -187,7 +187,7 @@ def memorization_ratio(x: Points, train: Points, held_out: Points) -> Float[Arra
     """Mean distance of samples to the nearest training datum, over that of held-out data.
 
     About 1 for samples as new as unseen data; towards 0 for copies of the training data. Errors are
-    those of `energy_distance`, and `held_out` within `train`.
+    those of `energy_distance`, and `held_out` data that are in `train`.
 
     Source: C. Meehan, K. Chaudhuri, S. Dasgupta, *A non-parametric test to detect data-copying in
     generative models*, AISTATS 2020, with means in place of ranks.
@@ -203,7 +203,7 @@ def memorization_ratio(x: Points, train: Points, held_out: Points) -> Float[Arra
         0.5
     """
     expected = jnp.mean(_to_train("held_out", held_out, train))
-    check_positive("the mean distance of held_out to train", expected)
+    check_positive("held_out must not lie in train: its mean distance", expected)
     return jnp.mean(_to_train("x", x, train)) / expected
 
 
@@ -224,6 +224,7 @@ def memorized_share(
     if not 0 < quantile < 1:
         raise ValueError(f"quantile must lie between 0 and 1, got {quantile}.")
     threshold = jnp.quantile(_to_train("held_out", held_out, train), quantile)
+    check_positive("held_out must not lie in train: the quantile of its distances", threshold)
     return jnp.mean(_to_train("x", x, train) < threshold)
 
 

@@ -222,6 +222,18 @@ def test_damaged_binary_batches_are_described(tmp_path):
         load_cifar10(root=tmp_path)
 
 
+def test_pipes_are_never_opened(tmp_path):
+    folder = tmp_path / "cifar-10-batches-py"
+    write(folder)
+    os.mkfifo(folder / "extra_batch")
+    with pytest.raises(DataError, match="extra_batch must be a regular file"):
+        load_cifar10(root=tmp_path, download=False)
+    os.mkfifo(tmp_path / "cifar-10-python.tar.gz")
+    shutil.rmtree(folder)
+    with pytest.raises(DataError, match=r"cifar-10-python\.tar\.gz must be a regular file"):
+        load_cifar10(root=tmp_path)
+
+
 def test_damage_names_the_file(tmp_path):
     folder = tmp_path / "cifar-10-batches-py"
     write(folder)

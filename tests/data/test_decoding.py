@@ -1,5 +1,6 @@
 """Decoding: every form, mode and shape comes out as what it shows; damage is named."""
 
+import io
 import os
 import re
 import zipfile
@@ -41,6 +42,39 @@ def test_shorter_side_is_resized_and_the_middle_kept(height, width, form):
         decoded[1:-1, 1:-1, 1].T, np.tile(green, (16, 1))[1:-1, 1:-1], atol=6
     )
     np.testing.assert_allclose(decoded[..., 2], 77, atol=6)
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (40, 200), (200, 40)])
+@pytest.mark.parametrize("form", ["png", "jpeg"])
+def test_other_sides_are_covered_and_the_middle_kept(height, width, form):
+    decoded = decode_image(encode(gradient(height, width), form), (8, 24)).astype(float)
+    assert decoded.shape == (8, 24, 3)
+    # One pixel of the result is so many of the file, along both axes.
+    step = min(height / 8, width / 24)
+    for axis, (pixels, size) in enumerate([(24, width), (8, height)]):
+        ramp = 127.5 + 255 * (np.arange(pixels) + 0.5 - pixels / 2) * step / (size - 1)
+        line = decoded[4, :, 0] if axis == 0 else decoded[:, 12, 1]
+        np.testing.assert_allclose(line[1:-1], ramp[1:-1], atol=6)
+
+
+def test_jpeg_is_not_decoded_at_less_than_the_longer_side():
+    stripes = np.repeat(np.tile(np.array([0, 255], np.uint8), 32), 8) * np.ones((512, 1), np.uint8)
+    sharp, decoded = (
+        decode_image(encode(stripes, form), (4, 256), 1).astype(float) for form in ("png", "jpeg")
+    )
+    np.testing.assert_allclose(decoded, sharp, atol=8)
+
+
+@pytest.mark.parametrize("levels", [np.full((4, 4), 0.5, np.float32), np.full((4, 4), 70_000)])
+def test_levels_of_unknown_range_are_refused(levels):
+    with pytest.raises(DataError, match="not those of 8 or 16 bits"):
+        decode_image(encode(levels.astype(levels.dtype.str.replace("8", "4")), "tiff"), 4)
+
+
+def test_only_the_first_frame_counts():
+    stream, frames = io.BytesIO(), [Image.fromarray(plain(value)) for value in (0, 255)]
+    frames[0].save(stream, "gif", save_all=True, append_images=frames[1:])
+    np.testing.assert_array_equal(decode_image(stream.getvalue(), 8), plain(0))
 
 
 @pytest.mark.parametrize("form", ["png", "jpeg"])

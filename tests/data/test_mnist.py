@@ -1,6 +1,8 @@
 """MNIST: idx files in all folders and forms, and what is said of damaged ones."""
 
 import gzip
+import os
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -65,8 +67,8 @@ def test_absent_files_are_named(tmp_path):
         (b"", "begins with nothing"),
         (b"\0\0\x08\x01" + bytes(20), "begins with 00 00 08 01, not 00 00 08 03"),
         (b"\0\0\x0d\x03" + bytes(20), "no idx file: it begins with 00 00 0d 03"),
-        (idx(IMAGES)[:-1], r"damaged: it should hold \(12, 28, 28\) bytes, and holds 9407"),
-        (idx(IMAGES) + b"x", "holds 9409"),
+        (idx(IMAGES)[:-1], r"damaged: it should hold \(12, 28, 28\) bytes, and 9407 were read"),
+        (idx(IMAGES) + b"x", "9409 were read"),
         (idx(IMAGES)[:9], "is no idx file"),
         (gzip.compress(idx(IMAGES))[:-300], "cannot be read: .*delete it"),
         (gzip.compress(idx(IMAGES))[:100] + bytes(9000), "cannot be read"),
@@ -78,6 +80,30 @@ def test_damage_is_described(tmp_path, content, said):
     with pytest.raises(DataError, match=said) as caught:
         read_idx(file, 3)
     assert str(file) in str(caught.value)
+
+
+@pytest.mark.parametrize(("num", "said"), [(12, "9409 were read"), (2**31, "were read")])
+def test_what_unpacks_to_more_than_it_says_stays_packed(tmp_path, num, said):
+    file = tmp_path / "train-images-idx3-ubyte.gz"
+    start = idx(np.empty((0, 28, 28), np.uint8)).replace(bytes(4), num.to_bytes(4, "big"))
+    with gzip.open(file, "wb", compresslevel=1) as stream:
+        stream.write(start)
+        for _ in range(64):
+            stream.write(bytes(2**20))
+    tracemalloc.start()
+    with pytest.raises(DataError, match=said):
+        read_idx(file, 3)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < (2**20 if num == 12 else 2**31)
+
+
+def test_pipes_are_never_opened(tmp_path):
+    write(tmp_path)
+    (tmp_path / "train-labels-idx1-ubyte.gz").unlink()
+    os.mkfifo(tmp_path / "train-labels-idx1-ubyte.gz")
+    with pytest.raises(DataError, match=r"labels-idx1-ubyte\.gz must be a regular file"):
+        load_mnist(root=tmp_path)
 
 
 def test_labels_must_fit(tmp_path):

@@ -1,6 +1,7 @@
 """The stream of images: whole epochs, shared among processes, continued exactly."""
 
 import json
+import shutil
 import zipfile
 
 import numpy as np
@@ -113,6 +114,19 @@ def test_unreadable_images_are_named_or_replaced(folder, tmp_path):
         pytest.raises(DataError, match=r"no image in .* can be read"),
     ):
         next(stream_images(tmp_path, 4, 4, seed=0, unreadable="skip", threads=1))
+
+
+def test_sides_and_images_beside_the_classes(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "set")
+    (tmp_path / "set/cover.png").write_bytes(encode(plain(99)))
+    with pytest.raises(DataError, match=r"1 of 24 .* as cover\.png"):
+        stream_images(tmp_path / "set", 4, 6, seed=0)
+    with pytest.warns(UserWarning, match=r"cover\.png\. They are left out"):
+        stream = stream_images(tmp_path / "set", (4, 6), NUM, seed=0, unreadable="skip")
+    assert (stream.num, stream.shape) == (NUM, (4, 6, 3))
+    images, labels = next(stream)
+    assert sorted(images[:, 0, 0, 0]) == list(range(NUM))
+    np.testing.assert_array_equal(labels, images[:, 0, 0, 0] >= 10)
 
 
 @pytest.mark.parametrize(

@@ -142,6 +142,12 @@ FILES = [
     train("images", "--data folder", "holds no images"),
     train("images", "--data broken.zip", "broken.zip cannot be read"),
     train("images", "--data folder --image-size 100000", "--image-size", "at most 8,192"),
+    train("images", "--data folder --image-size 8 8192000", "--image-size", "at most 8,192"),
+    train("images", "--data folder --image-size 8 0", "--image-size", "at least 1, got 0"),
+    train("images", "--data folder --image-size 8 8 3", "--image-size", "one or two", "got 3"),
+    train("images", "--data splits", "splits holds test and train"),
+    train("images", "--data pipe.zip", "pipe.zip must be a regular file"),
+    train("arrays", "--data pipe.npy", "there is no file pipe.npy"),
     train("images", "--data folder --channels 0", "--channels"),
     train("images", "--data folder --dropout 1", "--dropout must lie in [0, 1)"),
     train("mnist", "--classifier no.safetensors", "there is no file no.safetensors"),
@@ -191,6 +197,11 @@ def fill(folder: Path) -> None:
     (folder / "folder").mkdir()
     (folder / "folder" / "thesis.tex").write_text("years of work")
     (folder / "notes.txt").write_text("mine")
+    for name in ("pipe.zip", "pipe.npy"):
+        os.mkfifo(folder / name)
+    for name in ("train", "test"):
+        (folder / "splits" / name).mkdir(parents=True)
+        (folder / "splits" / name / "x.png").write_text("x")
     (folder / "empty.npy").write_bytes(b"")
     np.save(folder / "scalar.npy", np.float32(3))
     np.save(folder / "text.npy", np.array(["a", "b"]))

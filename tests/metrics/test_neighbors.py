@@ -108,7 +108,8 @@ def test_memorization_for_new_samples_and_copies():
     ("call", "message"),
     [
         (lambda: metrics.two_sample_accuracy(X, Y[:, :2]), "one dimension"),
-        (lambda: metrics.memorization_ratio(X, X, X[:9]), "mean distance of held_out to train"),
+        (lambda: metrics.memorization_ratio(X, X, X[:9]), "held_out must not lie in train"),
+        (lambda: metrics.memorized_share(X, X, X[:9]), "held_out must not lie in train"),
         (lambda: metrics.nearest_neighbors(X, Y, 348), "k must be at most 347"),
         (lambda: metrics.nearest_neighbors(X, Y, 0), "k must be an integer of at least 1"),
         (lambda: metrics.memorized_share(X, X, X, quantile=1.0), "quantile must lie between"),

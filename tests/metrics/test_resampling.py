@@ -1,5 +1,7 @@
 """Intervals against SciPy, and how often they hold what they should."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -72,6 +74,14 @@ def test_resampling_with_replacement_is_wrong_for_distances_and_halves_are_right
     assert wrong.high < wrong.value
     right = metrics.subsampling(nearest_other, x, key=KEY, resamples=50)
     assert right.low < right.value < right.high
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, functools.partial, jax.jit])
+@pytest.mark.parametrize("name", ["energy_distance", "mmd", "frechet_distance", "prdc"])
+def test_distances_of_this_package_are_refused_by_the_bootstrap(name, wrap):
+    x = np.random.default_rng(0).normal(size=(20, 2))
+    with pytest.raises(ValueError, match=f"metric must not be .*{name}.* use subsampling"):
+        metrics.bootstrap(wrap(getattr(metrics, name)), x, x, key=KEY)
 
 
 def test_key_decides():
