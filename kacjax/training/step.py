@@ -191,7 +191,7 @@ class Plan(Options):
         opt_state = self.optimizer.init(trained)
         return TrainState(params, _wide(trained), opt_state, zero, jnp.copy(key), jnp.copy(zero))
 
-    def parts(self, given: Any) -> tuple[Any, losses.Objective]:
+    def parts(self, given: Any) -> tuple[Any, Any]:
         """The path and the objective of their arrays."""
         return eqx.combine(given, self.given.tree)
 
