@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from kacjax.exact import ExactVelocity, exact_velocity
 from kacjax.export import load_velocity, register, save_velocity
+from kacjax.few_step import DistillResult, distill
 from kacjax.generation import (
     decode,
     encode,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from kacjax import checkpoints as checkpoints
     from kacjax import data as data
     from kacjax import diagnostics as diagnostics
+    from kacjax import few_step as few_step
     from kacjax import metrics as metrics
     from kacjax import models as models
     from kacjax import plots as plots
@@ -37,6 +39,7 @@ __version__ = "0.1.0"
 _MODULES = ("checkpoints", "data", "diagnostics", "metrics", "models", "plots")
 
 __all__ = [
+    "DistillResult",
     "ExactVelocity",
     "FitResult",
     "KacProcess",
@@ -49,6 +52,7 @@ __all__ = [
     "WienerProcess",
     "decode",
     "diffusion_path",
+    "distill",
     "encode",
     "exact_velocity",
     "fit",

@@ -11,6 +11,7 @@ Source: Y. Lipman et al., *Flow Matching for Generative Modeling*, arXiv 2210.02
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -89,7 +90,7 @@ def draw_points(
     path, key, x0, prediction, labels, weight, time_power, label_dropout, null_label
 ) -> Draw:
     """The random part of the loss, for a whole batch; see `flow_matching_loss`."""
-    x0 = _as_floats(x0)
+    x0 = as_data(x0)
     batch, broadcast = x0.shape[:1], (-1,) + (1,) * (x0.ndim - 1)
     time_key, noise_key, label_key = jax.random.split(key, 3)
     labels = check_labels(labels, batch[0])
@@ -148,7 +149,56 @@ def sample_times(key: Key, path: ProbabilityPath, batch: int, power: float = 1.0
     return jnp.asarray(path.T, dtype) * jnp.power(u, power)
 
 
-def _as_floats(x0: Any) -> Float[Array, "batch *event"]:
+class Objective(eqx.Module):
+    """What `fit` minimizes, the mean of `errors`; a user's own is a subclass, or has both methods.
+
+    Its arrays are arguments of the compiled program, so that a teacher in it costs no compilation.
+    """
+
+    def draw(
+        self, velocity: Any, average: Any, key: Key, x0: Any, labels: Any, path: ProbabilityPath
+    ) -> Any:
+        """All that is random, and targets, for a whole batch: no gradient goes through it.
+
+        Args:
+            velocity: The `kacjax.Velocity` that is trained.
+            average: That of the averaged parameters.
+            key: Random key.
+            x0: Data `(batch, *event)`, floats or bytes; see `as_data`.
+            labels: Their classes, or None.
+            path: The path.
+
+        Returns:
+            A pytree whose arrays have the batch first, with the times as its attribute `t`.
+        """
+        raise NotImplementedError
+
+    def errors(
+        self, velocity: Any, draw: Any, key: Key | None, path: ProbabilityPath
+    ) -> Float[Array, " batch"]:
+        """The error of each datum of a draw, or of a part of it; `key` is that of dropout."""
+        raise NotImplementedError
+
+
+class FlowMatching(Objective):
+    """`flow_matching_loss` as an objective, with its arguments; the default of `fit`."""
+
+    weight: Weight = eqx.field(static=True, default="balanced")
+    time_power: float = eqx.field(static=True, default=2.0)
+    label_dropout: float = eqx.field(static=True, default=0.0)
+
+    def draw(self, velocity, average, key, x0, labels, path) -> Draw:
+        """Points of the path with their velocities."""
+        options = self.weight, self.time_power, self.label_dropout, velocity.classes
+        return draw_points(path, key, x0, velocity.prediction, labels, *options)
+
+    def errors(self, velocity, draw, key, path) -> Array:
+        """The weighted squared errors."""
+        return weighted_errors(velocity, draw, key)
+
+
+def as_data(x0: Any) -> Float[Array, "batch *event"]:
+    """Data as floats of at least 32 bits; bytes stand for numbers in `[-1, 1]`."""
     x0 = jnp.asarray(x0)
     if x0.ndim < 1 or x0.size == 0:
         raise ValueError(f"x0 must hold at least one datum, got shape {x0.shape}.")

@@ -67,10 +67,19 @@ class Velocity(eqx.Module):
         self.network, self.path, self.prediction, self.classes = network, path, prediction, known
 
     def __call__(
-        self, t: Times, x: Points, label: Labels | None = None, *, key: Key | None = None
+        self,
+        t: Times,
+        x: Points,
+        label: Labels | None = None,
+        *,
+        until: Times | None = None,
+        key: Key | None = None,
     ) -> Points:
-        """The velocity, of the type of `x`; a `key` switches dropout on, if there is any."""
-        output = _call(self.network, t, x, label, key).astype(widen(x).dtype)
+        """The velocity, of the type of `x`; a `key` switches dropout on, if there is any.
+
+        With a second time `until` it is the average one that a flow map has.
+        """
+        output = _call(self.network, t, x, label, key, until).astype(widen(x).dtype)
         if self.prediction == "x0":
             output = self.path.velocity_from_x0(t, x.astype(output.dtype), output)
         return output.astype(x.dtype)
@@ -88,11 +97,13 @@ class NNXNetwork(eqx.Module):
         """The `config` of the module, empty where it has none."""
         return getattr(nnx.merge(self.graphdef, self.params, self.rest), "config", {})
 
-    def __call__(self, t: Array, x: Array, label: Array | None = None, *, key: Key | None = None):
+    def __call__(
+        self, t: Array, x: Array, label: Any = None, *, until: Any = None, key: Any = None
+    ):
         """Calls the module; a call that changes a variable is a `ValueError`."""
         # A copy: a call that changes a variable must not change this one.
         module = nnx.merge(self.graphdef, self.params, self.rest, copy=True)
-        output = _call(module, t, x, label, key)
+        output = _call(module, t, x, label, key, until)
         after = dict(jax.tree.leaves_with_path(nnx.state(module)))
         for name, before in jax.tree.leaves_with_path(self.rest):
             if after[name] is not before:
@@ -109,10 +120,12 @@ class LinenNetwork(eqx.Module):
     variables: Any
     module: linen.Module = eqx.field(static=True)
 
-    def __call__(self, t: Array, x: Array, label: Array | None = None, *, key: Key | None = None):
+    def __call__(
+        self, t: Array, x: Array, label: Any = None, *, until: Any = None, key: Any = None
+    ):
         """Applies the module; a key also serves the random stream `dropout`."""
         rngs = None if key is None else {"dropout": key}
-        return _call(self.module.bind(self.variables, rngs=rngs), t, x, label, key)
+        return _call(self.module.bind(self.variables, rngs=rngs), t, x, label, key, until)
 
 
 def wrap_network(network: Any, params: Any = nnx.Param) -> Any:
@@ -244,13 +257,17 @@ def guided(
     return Guided(velocity, scale, (low, high), null_label)
 
 
-def _call(network: Callable[..., Array], t: Array, x: Array, label: Any, key: Any) -> Array:
-    """Calls a network with what it takes of label and key."""
+def _call(
+    network: Callable[..., Array], t: Array, x: Array, label: Any, key: Any, until: Any = None
+) -> Array:
+    """Calls a network with what it takes of label, key and second time."""
     takes = inspect.signature(network).parameters
     everything = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in takes.values())
-    given = {"label": label, "key": key}
-    given = {n: v for n, v in given.items() if v is not None and (everything or n in takes)}
-    if label is not None and "label" not in given:
-        name = getattr(network, "__name__", type(network).__name__)
-        raise ValueError(f"there are labels, but {name} takes no argument 'label'.")
+    asked = {"label": label, "until": until, "key": key}
+    asked = {name: value for name, value in asked.items() if value is not None}
+    given = {name: value for name, value in asked.items() if everything or name in takes}
+    for name in asked.keys() - given.keys() - {"key"}:
+        about = {"label": "there are labels", "until": "there is a second time"}[name]
+        called = getattr(network, "__name__", type(network).__name__)
+        raise ValueError(f"{about}, but {called} takes no argument {name!r}.")
     return network(t, x, **given)

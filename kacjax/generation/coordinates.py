@@ -68,19 +68,20 @@ class Coordinates(eqx.Module):
     def slope(
         self, tau: Array, u: Array, labels: Array | None, velocity: Callable[..., Array]
     ) -> Array:
-        r"""The slope $du / d\rho$ that a velocity has at points `u`, in their type."""
+        r"""The slope $du / d\rho$ that a velocity has at points `u`, all at one time or each at its own."""
         if self.straight:
             # Where the control stands still at T, velocities there do not show the data.
             still = (tau == 1) & (self._rho_and_slope(tau)[1] < 1e-4)
             tau = jnp.where(still, jnp.full_like(tau, 0.999), tau)
-        x = self.scale(tau).astype(u.dtype) * u
-        t = jnp.full(u.shape[:1], self.time(tau), u.dtype)
+        x = self.scaled(tau, u, 1)
+        t = jnp.broadcast_to(self.time(tau).astype(u.dtype), u.shape[:1])
         v = velocity(t, x) if labels is None else velocity(t, x, labels)
         if jnp.shape(v) != x.shape:
             raise ValueError(f"velocity must return shape {x.shape}, got {jnp.shape(v)}.")
         v = jnp.asarray(v, u.dtype)
         if not self.straight:
             return v
+        tau = jnp.reshape(tau, jnp.shape(tau) + (1,) * (u.ndim - 1) * (jnp.ndim(tau) > 0))
         c = self.path.coefficients(self.time(tau))
         gain = (c.f + c.sigma) / (c.f * c.sigma_dot - c.f_dot * c.sigma)
         drift = gain * (c.f_dot + c.sigma_dot)

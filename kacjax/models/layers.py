@@ -84,23 +84,40 @@ def time_features(t: Times, T: float, dim: int) -> Vectors:
 class ConditionEmbedding(nnx.Module):
     r"""$\mathrm{silu}(W_2 \, \mathrm{silu}(W_1 \, \mathrm{features}(t)) + E_y)$ of time and class `y`.
 
+    With a second time its features are added within, by a matrix that is zero at first.
     `E` has one row more than there are classes, the null label's: it stands for no class.
     """
 
     def __init__(
-        self, sinusoids: int, width: int, T: float, classes: int | None, *, rngs: nnx.Rngs
+        self,
+        sinusoids: int,
+        width: int,
+        T: float,
+        classes: int | None,
+        second_time: bool = False,
+        *,
+        rngs: nnx.Rngs,
     ):
         check_positive("T", T)
         if classes is not None:
             check_count("classes", classes)
         self.T, self.sinusoids, self.classes = float(T), sinusoids, classes
-        self.first = nnx.Linear(sinusoids + 2 * _LOG_SINUSOIDS + 1, width, rngs=rngs)
+        features, zeros = sinusoids + 2 * _LOG_SINUSOIDS + 1, nnx.initializers.zeros_init()
+        self.first = nnx.Linear(features, width, rngs=rngs)
         self.second = nnx.Linear(width, width, rngs=rngs)
         self.labels = nnx.Embed(classes + 1, width, rngs=rngs) if classes is not None else None
+        second = nnx.Linear(features, width, kernel_init=zeros, rngs=rngs) if second_time else None
+        self.until = second
 
-    def __call__(self, t: Times, label: Labels = None) -> Vectors:
-        """Labels out of range are an error, and NaN where they are traced."""
-        h = self.second(jax.nn.silu(self.first(time_features(t, self.T, self.sinusoids))))
+    def __call__(self, t: Times, label: Labels = None, until: Times | None = None) -> Vectors:
+        """Labels out of range are an error, and NaN where they are traced; `until` is `t` if missing."""
+        h = self.first(time_features(t, self.T, self.sinusoids))
+        if self.until is not None:
+            second = t if until is None else jnp.asarray(until, t.dtype)
+            h = h + self.until(time_features(second, self.T, self.sinusoids))
+        elif until is not None:
+            raise ValueError("until must be None for a network without second_time.")
+        h = self.second(jax.nn.silu(h))
         if self.labels is None or self.classes is None:
             if label is not None:
                 raise ValueError("label must be None for a network without classes.")

@@ -1,10 +1,11 @@
 """A residual multilayer perceptron for vectors."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from kacjax._typing import Key
 from kacjax._validation import check_count, check_positive
 from kacjax.models import layers
 from kacjax.models.layers import Labels, Times, Vectors
@@ -37,6 +38,7 @@ class MLP(layers.Network):
         highest_frequency: Of the Fourier features, in radians per unit of `x`.
         T: Final time of the path, the unit of `t`.
         classes: Number of classes; without it the network knows no labels.
+        second_time: Whether calls may have a second time, `until`, as flow maps need.
 
     Raises:
         ValueError: If a number is out of its range; in a call, if a shape or label does not fit.
@@ -58,6 +60,7 @@ class MLP(layers.Network):
         highest_frequency: float = 30.0,
         T: float = 1.0,
         classes: int | None = None,
+        second_time: bool = False,
     ):
         for name, value in (("dim", dim), ("width", width), ("depth", depth)):
             check_count(name, value)
@@ -66,18 +69,24 @@ class MLP(layers.Network):
         self.remember(MLP.__init__, locals())
         self.dim = dim
         self.embedding = layers.FourierFeatures(dim, fourier, 0.5, highest_frequency, rngs=rngs)
-        self.condition = layers.ConditionEmbedding(32, width, T, classes, rngs=rngs)
+        self.condition = layers.ConditionEmbedding(32, width, T, classes, second_time, rngs=rngs)
         self.first = nnx.Linear(dim + 2 * fourier, width, rngs=rngs)
         self.blocks = nnx.List([ResidualBlock(width, rngs=rngs) for _ in range(depth)])
         self.norm = nnx.LayerNorm(width, rngs=rngs)
         self.last = nnx.Linear(width, dim, kernel_init=nnx.initializers.zeros, rngs=rngs)
 
     def __call__(
-        self, t: Times, x: Vectors, label: Labels = None, *, key: Key | None = None
+        self,
+        t: Times,
+        x: Vectors,
+        label: Labels = None,
+        *,
+        until: Times | None = None,
+        key: Any = None,
     ) -> Vectors:
         """What is learned, in the type of `x`, float32 at least; see `kacjax.models`."""
         t, x = layers.check_points(t, x, (self.dim,))
-        time = self.condition(t, label)
+        time = self.condition(t, label, until)
         h = self.first(self.embedding(x))
         for block in self.blocks:
             h = block(h, time)

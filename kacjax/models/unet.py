@@ -9,7 +9,6 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import DTypeLike
 
-from kacjax._typing import Key
 from kacjax._validation import check_choice, check_count, choose
 from kacjax.models import layers
 from kacjax.models.layers import Labels, Map, Times
@@ -59,6 +58,7 @@ class UNet(layers.Network):
         head_channels: Channels of an attention head; by default the most that fit, up to 64.
         dropout: Share of numbers dropped in each residual block where a call has a `key`.
         classes: Number of classes; without it the network knows no labels.
+        second_time: Whether calls may have a second time, `until`, as flow maps need.
         T: Final time of the path, the unit of `t`.
         dtype: Type of convolutions and matrix products, `float32` or `bfloat16`; parameters,
             normalization, softmax and the embedding of the time are float32.
@@ -92,6 +92,7 @@ class UNet(layers.Network):
         T: float = 1.0,
         dtype: DTypeLike = "float32",
         remat: bool = False,
+        second_time: bool = False,
     ):
         sides = _sides(shape, multipliers)
         check_count("channels", channels)
@@ -113,7 +114,9 @@ class UNet(layers.Network):
         check_choice("dtype", dtype, ("float32", "bfloat16"))
         self.remember(UNet.__init__, locals())
         self.shape, self.dtype, self.remat = tuple(shape), dtype, remat
-        self.condition = layers.ConditionEmbedding(channels, 2 * channels, T, classes, rngs=rngs)
+        self.condition = layers.ConditionEmbedding(
+            channels, 2 * channels, T, classes, second_time, rngs=rngs
+        )
         options = {"dtype": jnp.dtype(dtype), "rngs": rngs}
 
         def residual(inputs: int, outputs: int, attend: bool) -> nnx.Module:
@@ -141,10 +144,12 @@ class UNet(layers.Network):
         self.norm = layers.GroupNorm(current)
         self.last = layers.convolution(current, shape[-1], zero=True, **options)
 
-    def __call__(self, t: Times, x: Map, label: Labels = None, *, key: Key | None = None) -> Map:
+    def __call__(
+        self, t: Times, x: Map, label: Labels = None, *, until: Times | None = None, key: Any = None
+    ) -> Map:
         """What is learned, in the type of `x`, float32 at least; see `kacjax.models`."""
         t, x = layers.check_points(t, x, self.shape)
-        time = self.condition(t.astype(jnp.float32), label)
+        time = self.condition(t.astype(jnp.float32), label, until)
         block = (nnx.remat if self.remat else lambda call: call)(layers.ResidualBlock.__call__)
         h = self.first(x.astype(self.dtype))
         skips, down = [h], len(self.encoder)

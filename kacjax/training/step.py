@@ -165,8 +165,6 @@ class Options:
 
     batch_size: int = 256
     prediction: str = "x0"
-    weight: losses.Weight = "balanced"
-    time_power: float = 2.0
     label_dropout: float = 0.0
     classes: int | None = None
     ema_decay: float = 0.999
@@ -181,7 +179,7 @@ class Plan(Options):
     """All that a program of training is compiled for, numbers of network and path apart."""
 
     network: Static
-    path: Static
+    given: Static
     trained: Static
     optimizer: optax.GradientTransformation
 
@@ -193,14 +191,24 @@ class Plan(Options):
         opt_state = self.optimizer.init(trained)
         return TrainState(params, _wide(trained), opt_state, zero, jnp.copy(key), jnp.copy(zero))
 
-    def velocity(self, params: Any, path: Any) -> Velocity:
-        """The velocity of the arrays of a network and a path."""
+    def parts(self, given: Any) -> tuple[Any, Any]:
+        """The path and the objective of their arrays."""
+        return eqx.combine(given, self.given.tree)
+
+    def velocity(self, params: Any, given: Any) -> Velocity:
+        """The velocity of the arrays of a network, and of path and objective."""
         network = eqx.combine(params, self.network.tree)
-        return Velocity(network, eqx.combine(path, self.path.tree), self.prediction, self.classes)
+        return Velocity(network, self.parts(given)[0], self.prediction, self.classes)
+
+    def average(self, state: TrainState, given: Any) -> Velocity:
+        """The velocity of the averaged parameters, which get the types of the network's again."""
+        trained = eqx.filter(state.params, self.trained.tree)
+        ema = jax.tree.map(lambda mean, own: mean.astype(own.dtype), state.ema, trained)
+        return self.velocity(eqx.combine(ema, state.params), given)
 
 
 def train_step(
-    plan: Plan, state: TrainState, going: Array, path: Any, batch: tuple[Any, Any], key: Key
+    plan: Plan, state: TrainState, going: Array, given: Any, batch: tuple[Any, Any], key: Key
 ) -> tuple[TrainState, Bool[Array, ""], StepMetrics]:
     r"""The next state, unless `going` is false; whether the run goes on, and the metrics.
 
@@ -210,19 +218,21 @@ def train_step(
     mesh, accumulate = plan.mesh, plan.accumulate
     draw_key, dropout_key = jax.random.split(key)
     x0, labels = sharding.constrain(batch, mesh)
-    whole = plan.velocity(sharding.constrain(state.params, mesh, sharding.replicated), path)
+    path, objective = plan.parts(given)
+    state_params = sharding.constrain(state.params, mesh, sharding.replicated)
+    whole = plan.velocity(state_params, given)
+    average = plan.average(state._replace(params=state_params), given)
     # One draw for the whole batch: the noise does not depend on micro-batches or devices.
-    options = (labels, plan.weight, plan.time_power, plan.label_dropout, plan.classes)
-    draw = losses.draw_points(whole.path, draw_key, x0, plan.prediction, *options)
+    draw = objective.draw(whole, average, draw_key, x0, labels, path)
     draw = sharding.constrain(draw, mesh)
     trained, frozen = eqx.partition(eqx.filter(whole.network, _is_array), plan.trained.tree)
 
-    def loss(trained: Any, draw: losses.Draw, key: Key) -> tuple[Array, Array]:
-        velocity = plan.velocity(eqx.combine(trained, frozen), path)
-        errors = losses.weighted_errors(velocity, draw, key)
+    def loss(trained: Any, draw: Any, key: Key) -> tuple[Array, Array]:
+        velocity = plan.velocity(eqx.combine(trained, frozen), given)
+        errors = objective.errors(velocity, draw, key, path)
         return jnp.mean(errors), errors
 
-    def gradient(draw: losses.Draw, index: Array | None = None) -> tuple[Any, Array]:
+    def gradient(draw: Any, index: Array | None = None) -> tuple[Any, Array]:
         own = dropout_key if index is None else jax.random.fold_in(dropout_key, index[0])
         slope, errors = jax.grad(loss, has_aux=True)(trained, sharding.constrain(draw, mesh), own)
         return _wide(sharding.constrain_state(slope, mesh)), errors
@@ -237,7 +247,7 @@ def train_step(
         slope, errors = micro(draw, jnp.arange(len(x0)) % accumulate)
     mean, norm = jnp.mean(errors), optax.tree.norm(slope)
     finite = jnp.isfinite(mean) & jnp.isfinite(norm)
-    number = jnp.floor(draw.t * (TIME_BINS / jnp.asarray(whole.path.T, draw.t.dtype)))
+    number = jnp.floor(draw.t * (TIME_BINS / jnp.asarray(path.T, draw.t.dtype)))
     bins = jnp.arange(TIME_BINS, dtype=number.dtype)[:, None]
     inside = jnp.clip(number, 0, TIME_BINS - 1)[None, :] == bins
     sums = jnp.sum(jnp.where(inside, errors[None, :], 0), axis=1)
@@ -277,7 +287,9 @@ class Programs:
         self.step = jax.jit(self._step, donate_argnums=(0, 1))
         self.loop = jax.jit(self._loop, donate_argnums=(0, 1))
 
-    def _step(self, state: TrainState, cursor: Cursor | None, going: Array, path: Any, source: Any):
+    def _step(
+        self, state: TrainState, cursor: Cursor | None, going: Array, given: Any, source: Any
+    ):
         """One step, of the batch at the cursor or of the source itself, which then is a batch."""
         self.built += 1
         plan, (data_key, noise_key) = self._plan, jax.random.split(state.key)
@@ -286,18 +298,20 @@ class Programs:
         else:
             batch, cursor = next_batch(source, data_key, cursor, plan.batch_size, plan.flip)
         key = jax.random.fold_in(noise_key, state.step)
-        state, going, metrics = train_step(plan, state, going, path, batch, key)
+        state, going, metrics = train_step(plan, state, going, given, batch, key)
         return state, cursor, going, jax.tree.map(lambda row: row[None], metrics)
 
-    def _loop(self, state: TrainState, cursor: Cursor, path: Any, source: DeviceData, count: Array):
+    def _loop(
+        self, state: TrainState, cursor: Cursor, given: Any, source: DeviceData, count: Array
+    ):
         """Up to `count` steps, in one program for all counts; fewer after one that is not finite."""
         going = jnp.asarray(True)
-        shapes = jax.eval_shape(self._step, state, cursor, going, path, source)[3]
+        shapes = jax.eval_shape(self._step, state, cursor, going, given, source)[3]
         rows = jax.tree.map(lambda s: jnp.zeros((self._capacity, *s.shape[1:]), s.dtype), shapes)
 
         def body(carry: Any) -> Any:
             i, state, cursor, going, rows = carry
-            state, cursor, going, row = self._step(state, cursor, going, path, source)
+            state, cursor, going, row = self._step(state, cursor, going, given, source)
             rows = jax.tree.map(lambda many, one: many.at[i].set(one[0]), rows, row)
             return i + 1, state, cursor, going, rows
 

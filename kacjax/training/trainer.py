@@ -17,11 +17,10 @@ from flax import nnx
 from jax.sharding import Mesh
 from tqdm.auto import tqdm
 
-from kacjax import sharding
+from kacjax import losses, sharding
 from kacjax._pytrees import as_arrays
 from kacjax._typing import Key
 from kacjax._validation import check_choice, check_count, check_positive
-from kacjax.losses import Weight
 from kacjax.paths import ProbabilityPath
 from kacjax.training import data as feed
 from kacjax.training import step as stepping
@@ -54,6 +53,9 @@ class Trainer(stepping.Options):
     _: dataclasses.KW_ONLY
     steps: int = 20_000
     optimizer: optax.GradientTransformation | None = None
+    objective: Any = None
+    weight: losses.Weight = "balanced"
+    time_power: float = 2.0
     steps_per_call: int | None = None
     trainable: Any = None
 
@@ -90,12 +92,15 @@ class Trainer(stepping.Options):
             raise ValueError("network must hold parameters to train, got none.")
         mask = jax.tree.map(lambda x: x is not None, chosen, is_leaf=lambda x: x is None)
         params, network_rest = stepping.split_arrays(network)
-        path, path_rest = stepping.split_arrays(velocity.path)
+        objective = self.objective
+        if objective is None:
+            objective = losses.FlowMatching(self.weight, self.time_power, self.label_dropout)
+        given, given_rest = stepping.split_arrays((velocity.path, as_arrays(objective)))
         optimizer = self.optimizer or stepping.default_optimizer(self.steps)
         options = {f.name: getattr(self, f.name) for f in dataclasses.fields(stepping.Options)}
         options["classes"] = velocity.classes
-        static = network_rest, path_rest, stepping.Static(mask), optimizer
-        return params, path, Plan(*static, **options)
+        static = network_rest, given_rest, stepping.Static(mask), optimizer
+        return params, given, Plan(*static, **options)
 
     @functools.cached_property
     def _memory(self) -> dict[Any, Any]:
@@ -125,10 +130,8 @@ class Trainer(stepping.Options):
 
     def velocity(self, state: TrainState) -> Velocity:
         """The velocity of the averaged parameters, which get the types of the network's again."""
-        _, path, plan = self._parts
-        trained = eqx.filter(state.params, plan.trained.tree)
-        average = jax.tree.map(lambda mean, own: mean.astype(own.dtype), state.ema, trained)
-        return plan.velocity(eqx.combine(average, state.params), path)
+        _, given, plan = self._parts
+        return plan.average(state, given)
 
     def device_data(self, data: Any, labels: Any = None) -> DeviceData:
         """Checks data and labels, and moves them to the devices, where they stay; see `fit`."""
@@ -137,10 +140,10 @@ class Trainer(stepping.Options):
 
     def lower(self, state: TrainState, source: DeviceData) -> jax.stages.Lowered:
         """The program of `run` on device data, before it is compiled: to look at, or to compile."""
-        _, path, plan = self._parts
+        _, given, plan = self._parts
         cursor, count = self._cursor(state, source, 0), jnp.zeros((), jnp.int32)
         programs = stepping.programs_of(plan, self._capacity(source))
-        return programs.loop.lower(state, cursor, path, source, count)
+        return programs.loop.lower(state, cursor, given, source, count)
 
     def run(
         self,
@@ -188,13 +191,13 @@ class Trainer(stepping.Options):
 
     def _calls(self, state: TrainState, source: Any, step: int, until: int) -> Iterator[Any]:
         """The states and metrics after each call of the device."""
-        _, path, plan = self._parts
+        _, given, plan = self._parts
         if isinstance(source, DeviceData):
             cursor, capacity = self._cursor(state, source, step), self._capacity(source)
             programs = stepping.programs_of(plan, capacity)
             while capacity > 1 and step < until:
                 count = np.asarray(min(capacity, until - step), np.int32)
-                arguments = state, cursor, path, source, count
+                arguments = state, cursor, given, source, count
                 state, cursor, *found = self._timed(programs, programs.loop, *arguments)
                 rows, done = jax.device_get(found)
                 step += int(done)
@@ -205,7 +208,7 @@ class Trainer(stepping.Options):
             batches = feed.prefetch(itertools.islice(source, until - step), self._batch)
         going, pending = jnp.asarray(True), collections.deque()
         for batch in batches:
-            arguments = state, cursor, going, path, batch
+            arguments = state, cursor, going, given, batch
             state, cursor, going, rows = self._timed(programs, programs.step, *arguments)
             pending.append(rows)
             if len(pending) > feed.AHEAD:
@@ -251,14 +254,14 @@ class Trainer(stepping.Options):
             raise ValueError(f"label_dropout={self.label_dropout} needs labels, got None.")
         if (event, labelled) in self._memory:
             return self._memory[event, labelled]
-        params, path, plan = self._parts
+        params, given, plan = self._parts
         dtype = jnp.result_type(float)
         t, x = jax.ShapeDtypeStruct((1,), dtype), jax.ShapeDtypeStruct((1, *event), dtype)
-        given = (jax.ShapeDtypeStruct((1,), jnp.int32),) if labelled else ()
-        velocity = plan.velocity(params, path)
+        label = (jax.ShapeDtypeStruct((1,), jnp.int32),) if labelled else ()
+        velocity = plan.velocity(params, given)
         shape = f"(num, *{event})"
         try:
-            jaxpr, out = jax.make_jaxpr(velocity, return_shape=True)(t, x, *given)
+            jaxpr, out = jax.make_jaxpr(velocity, return_shape=True)(t, x, *label)
         except (TypeError, ValueError) as error:
             raise ValueError(f"network does not accept data of shape {shape}: {error}") from error
         if out.shape[1:] != event:
@@ -306,7 +309,8 @@ def fit(
     *,
     optimizer: optax.GradientTransformation | None = None,
     prediction: str = "x0",
-    weight: Weight = "balanced",
+    objective: Any = None,
+    weight: losses.Weight = "balanced",
     time_power: float = 2.0,
     labels: Any = None,
     label_dropout: float = 0.0,
@@ -336,6 +340,8 @@ def fit(
         batch_size: Data in one step, over all devices.
         optimizer: Any Optax optimizer; `default_optimizer(steps)` if missing.
         prediction: What the network outputs, the data `x0` or the `velocity`.
+        objective: What is minimized, if it is not `flow_matching_loss`: see
+            `kacjax.losses.Objective`. The next three belong to that loss.
         weight: Weight of the loss at each time, see `flow_matching_loss`.
         time_power: Exponent of the times' distribution, 1 if uniform; 2 has more near the data.
         labels: The class of each datum, integers `(num,)`; batches of the host have their own.
