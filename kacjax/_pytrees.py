@@ -13,8 +13,4 @@ def as_arrays(tree: T) -> T:
 
     `eqx.filter_jit` would take them for constants, and compile anew for every other value.
     """
-
-    def convert(leaf):
-        return jnp.asarray(leaf) if isinstance(leaf, float) else leaf
-
-    return jax.tree.map(convert, tree)
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf) if isinstance(leaf, float) else leaf, tree)

@@ -54,17 +54,7 @@ def check_choice(name: str, value: str, known: Collection[str]) -> None:
 def check_labels(
     labels: Any, num: int, classes: int | None = None, null: bool = True
 ) -> Int[Array, " num"] | None:
-    """Labels as an int32 vector of one label per sample; None stays None.
-
-    Args:
-        labels: Integers, of shape `(num,)`.
-        num: The number of samples.
-        classes: Number of classes, if known.
-        null: Whether the label `classes`, which stands for no class, is allowed.
-
-    Raises:
-        ValueError: If they are not such integers, or concrete ones are out of range.
-    """
+    """Labels as int32, one per sample; `null` allows `classes`, which is none. None stays None."""
     if labels is None:
         return None
     array = labels if isinstance(labels, jax.Array) else np.asarray(labels)
@@ -84,12 +74,7 @@ def check_labels(
 
 
 def as_floats(name: str, x: Any) -> Float[Array, "batch *event"]:
-    """Points as floats of 32 bits at least.
-
-    Raises:
-        ValueError: If they are no floats: whether bytes are to be scaled, nobody can tell; or have
-            no batch.
-    """
+    """Points as floats of 32 bits at least; raises a `ValueError` if they are no floats or batch."""
     array = x if isinstance(x, jax.Array) else np.asarray(x)
     if not jnp.issubdtype(array.dtype, jnp.floating) or array.ndim < 1:
         raise ValueError(

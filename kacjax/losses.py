@@ -50,10 +50,9 @@ def flow_matching_loss(
 ) -> Float[Array, ""]:
     r"""The loss on one batch, a mean over data and components; what `fit` minimizes.
 
-    The velocity's error is $|\gamma|$ times that of a prediction of the data, where $\gamma$ is
-    `ProbabilityPath.x0_gain`, which grows like $1/t$. The balanced weight
-    $1 / (|\gamma| (1 + |\gamma| / 300))$ lies half-way between counting errors of the velocity,
-    which near the data outweigh all others, and errors of the data, which leave its modes blurred.
+    With the gain $\gamma$ of `ProbabilityPath.x0_gain`, like $1/t$, the velocity's error is $|\gamma|$
+    times that of a prediction of the data. The balanced weight $1 / (|\gamma| (1 + |\gamma| / 300))$ lies
+    half-way between errors of the velocity, which near the data outweigh all others, and of the data.
 
     Args:
         velocity: A `kacjax.Velocity`, or any `velocity(t, x)`, with labels `velocity(t, x, labels)`.

@@ -9,6 +9,7 @@ import kacjax
 from benchmarks import (
     common,
     exact_flow,
+    few_step,
     generation_memory,
     grid2d_speed,
     grids,
@@ -104,6 +105,13 @@ def test_generation_memory():
     seconds, peak = generation_memory.generate(5, chunk_size=2)
     assert seconds > 0
     assert peak > 50
+
+
+def test_few_step():
+    seeds = [few_step.measure("moons", few_step.PATHS["kac"], 0, 2, num=30)]
+    table = few_step.summary(seeds)
+    assert list(table["student"]) == ["4", "1"]
+    assert all(np.isfinite(mean) for row in table.values() for mean, _ in row.values())
 
 
 def test_grid2d_speed():

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 from tqdm import tqdm
 
 from kacjax._pytrees import as_arrays
@@ -53,14 +53,11 @@ def initial_noise(
 
 
 @eqx.filter_jit
-def _draw(
-    path: ProbabilityPath, key: Key, rows: Int[Array, " rows"], event: Shape, x0: Samples | None
-) -> Array:
+def _draw(path, key, rows, event, x0):
     def one(row, x0):
-        x0 = None if x0 is None else x0[None]
-        return path.sample_prior(jax.random.fold_in(key, row), (1, *event), x0)[0]
+        return path.sample_prior(jax.random.fold_in(key, row), (1, *event), x0)
 
-    return jax.vmap(one)(rows, x0)
+    return jax.vmap(one)(rows, None if x0 is None else x0[:, None])[:, 0]
 
 
 def generate(

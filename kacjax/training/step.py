@@ -13,7 +13,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
-from kacjax import losses, sharding
+from kacjax import sharding
 from kacjax._typing import Key
 from kacjax._validation import check_choice, check_count, check_positive, widen
 from kacjax.training.data import Cursor, DeviceData, next_batch

@@ -70,9 +70,8 @@ class Trainer(stepping.Options):
                 raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}.")
         optimizer = self.optimizer
         if not (optimizer is None or callable(getattr(optimizer, "update", None))):
-            raise ValueError(
-                f"optimizer must be an optax.GradientTransformation, got {optimizer!r:.80}."
-            )
+            got = f"got {optimizer!r:.80}"
+            raise ValueError(f"optimizer must be an optax.GradientTransformation, {got}.")
         sharding.check_batch_size(self.batch_size, self.mesh, self.accumulate)
         classes = self._parts[2].classes  # Made now, for the errors of its making.
         if self.label_dropout and classes is None:
@@ -92,9 +91,8 @@ class Trainer(stepping.Options):
             raise ValueError("network must hold parameters to train, got none.")
         mask = jax.tree.map(lambda x: x is not None, chosen, is_leaf=lambda x: x is None)
         params, network_rest = stepping.split_arrays(network)
-        objective = self.objective
-        if objective is None:
-            objective = losses.FlowMatching(self.weight, self.time_power, self.label_dropout)
+        own = losses.FlowMatching(self.weight, self.time_power, self.label_dropout)
+        objective = own if self.objective is None else self.objective
         given, given_rest = stepping.split_arrays((velocity.path, as_arrays(objective)))
         optimizer = self.optimizer or stepping.default_optimizer(self.steps)
         options = {f.name: getattr(self, f.name) for f in dataclasses.fields(stepping.Options)}
@@ -340,8 +338,7 @@ def fit(
         batch_size: Data in one step, over all devices.
         optimizer: Any Optax optimizer; `default_optimizer(steps)` if missing.
         prediction: What the network outputs, the data `x0` or the `velocity`.
-        objective: What is minimized, if it is not `flow_matching_loss`: see
-            `kacjax.losses.Objective`. The next three belong to that loss.
+        objective: What is minimized, a `kacjax.losses.Objective`, if not `flow_matching_loss`.
         weight: Weight of the loss at each time, see `flow_matching_loss`.
         time_power: Exponent of the times' distribution, 1 if uniform; 2 has more near the data.
         labels: The class of each datum, integers `(num,)`; batches of the host have their own.

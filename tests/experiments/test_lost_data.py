@@ -85,10 +85,10 @@ def fill(disk):
 
 def fill_at_step(step):
     def wait_and_fill(disk):
-        # The checkpoint before is written in the background.
-        before = disk / "run" / "checkpoints" / str(step // 3 * 3)
+        # Checkpoints are written, and older ones removed, in the background.
+        wanted = [str(saved) for saved in range(3, step + 1, 3)][-2:]
         for _ in range(1000):
-            if step < 3 or before.exists():
+            if checkpoints_of(disk / "run") == wanted:
                 break
             time.sleep(0.02)
         fill(disk)
