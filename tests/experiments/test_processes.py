@@ -113,11 +113,7 @@ def test_two_runs_in_one_folder(sources, cache, tmp_path):
 def test_killed_at_random_moments(kind, kills, sources, cache, tmp_path):
     """Kill -9 from the first moment of the process on, in the middle of whatever it does."""
     draw, flags = random.Random(0), ["--steps", 400, "--keep-every", 99]
-<<<<<<< ours
-    # Of a second's work at most, as images of a few steps are.
-=======
     # A checkpoint takes longer than many steps of so small a network.
->>>>>>> theirs
     flags += [] if kind == "images" else ["--checkpoint-every", 10]
     whole, out, source = tmp_path / "whole", tmp_path / "run", sources[kind]
     finished(start(source, tmp_path / "warm", *flags, cache=cache))
