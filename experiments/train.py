@@ -73,10 +73,11 @@ def train(config: RunConfig, command: str = "") -> bool:
 def prepared(config: RunConfig) -> RunConfig:
     """The configuration, checked, once this process has joined the others."""
     config.check()
-    config.model.make()
     devices = config.devices
+    # Before anything that JAX computes, and a path is.
     with user_errors(ValueError, RuntimeError, saying="cannot join the other processes: "):
         sharding.initialize_distributed(devices.coordinator, devices.processes, devices.process_id)
+    config.model.make()
     if getattr(config.source, "labels", None) is not None and not config.network.conditional:
         network = dataclasses.replace(config.network, conditional=True)
         config = dataclasses.replace(config, network=network)
