@@ -204,7 +204,9 @@ def test_a_file_that_grows_too_large(one, pictures, cache, tmp_path):
     assert line.endswith("; those before it are whole.")
     # TensorStore and Orbax have a traceback for every array.
     assert "Traceback" not in said
-    assert all(path.name.isdigit() for path in (out / "checkpoints").iterdir())
+    # Writes that end after the first one has failed may leave a folder, which is none of these.
+    names = [path.name for path in (out / "checkpoints").iterdir()]
+    assert all(name.isdigit() or name.endswith("-tmp") for name in names)
     _, said = finished(start(pictures, out, *PLAIN, "--resume", cache=cache))
     assert "going on at step" in said
     assert "damaged" not in said

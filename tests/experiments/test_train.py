@@ -415,6 +415,17 @@ def test_wrong_flags_of_train(argv, words, tmp_path, monkeypatch, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_processes_join_before_anything_is_computed(monkeypatch):
+    """JAX refuses them after that, and a path is computed."""
+    order = []
+    monkeypatch.setattr(
+        "kacjax.sharding.initialize_distributed", lambda *given: order.append("join")
+    )
+    monkeypatch.setattr(PathConfig, "make", lambda self: order.append("compute"))
+    train.prepared(DEFAULTS["moons"][1])
+    assert order[0] == "join"
+
+
 def test_unused_flags_are_noted(capsys, tmp_path):
     out = tmp_path / "notes"
     out.write_text("mine")
