@@ -7,7 +7,9 @@ Source: S. Rajbhandari et al., *ZeRO: Memory Optimizations Toward Training Trill
 Models*, SC 2020.
 """
 
+import logging
 import math
+import os
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -122,20 +124,26 @@ def check_batch_size(batch_size: int, mesh: Mesh | None, accumulate: int = 1) ->
 
 
 def initialize_distributed(
-    coordinator: str | None = None, processes: int | None = None, process_id: int | None = None
+    coordinator: str | None = None,
+    processes: int | None = None,
+    process_id: int | None = None,
+    timeout: int = 300,
 ) -> bool:
     """Joins the processes of a run, before anything else of JAX; returns if there are several.
 
     Without arguments JAX looks for processes that Slurm, Open MPI, Kubernetes or a TPU pod started;
-    where it finds none, or is already in use, this process is alone. A second call does nothing.
+    where it finds none, or is already in use, this process is alone, as in a step of Slurm that has
+    one task. A second call does nothing.
 
     Args:
         coordinator: `HOST:PORT` at which process 0 listens.
         processes: Number of processes; 1 turns the search for others off.
         process_id: Number of this one, from 0.
+        timeout: Seconds to wait for the others, of which a line on standard error tells.
 
     Raises:
         ValueError: If only some of the arguments are given, or `process_id` is out of range.
+        RuntimeError: If the others do not come in time.
 
     Example:
         >>> kacjax.sharding.initialize_distributed(processes=1)
@@ -145,18 +153,35 @@ def initialize_distributed(
         check_count("processes", processes)
     if not jax.distributed.is_initialized() and processes != 1:
         if coordinator is None and processes is None and process_id is None:
-            try:
-                jax.distributed.initialize()
-            except (ValueError, RuntimeError):  # There are no others, or JAX runs already.
+            # JAX counts the tasks of the job, also where this step of it has one alone.
+            if os.environ.get("SLURM_STEP_NUM_TASKS") == "1":
                 return False
+            _tell_of_waiting(timeout)
+            try:
+                jax.distributed.initialize(initialization_timeout=timeout)
+            except (ValueError, RuntimeError) as error:
+                if "DEADLINE_EXCEEDED" in str(error):
+                    raise
+                return False  # There are no others, or JAX runs already.
         elif coordinator is None or processes is None or process_id is None:
             given = f"{coordinator}, {processes} and {process_id}"
             raise ValueError(f"coordinator, processes and process_id go together, got {given}.")
         elif not 0 <= process_id < processes:
             raise ValueError(f"process_id must lie in 0 to {processes - 1}, got {process_id}.")
         else:
-            jax.distributed.initialize(coordinator, processes, process_id)
+            jax.distributed.initialize(
+                coordinator, processes, process_id, initialization_timeout=timeout
+            )
     return jax.distributed.is_initialized() and jax.process_count() > 1
+
+
+def _tell_of_waiting(timeout: int) -> None:
+    names = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
+    several = [f"{name}={os.environ[name]}" for name in names if os.environ.get(name, "1") != "1"]
+    if several:
+        logging.getLogger(__name__).warning(
+            "waiting up to %d s for the other processes (%s)", timeout, ", ".join(several)
+        )
 
 
 def _put(leaf: Any, where: NamedSharding) -> jax.Array:

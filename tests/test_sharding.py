@@ -159,3 +159,18 @@ def test_a_process_without_others_starts_alone():
 def test_processes_that_are_half_described(arguments, message):
     with pytest.raises(ValueError, match=message):
         sharding.initialize_distributed(*arguments)
+
+
+def test_one_task_of_a_larger_job_is_alone(monkeypatch, caplog):
+    """JAX would wait for the job's other tasks, which this step of Slurm does not have."""
+    slurm = {"JOB_ID": "1", "NTASKS": "4", "STEP_NODELIST": "localhost", "PROCID": "0"}
+    for name, value in {**slurm, "LOCALID": "0", "STEP_NUM_TASKS": "1"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    asked = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda **options: asked.append(options))
+    assert not sharding.initialize_distributed()
+    assert asked == []
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
+    assert not sharding.initialize_distributed(timeout=7)
+    assert asked == [{"initialization_timeout": 7}]
+    assert "waiting up to 7 s for the other processes (SLURM_NTASKS=4)" in caplog.text
