@@ -245,7 +245,8 @@ class Session:
         description = {
             "config": to_dict(self.config),
             "fingerprint": self.dataset.fingerprint,
-            "interval": self._interval.sums,
+            # A copy, for it is written while the next steps are added.
+            "interval": dict(self._interval.sums),
             "loss": self.loss,
         }
         self._wait(checkpoints)

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +13,9 @@ from PIL import Image
 
 from experiments import gallery, generate, train
 from experiments.config import TrainingConfig
+from experiments.defaults import DEFAULTS
 from experiments.log import Interval
-from experiments.session import learning_rate
+from experiments.session import Session, learning_rate
 from kacjax.export import load_notes
 from kacjax.training import NonFiniteError, StepMetrics, default_optimizer
 from tests.experiments.small_runs import arguments, at_step, fails, interrupted, outcome
@@ -214,3 +216,19 @@ def test_rows_do_not_depend_on_where_a_run_stopped():
     assert row["skipped"] == 1
     np.testing.assert_allclose(row["loss"], np.nanmean(metrics.loss.astype(float)))
     assert Interval().row()["loss"] is None
+
+
+def test_a_checkpoint_has_the_sums_of_its_steps_alone():
+    """It is written in the background, while the next steps are added."""
+    saved, metrics = [], StepMetrics(*(np.ones((1, *rest)) for rest in ((), (), (8,), (8,), ())))
+    config = DEFAULTS["moons"][1]
+    session = SimpleNamespace(
+        **{"step": 1, "_saved": 0, "config": config, "dataset": SimpleNamespace(fingerprint="")},
+        **{"_interval": Interval(), "loss": None, "state": None, "_wait": lambda checkpoints: None},
+    )
+    session._interval.add(metrics)
+    checkpoints = SimpleNamespace(save=lambda step, state, found: saved.append(found))
+    Session._save(session, checkpoints, None)
+    session._interval.add(metrics)
+    assert saved[0]["interval"]["steps"] == 1
+    assert saved[0]["interval"]["bin_sums"] == [1.0] * 8
