@@ -324,3 +324,15 @@ def test_restores_on_another_number_of_devices(tmp_path):
         )
         assert done.returncode == 0, done.stderr
         assert done.stdout.strip() == expected
+
+
+def test_the_description_is_that_of_the_call(tmp_path):
+    """It is written in the background, when the caller may have gone on with it."""
+    description = {"sums": [1.0], "nested": {"steps": 1}}
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, {"w": jnp.ones(2)}, description)
+        description["sums"].append(2.0)
+        description["nested"]["steps"] = 2
+        checkpoints.wait()
+        found = checkpoints.restore({"w": jnp.ones(2)})
+    assert found.description == {"sums": [1.0], "nested": {"steps": 1}}

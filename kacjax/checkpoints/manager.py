@@ -101,8 +101,8 @@ class Checkpoints(contextlib.AbstractContextManager):
             OSError: If this or the checkpoint before cannot be written; all others are whole.
         """
         named, args = named_leaves(state), self._args
-        contents = {"description": description, "arrays": _describe(named)}
-        json.dumps(contents)
+        # A copy, because it is written after this call has returned.
+        contents = json.loads(json.dumps({"description": description, "arrays": _describe(named)}))
         self.wait()
         steps = self.steps()
         if step in steps:
