@@ -8,7 +8,7 @@ import pytest
 
 from experiments import classifier, features
 from experiments.judging.classifier_file import load_classifier
-from kacjax.data import ImageArrays
+from kacjax.data import ImageArrays, load_mnist
 
 RNG = np.random.default_rng(0)
 
@@ -96,7 +96,7 @@ def test_absent_data_are_one_line(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(
         features.LOADERS,
         "mnist",
-        lambda split, root: features.data.load_mnist(split, root, download=False),
+        lambda split, root: load_mnist(split, root, download=False),
     )
     assert features.main(["mnist", "--data-root", str(tmp_path)]) == 2
     assert "MNIST" in capsys.readouterr().err

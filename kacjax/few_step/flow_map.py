@@ -145,6 +145,13 @@ def draw_flow_map(
 
     Raises:
         ValueError: If an argument is out of its range or of a wrong shape.
+
+    Example:
+        >>> network = kacjax.models.MLP(2, rngs=nnx.Rngs(0), width=8, depth=1, second_time=True)
+        >>> path = kacjax.kac_path()
+        >>> velocity = kacjax.Velocity(network, path)
+        >>> kacjax.few_step.draw_flow_map(velocity, path, jax.random.key(1), (5, 2), steps=2).shape
+        (5, 2)
     """
     check_count("steps", steps)
     labels = check_labels(labels, shape[0], getattr(velocity, "classes", None))
