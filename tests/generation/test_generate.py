@@ -104,7 +104,7 @@ class Scaled(eqx.Module):
         return self.scale * x
 
 
-@pytest.mark.parametrize("solver", ["euler", "rk4"])
+@pytest.mark.parametrize("solver", ["euler", pytest.param("rk4", marks=pytest.mark.slow)])
 def test_gradients_backward_and_forward(solver):
     """Of a velocity's parameter, through a pytree and through a closure, against the formula."""
     x_T = jnp.sum(initial_noise(PATH, KEY, (3, 1)))

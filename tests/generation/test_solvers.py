@@ -56,7 +56,17 @@ SOLVERS = {
     "Kvaerno3": diffrax.Kvaerno3(),
     "ImplicitEuler": diffrax.ImplicitEuler(),
 }
-SLOW = ("euler", "midpoint", "dopri5", "dopri8", "Ralston", "ImplicitEuler")
+SLOW = (
+    "euler",
+    "midpoint",
+    "rk4",
+    "tsit5",
+    "dopri5",
+    "dopri8",
+    "Bosh3",
+    "Ralston",
+    "ImplicitEuler",
+)
 
 
 @pytest.mark.parametrize(

@@ -181,7 +181,9 @@ def test_linear_velocity_of_every_positive_time(process):
         process.linear_velocity(0.0)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+@pytest.mark.parametrize(
+    "dtype", ["float32", pytest.param("float64", marks=pytest.mark.slow), "bfloat16"]
+)
 @pytest.mark.parametrize(
     "process", [UniformProcess(), WienerProcess(0.7), KacProcess(), PowerProcess(2.0)]
 )
@@ -337,7 +339,7 @@ def test_calls_are_compiled_once():
     assert compiled == []
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.slow)])
 def test_second_derivative_of_the_quantile_in_the_tail(dtype):
     """0 on an atom and of a uniform law, infinite where it overflows: never NaN."""
     with jax.enable_x64(dtype == "float64"):
