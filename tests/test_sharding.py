@@ -117,7 +117,8 @@ def test_a_mesh_uses_all_devices():
 def test_what_jax_finds_decides(monkeypatch):
     calls, found = [], [ValueError("coordinator_address should be defined.")]
 
-    def initialize(*given):
+    def initialize(*given, initialization_timeout):
+        assert initialization_timeout == 300
         calls.append(given)
         if not given and found:
             raise found.pop()
