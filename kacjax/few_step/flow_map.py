@@ -106,7 +106,7 @@ class FlowMapLoss(Objective):
         return Draw(t, tau, until, u, jax.lax.stop_gradient(target), labels)
 
     def errors(self, velocity: Any, draw: Draw, key: Key | None, path: Any) -> Array:
-        """The squared error of the slope at each point, times `rho`; for `meanflow` over itself."""
+        """The squared error of the slope at each point, times `rho`."""
         coordinates, (_, tau, until, u, target, labels) = _straight(path), draw
         rho, end = coordinates.rho(tau), coordinates.rho(until)
         average = lambda until: _average(coordinates, velocity, u, tau, until, labels, key)  # noqa: E731
@@ -116,10 +116,8 @@ class FlowMapLoss(Objective):
             slope, rho = slope + _rows(end - rho, u) * change, end
         else:
             slope = average(until)
-        error = jnp.mean(jnp.square(slope - target).reshape(len(u), -1), axis=-1)
-        if self.kind == "meanflow":  # Its target has outliers, which this weight holds down.
-            return error / jax.lax.stop_gradient(error + 1e-3)
-        return rho.astype(error.dtype) * error
+        error = jnp.square(slope - target).reshape(len(u), -1)
+        return rho.astype(error.dtype) * jnp.mean(error, axis=-1)
 
 
 def draw_flow_map(
