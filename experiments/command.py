@@ -189,6 +189,11 @@ def _flatten(box: str) -> str:
     return " ".join(sentences)
 
 
+def optional(metavar: str, default: str) -> Any:
+    """How --help shows a flag without which something else decides."""
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {default})")
+
+
 def check_range(name: str, value: Any, low: float, high: float) -> None:
     """Raises a `UserError` unless a number lies between two."""
     if not (math.isfinite(value) and low <= value <= high):

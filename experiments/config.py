@@ -3,50 +3,22 @@
 import dataclasses
 import json
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import tyro
 from flax import nnx
 
 import kacjax
-from experiments.command import UserError, check_choice, check_count, check_range, user_errors
+from experiments.checks import check_group, flag
+from experiments.command import UserError, check_choice, optional, user_errors
 from kacjax.data import TARGETS
 from kacjax.generation import ADAPTIVE
 
 IMAGES = ("mnist", "cifar10", "images")
 DATA = ("digits", *TARGETS, "arrays", *IMAGES)
-# Beyond this, `jax.random.key` would need 64-bit integers.
-MAX_SEED = 2**31 - 1
-
-# Ranges of numbers by the name of their field; counts lie between 1 and 2^31 - 1 unless given here.
-_COUNTS: dict[str, tuple[int, int]] = {
-    "fourier": (0, 100_000),
-    "warmup": (0, MAX_SEED),
-    "seed": (0, MAX_SEED),
-    "process_id": (0, 100_000),
-    **dict.fromkeys(("width", "channels", "head_channels"), (1, 100_000)),
-    **dict.fromkeys(("depth", "blocks", "multipliers"), (1, 100)),
-    **dict.fromkeys(("image_size", "attention"), (1, 8192)),
-    **dict.fromkeys(("solver_steps", "nfe"), (1, 1_000_000)),
-}
-_RANGES = {
-    **dict.fromkeys(("a", "c", "sigma", "T"), (1e-6, 1e6)),
-    **dict.fromkeys(("grid_power", "time_power"), (0.1, 20.0)),
-    "tolerance": (1e-7, 1.0),
-    "learning_rate": (1e-12, 100.0),
-    "clip": (1e-12, 1e12),
-    "held_out": (0.001, 0.9),
-}
-_SHARES = ("ema_decay", "b2", "label_dropout", "dropout")
 
 ModelName = Literal["kac", "diffusion", "flow-matching"]
 Solver = Literal["euler", "ab2", "heun", "midpoint", "rk4", "tsit5", "dopri5", "dopri8"]
-
-
-def optional(metavar: str, default: str) -> Any:
-    """How --help shows a flag without which something else decides."""
-    return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {default})")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,11 +181,7 @@ class UNetConfig:
     """What the network predicts."""
 
     def make(self, event: tuple[int, ...], classes: int | None, T: float, seed: int) -> nnx.Module:
-        """The untrained network.
-
-        Raises:
-            ValueError: If the parts do not fit together or the images.
-        """
+        """The untrained network; a `ValueError` if its parts do not fit together or the images."""
         names = ("channels", "multipliers", "blocks", "attention", "head_channels", "dropout")
         replaced = {name: getattr(self, name) for name in names}
         sizes = {name: value for name, value in replaced.items() if value is not None}
@@ -357,54 +325,11 @@ class RunConfig:
 
     def folder(self) -> Path:
         """Where the run goes."""
-        return (self.out or Path("runs", f"{self.data}-{self.model.path}")).expanduser().resolve()
+        return self.shown_folder().resolve()
 
     def shown_folder(self) -> Path:
         """The folder as the user knows it."""
         return (self.out or Path("runs", f"{self.data}-{self.model.path}")).expanduser()
-
-
-def check_group(group: Any) -> None:
-    """Checks that every value of a group of flags is of its field's type and in its range.
-
-    Raises:
-        UserError: If one is not; values that come from a file may be anything.
-    """
-    for name, kind in get_type_hints(type(group)).items():
-        value = getattr(group, name)
-        _check_type(name, value, kind)
-        for each in value if isinstance(value, tuple) else (value,):
-            if isinstance(each, bool) or not isinstance(each, int | float):
-                continue
-            if name in _SHARES and not 0 <= each < 1:
-                raise UserError(f"{flag(name)} must lie in [0, 1), got {each}.")
-            if name in _RANGES:
-                check_range(flag(name), each, *_RANGES[name])
-            elif isinstance(each, int) and name not in _SHARES:
-                check_count(flag(name), each, *_COUNTS.get(name, (1,)))
-
-
-def _check_type(name: str, value: Any, kind: Any) -> None:
-    kinds = [each for each in get_args(kind) if each is not type(None)]
-    if isinstance(kind, UnionType):
-        if value is not None:
-            _check_type(name, value, kinds[0])
-    elif get_origin(kind) is Literal:
-        check_choice(flag(name), value, kinds)
-    elif get_origin(kind) is tuple:
-        if not isinstance(value, tuple):
-            raise UserError(f"{flag(name)} must be a list, got {value!r}.")
-        for each in value:
-            _check_type(name, each, kinds[0])
-    elif not isinstance(value, int | float if kind is float else kind) or (
-        isinstance(value, bool) and kind is not bool
-    ):
-        raise UserError(f"{flag(name)} must be of type {kind.__name__}, got {value!r}.")
-
-
-def flag(name: str) -> str:
-    """The command line's spelling of a field."""
-    return "--" + name.replace("_", "-")
 
 
 # Flags that say where something lies or what to do when, and not what the result is.

@@ -23,11 +23,12 @@ from matplotlib.figure import Figure
 
 import kacjax
 from experiments import report, runs
+from experiments.checks import MAX_SEED
 from experiments.command import check_count, check_range, parse, run, user_errors
 from experiments.compare.config import ModelsConfig, make_models
 from experiments.compare.figures import finish, style_of
 from experiments.compare.table import label
-from experiments.config import MAX_SEED, PathConfig, to_dict
+from experiments.config import PathConfig, to_dict
 from experiments.datasets.vectors import Grid2d
 from experiments.defaults import DEFAULTS
 from experiments.hosts import StopSignals

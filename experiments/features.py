@@ -22,9 +22,9 @@ from jaxtyping import UInt8
 from scipy.ndimage import gaussian_filter
 
 from experiments import report, runs
+from experiments.checks import MAX_SEED
 from experiments.classifier import Recipe, Trained, accuracy, train_classifier
-from experiments.command import check_count, parse, run, user_errors
-from experiments.config import MAX_SEED, optional
+from experiments.command import check_count, optional, parse, run, user_errors
 from experiments.datasets.pictures import LOADERS
 from experiments.judging.classifier import ImageClassifier
 from experiments.judging.classifier_file import load_classifier, save_classifier

@@ -17,8 +17,17 @@ import tyro
 
 import kacjax
 from experiments import report, runs
-from experiments.command import UserError, check_count, check_range, parse, run, user_errors
-from experiments.config import DATA, IMAGES, MAX_SEED, SamplingConfig, check_group, optional
+from experiments.checks import MAX_SEED, check_group
+from experiments.command import (
+    UserError,
+    check_count,
+    check_range,
+    optional,
+    parse,
+    run,
+    user_errors,
+)
+from experiments.config import DATA, IMAGES, SamplingConfig
 from experiments.datasets import finish, make_known
 from experiments.sampling import draw, draw_trajectory, event_of, in_turn
 from kacjax import Velocity, plots

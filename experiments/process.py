@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import tyro
 
 import kacjax
+from experiments.checks import MAX_SEED
 from experiments.command import UserError, check_count, check_range, parse, run
-from experiments.config import MAX_SEED
 from experiments.runs import write_figure
 from kacjax import plots
 

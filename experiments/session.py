@@ -12,20 +12,19 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
 from jax.sharding import Mesh
 
 import kacjax
 from experiments import hosts, runs
 from experiments.command import UserError, available_memory, one_line, user_errors
-from experiments.config import RunConfig, TrainingConfig, differences, to_dict
+from experiments.config import RunConfig, differences, to_dict
 from experiments.datasets import Dataset
 from experiments.hosts import StopSignals, tell
 from experiments.log import Clock, Interval, Log, Progress
 from kacjax import Trainer, TrainState, Velocity, sharding
 from kacjax.checkpoints import Checkpoints
-from kacjax.training import NonFiniteError, default_optimizer
+from kacjax.training import NonFiniteError, default_optimizer, learning_rate_schedule
 
 # A call of the device has at most so many steps, and should take about so many seconds: a signal
 # waits for its end.
@@ -61,8 +60,11 @@ class Session:
         self._last_saved = time.monotonic()
         self.clock, self._interval = Clock(), Interval()
         self.loss: float | None = None
-        self._rate = learning_rate(config.training)
-        seed = jax.random.key(config.training.seed)
+        training = config.training
+        self._rate = learning_rate_schedule(
+            training.steps, training.learning_rate, training.warmup, training.schedule
+        )
+        seed = jax.random.key(training.seed)
         self._data_key, self._training_key, self.sampling_key = jax.random.split(seed, 3)
         if config.network.conditional and not dataset.classes:
             raise UserError("--conditional needs classes, and these data have none.")
@@ -338,16 +340,6 @@ def check_memory(config: RunConfig, dataset: Dataset) -> None:
             f"this run needs at least {needed / 2**30:,.0f} GiB, and there are "
             f"{there / 2**30:.0f}: lower the size of the network or --batch-size."
         )
-
-
-def learning_rate(training: TrainingConfig) -> optax.Schedule:
-    """The learning rate of `kacjax.training.default_optimizer` at each step, for the log."""
-    peak, rise = training.learning_rate, min(training.warmup, training.steps // 2)
-    if training.schedule == "cosine":
-        return optax.warmup_cosine_decay_schedule(0.0, peak, rise, training.steps)
-    end = 0.0 if training.schedule == "linear" else peak
-    after = optax.linear_schedule(peak, end, training.steps - rise)
-    return optax.join_schedules([optax.linear_schedule(0.0, peak, rise), after], [rise])
 
 
 @contextlib.contextmanager

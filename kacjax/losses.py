@@ -8,6 +8,7 @@ of times: these decide only where the network spends its capacity.
 Source: Y. Lipman et al., *Flow Matching for Generative Modeling*, arXiv 2210.02747.
 """
 
+import abc
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
@@ -154,6 +155,7 @@ class Objective(eqx.Module):
     Its arrays are arguments of the compiled program, so that a teacher in it costs no compilation.
     """
 
+    @abc.abstractmethod
     def draw(
         self, velocity: Any, average: Any, key: Key, x0: Any, labels: Any, path: ProbabilityPath
     ) -> Any:
@@ -170,13 +172,12 @@ class Objective(eqx.Module):
         Returns:
             A pytree whose arrays have the batch first, with the times as its attribute `t`.
         """
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def errors(
         self, velocity: Any, draw: Any, key: Key | None, path: ProbabilityPath
     ) -> Float[Array, " batch"]:
         """The error of each datum of a draw, or of a part of it; `key` is that of dropout."""
-        raise NotImplementedError
 
 
 class FlowMatching(Objective):

@@ -21,10 +21,10 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import tyro
 
+from experiments import checks, runs
 from experiments import config as run_config
-from experiments import runs
-from experiments.command import UserError, check_choice, check_count, user_errors
-from experiments.config import PathConfig, RunConfig, TrainingConfig, optional, to_dict
+from experiments.command import UserError, check_choice, check_count, optional, user_errors
+from experiments.config import PathConfig, RunConfig, TrainingConfig, to_dict
 from experiments.defaults import DEFAULTS
 from experiments.report import digest
 from kacjax.generation import ADAPTIVE
@@ -151,14 +151,14 @@ class CompareConfig:
     def check(self) -> None:
         """Raises a `UserError` that names the first flag with an impossible value."""
         for group in (self.source, self.models, self.network, self.training, self.evaluation):
-            run_config.check_group(group)
+            checks.check_group(group)
         lists = vars(self.models) | vars(self.evaluation)
         for name in ("a", "c", "clock", "nfe", "solver"):
             if not lists[name]:
-                raise UserError(f"{run_config.flag(name)} needs at least one value.")
+                raise UserError(f"{checks.flag(name)} needs at least one value.")
         check_count("--seeds", self.seeds, 1, 1000)
         last = self.training.seed + self.seeds - 1
-        check_count("--seed plus --seeds", last, 0, run_config.MAX_SEED)
+        check_count("--seed plus --seeds", last, 0, checks.MAX_SEED)
         if 1 not in self.checkpoints or not all(0 < each <= 1 for each in self.checkpoints):
             shown = " ".join(f"{each:g}" for each in self.checkpoints)
             raise UserError(f"--checkpoints must lie in (0, 1] and hold 1, got {shown}.")

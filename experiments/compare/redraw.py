@@ -14,9 +14,8 @@ from typing import Annotated
 import tyro
 
 from experiments import runs
-from experiments.command import check_choice, parse, run, user_errors
+from experiments.command import check_choice, optional, parse, run, user_errors
 from experiments.compare import report
-from experiments.config import optional
 from experiments.datasets import headlines_of
 from experiments.report import files
 

@@ -84,7 +84,7 @@ class Distillation(Objective):
     def draw(self, velocity: Any, average: Any, key: Key, x0: Any, labels: Any, path: Any) -> Draw:
         """Noised data, and where the teacher carries them."""
         del velocity, average
-        coordinates, x0 = _straight(path), as_data(x0)
+        coordinates, x0 = straight(path), as_data(x0)
         shift_key, noise_key = jax.random.split(key)
         count = self.steps * self.substeps
         taus = coordinates.grid(path.T, 0.0, count, self.grid_power).astype(x0.dtype)
@@ -102,20 +102,20 @@ class Distillation(Objective):
             slope = coordinates.slope(tau, u, labels, self.teacher)
             some = (i > 0) & (after > 0) & (self.solver == "ab2")
             weight = jnp.where(some, step / (2 * jnp.where(i > 0, before, 1)), 0)
-            change = slope + _rows(weight, u) * (slope - last)
-            return u + _rows(step, u) * change, slope, step
+            change = slope + rows(weight, u) * (slope - last)
+            return u + rows(step, u) * change, slope, step
 
         carry = start, jnp.zeros_like(start), jnp.ones_like(tau)
         end = jax.lax.fori_loop(0, self.substeps, move, carry)[0]
         length = coordinates.rho(tau) - coordinates.rho(taus[first + self.substeps])
-        return Draw(t, tau, start, (start - end) / _rows(length, start), labels)
+        return Draw(t, tau, start, (start - end) / rows(length, start), labels)
 
     def errors(self, velocity: Any, draw: Draw, key: Key | None, path: Any) -> Array:
         """The squared error of the student's slope at each point, in units of the datum."""
-        coordinates = _straight(path)
+        coordinates = straight(path)
         call = velocity if key is None else lambda *arguments: velocity(*arguments, key=key)
         slope = coordinates.slope(draw.tau, draw.u, draw.labels, call)
-        error = _rows(coordinates.rho(draw.tau), draw.u) * (slope - draw.slope)
+        error = rows(coordinates.rho(draw.tau), draw.u) * (slope - draw.slope)
         return jnp.mean(jnp.square(error).reshape(len(error), -1), axis=-1)
 
 
@@ -233,10 +233,11 @@ def distill(
     return DistillResult(student, ladder[-1], stages, np.stack(losses), evaluations)
 
 
-def _straight(path: Any) -> Coordinates:
+def straight(path: Any) -> Coordinates:
+    """The straight coordinates of a path; an error where it has none."""
     return make_coordinates(path, "straight")
 
 
-def _rows(values: Array, points: Array) -> Array:
+def rows(values: Array, points: Array) -> Array:
     """One number for each point, to be multiplied with it."""
     return values.reshape(values.shape + (1,) * (points.ndim - values.ndim)).astype(points.dtype)

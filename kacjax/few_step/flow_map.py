@@ -24,7 +24,7 @@ from jaxtyping import Array, Float
 
 from kacjax._typing import Key, Shape
 from kacjax._validation import check_choice, check_count, check_labels
-from kacjax.few_step.distillation import _rows, _straight
+from kacjax.few_step.distillation import rows, straight
 from kacjax.generation.generate import initial_noise
 from kacjax.losses import Objective, Points, as_data, sample_times
 
@@ -76,7 +76,7 @@ class FlowMapLoss(Objective):
 
     def draw(self, velocity: Any, average: Any, key: Key, x0: Any, labels: Any, path: Any) -> Draw:
         """Points with what their slopes are to be."""
-        coordinates, x0 = _straight(path), as_data(x0)
+        coordinates, x0 = straight(path), as_data(x0)
         time_key, noise_key, until_key, which_key = jax.random.split(key, 4)
         t = sample_times(time_key, path, len(x0), self.time_power).astype(x0.dtype)
         tau = coordinates.solver_time(t)
@@ -89,11 +89,11 @@ class FlowMapLoss(Objective):
         u = coordinates.scaled(tau, point.x_t, -1)
         known = coordinates.slope(tau, u, None, lambda t, x: point.velocity)
         if self.kind == "lsd":
-            end = u + _rows(coordinates.rho(until) - rho, u) * _average(
+            end = u + rows(coordinates.rho(until) - rho, u) * _average(
                 coordinates, velocity, u, tau, until, labels
             )
             learned = _average(coordinates, average, end, until, until, labels)
-            target = jnp.where(_rows(equal, u) > 0, known, learned)
+            target = jnp.where(rows(equal, u) > 0, known, learned)
         else:
             # Along the conditional slope; the derivative in tau becomes one in rho.
             rate = _rate(coordinates.rho, tau)
@@ -102,18 +102,18 @@ class FlowMapLoss(Objective):
                 (u, tau),
                 (known, 1 / rate),
             )
-            target = known - _rows(rho - coordinates.rho(until), u) * change
+            target = known - rows(rho - coordinates.rho(until), u) * change
         return Draw(t, tau, until, u, jax.lax.stop_gradient(target), labels)
 
     def errors(self, velocity: Any, draw: Draw, key: Key | None, path: Any) -> Array:
         """The squared error of the slope at each point, times `rho`."""
-        coordinates, (_, tau, until, u, target, labels) = _straight(path), draw
+        coordinates, (_, tau, until, u, target, labels) = straight(path), draw
         rho, end = coordinates.rho(tau), coordinates.rho(until)
         average = lambda until: _average(coordinates, velocity, u, tau, until, labels, key)  # noqa: E731
         if self.kind == "lsd":
             rate = _rate(coordinates.rho, until)
             slope, change = jax.jvp(average, (until,), (1 / rate,))
-            slope, rho = slope + _rows(end - rho, u) * change, end
+            slope, rho = slope + rows(end - rho, u) * change, end
         else:
             slope = average(until)
         error = jnp.square(slope - target).reshape(len(u), -1)
@@ -155,7 +155,7 @@ def draw_flow_map(
     """
     check_count("steps", steps)
     labels = check_labels(labels, shape[0], getattr(velocity, "classes", None))
-    coordinates, x = _straight(path), initial_noise(path, key, shape)
+    coordinates, x = straight(path), initial_noise(path, key, shape)
     taus = coordinates.grid(path.T, 0.0, steps, grid_power).astype(x.dtype)
 
     @eqx.filter_jit
@@ -164,7 +164,7 @@ def draw_flow_map(
         to = jnp.zeros_like(until) if renoise else until
         u = coordinates.scaled(tau, x, -1)
         slope = _average(coordinates, velocity, u, tau, to, labels)
-        u = u + _rows(coordinates.rho(to) - coordinates.rho(tau), u) * slope
+        u = u + rows(coordinates.rho(to) - coordinates.rho(tau), u) * slope
         x = coordinates.scaled(to, u, 1)
         if not renoise:
             return x

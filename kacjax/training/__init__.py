@@ -1,6 +1,12 @@
 """Training: one pure step, many of them per call, for every path, network and set of devices."""
 
-from kacjax.training.step import NonFiniteError, StepMetrics, TrainState, default_optimizer
+from kacjax.training.step import (
+    NonFiniteError,
+    StepMetrics,
+    TrainState,
+    default_optimizer,
+    learning_rate_schedule,
+)
 from kacjax.training.trainer import FitResult, Trainer, fit
 
 __all__ = [
@@ -11,4 +17,5 @@ __all__ = [
     "Trainer",
     "default_optimizer",
     "fit",
+    "learning_rate_schedule",
 ]

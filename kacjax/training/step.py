@@ -101,6 +101,25 @@ def join_metrics(parts: Sequence[StepMetrics]) -> StepMetrics:
     return jax.tree.map(lambda *rows: np.concatenate(rows), *parts)
 
 
+def learning_rate_schedule(
+    steps: int, learning_rate: float = 1e-3, warmup: int = 500, schedule: str = "cosine"
+) -> optax.Schedule:
+    """The learning rate of `default_optimizer` at each step; arguments and errors are its.
+
+    Example:
+        >>> rate = kacjax.training.learning_rate_schedule(1000, learning_rate=1.0, warmup=100)
+        >>> [round(float(rate(step)), 2) for step in (0, 50, 100, 1000)]
+        [0.0, 0.5, 1.0, 0.0]
+    """
+    check_count("steps", steps)
+    check_count("warmup", warmup, 0)
+    check_positive("learning_rate", learning_rate)
+    check_choice("schedule", schedule, SCHEDULES)
+    peak, rise = float(learning_rate), min(int(warmup), steps // 2)
+    after = SCHEDULES[schedule](peak, int(steps) - rise)
+    return optax.join_schedules([optax.linear_schedule(0.0, peak, rise), after], [rise])
+
+
 def default_optimizer(
     steps: int,
     learning_rate: float = 1e-3,
@@ -127,21 +146,17 @@ def default_optimizer(
         >>> optimizer is kacjax.training.default_optimizer(1000, learning_rate=2e-4)
         True
     """
-    check_count("steps", steps)
-    check_count("warmup", warmup, 0)
-    check_positive("learning_rate", learning_rate)
+    learning_rate_schedule(steps, learning_rate, warmup, schedule)  # For its errors.
     check_positive("clip", clip)
-    check_choice("schedule", schedule, SCHEDULES)
     if not 0 <= b2 < 1:
         raise ValueError(f"b2 must lie in [0, 1), got {b2}.")
-    numbers = float(learning_rate), min(int(warmup), steps // 2), float(clip), float(b2)
-    return _adam(int(steps), schedule, *numbers)
+    numbers = float(learning_rate), min(int(warmup), steps // 2), schedule
+    return _adam(float(clip), float(b2), int(steps), *numbers)
 
 
 @functools.lru_cache(maxsize=64)
-def _adam(steps: int, schedule: str, peak: float, rise: int, clip: float, b2: float) -> Any:
-    after = SCHEDULES[schedule](peak, steps - rise)
-    rate = optax.join_schedules([optax.linear_schedule(0.0, peak, rise), after], [rise])
+def _adam(clip: float, b2: float, *rate_of: Any) -> optax.GradientTransformation:
+    rate = learning_rate_schedule(*rate_of)
     return optax.chain(optax.clip_by_global_norm(clip), optax.adam(rate, b2=b2))
 
 

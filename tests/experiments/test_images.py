@@ -12,12 +12,16 @@ import pytest
 from PIL import Image
 
 from experiments import gallery, generate, train
-from experiments.config import TrainingConfig
 from experiments.defaults import DEFAULTS
 from experiments.log import Interval
-from experiments.session import Session, learning_rate
+from experiments.session import Session
 from kacjax.export import load_notes
-from kacjax.training import NonFiniteError, StepMetrics, default_optimizer
+from kacjax.training import (
+    NonFiniteError,
+    StepMetrics,
+    default_optimizer,
+    learning_rate_schedule,
+)
 from tests.experiments.small_runs import arguments, at_step, fails, interrupted, outcome
 
 
@@ -187,9 +191,8 @@ def test_wrong_flags(flags, words, images, tmp_path, capsys):
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine", "linear"])
 def test_the_learning_rate_of_the_log_is_that_of_training(schedule):
-    training = TrainingConfig(steps=10, warmup=4, schedule=schedule, learning_rate=0.25)
     optimizer = default_optimizer(10, 0.25, 4, schedule=schedule)
-    state, rate = optimizer.init(jnp.zeros(())), learning_rate(training)
+    state, rate = optimizer.init(jnp.zeros(())), learning_rate_schedule(10, 0.25, 4, schedule)
     for step in range(10):
         # Of a constant gradient Adam makes the rate itself.
         update, state = optimizer.update(jnp.ones(()), state)

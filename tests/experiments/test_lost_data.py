@@ -303,8 +303,7 @@ def test_overwrite_replaces_a_run_and_keeps_other_files(tmp_path):
         (out / "checkpoints" / "3").mkdir(parents=True)
     (out / "notes.txt").write_text("mine")
     with runs.open_run(out, _with(second, overwrite=True)):
-        pass
-    assert runs.load_config(out).data == "grid2d"
+        assert runs.load_config(out).data == "grid2d"
     names = {path.name for path in out.iterdir()}
     assert names - {".lock"} == {"config.json", "notes.txt"}
     assert (out / "notes.txt").read_text() == "mine"

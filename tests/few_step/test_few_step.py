@@ -48,7 +48,7 @@ def test_the_target_is_the_average_slope_of_a_known_flow(path):
     found = []
     for substeps in (32, 64, 128):
         _, draw = draw_of(path, velocity, steps=2, substeps=substeps)
-        taus = few_step.distillation._straight(path).grid(path.T, 0.0, 2 * substeps, 2.0)
+        taus = few_step.distillation.straight(path).grid(path.T, 0.0, 2 * substeps, 2.0)
         ends = {float(t): (path.coefficients(t)) for t in np.unique(np.asarray(draw.t))}
         middle = path.coefficients(path.T * taus[substeps] ** 2)
         later = {max(ends): middle, min(ends): None}
