@@ -12,6 +12,7 @@ from experiments.command import check_choice, run
 
 COMMANDS = {
     "train": "train a model on a data set, generate, and judge the samples",
+    "distill": "train students that draw in a few steps from a run",
     "generate": "draw samples from a run or from a velocity's file",
     "compare": "train and judge Kac, diffusion and flow matching alike",
     "compare.redraw": "make tables and curves of a comparison again",

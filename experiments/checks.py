@@ -1,6 +1,5 @@
 """Checks of the values of flags, by the names and types of their fields."""
 
-from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from experiments.command import UserError, check_choice, check_count, check_range
@@ -17,7 +16,9 @@ _COUNTS: dict[str, tuple[int, int]] = {
     **dict.fromkeys(("width", "channels", "head_channels"), (1, 100_000)),
     **dict.fromkeys(("depth", "blocks", "multipliers"), (1, 100)),
     **dict.fromkeys(("image_size", "attention"), (1, 8192)),
-    **dict.fromkeys(("solver_steps", "nfe"), (1, 1_000_000)),
+    **dict.fromkeys(
+        ("solver_steps", "student_steps", "students", "teacher_steps", "nfe"), (1, 1_000_000)
+    ),
 }
 _RANGES = {
     **dict.fromkeys(("a", "c", "sigma", "T"), (1e-6, 1e6)),
@@ -26,6 +27,7 @@ _RANGES = {
     "learning_rate": (1e-12, 100.0),
     "clip": (1e-12, 1e12),
     "held_out": (0.001, 0.9),
+    "guidance": (0.0, 1000.0),
 }
 _SHARES = ("ema_decay", "b2", "label_dropout", "dropout")
 
@@ -52,7 +54,7 @@ def check_group(group: Any) -> None:
 
 def _check_type(name: str, value: Any, kind: Any) -> None:
     kinds = [each for each in get_args(kind) if each is not type(None)]
-    if isinstance(kind, UnionType):
+    if type(None) in get_args(kind):
         if value is not None:
             _check_type(name, value, kinds[0])
     elif get_origin(kind) is Literal:

@@ -18,6 +18,7 @@ IMAGES = ("mnist", "cifar10", "images")
 DATA = ("digits", *TARGETS, "arrays", *IMAGES)
 
 ModelName = Literal["kac", "diffusion", "flow-matching"]
+Objective = Literal["flow", "lsd", "meanflow"]
 Solver = Literal["euler", "ab2", "heun", "midpoint", "rk4", "tsit5", "dopri5", "dopri8"]
 
 
@@ -141,11 +142,11 @@ class MLPConfig:
     prediction: Literal["x0", "velocity"] = "x0"
     """What the network predicts."""
 
-    def make(self, event: tuple[int, ...], classes: int | None, T: float, seed: int) -> nnx.Module:
-        """The untrained network."""
+    def make(self, event: tuple[int, ...], seed: int, **options: Any) -> nnx.Module:
+        """The untrained network; options are `T`, `classes` and `second_time`."""
         sizes: dict[str, Any] = {"width": self.width, "depth": self.depth, "fourier": self.fourier}
         (dim,) = event
-        return kacjax.models.MLP(dim, rngs=nnx.Rngs(seed), **sizes, T=T, classes=classes)
+        return kacjax.models.MLP(dim, rngs=nnx.Rngs(seed), **sizes, **options)
 
 
 _OF_SIZE = "of the size"
@@ -180,12 +181,12 @@ class UNetConfig:
     prediction: Literal["x0", "velocity"] = "velocity"
     """What the network predicts."""
 
-    def make(self, event: tuple[int, ...], classes: int | None, T: float, seed: int) -> nnx.Module:
+    def make(self, event: tuple[int, ...], seed: int, **options: Any) -> nnx.Module:
         """The untrained network; a `ValueError` if its parts do not fit together or the images."""
         names = ("channels", "multipliers", "blocks", "attention", "head_channels", "dropout")
         replaced = {name: getattr(self, name) for name in names}
         sizes = {name: value for name, value in replaced.items() if value is not None}
-        options = {**kacjax.models.unet_size(self.size), **sizes, "classes": classes, "T": T}
+        options |= {**kacjax.models.unet_size(self.size), **sizes}
         return kacjax.models.UNet(
             event, rngs=nnx.Rngs(seed), dtype=self.dtype, remat=self.remat, **options
         )
@@ -216,6 +217,8 @@ class TrainingConfig:
     """Decay of the averaged weights."""
     time_power: float = 2.0
     """Times are T u^power: 1 even, 2 near the data."""
+    objective: Objective = "flow"
+    """What is learned: the velocity, or a map for few steps (self-distilled, or mean flows)."""
     accumulate: int = 1
     """Micro-batches to a step, for less memory."""
     on_nonfinite: Literal["stop", "skip"] = "stop"
@@ -230,9 +233,9 @@ class SamplingConfig:
 
     num_samples: int = 5000
     """Samples to generate."""
-    solver: Solver = "ab2"
+    solver: Annotated[Solver | None, optional("NAME", "ab2; euler for few steps")] = None
     """Solver of the ODE."""
-    solver_steps: int = 50
+    solver_steps: Annotated[int | None, optional("INT", "50; a student's own, a map's 4")] = None
     """Its steps, unless it is adaptive; one evaluation each with ab2 and euler."""
     tolerance: float = 1e-3
     """Relative and absolute tolerance, if it is adaptive."""
@@ -242,6 +245,12 @@ class SamplingConfig:
     """Steps go like (1 - k / n)^power: 1 even, 2 short near the data."""
     chunk_size: Annotated[int | None, optional("INT", "256 images, all vectors")] = None
     """Samples to generate together."""
+
+    def filled(self, **own: Any) -> "SamplingConfig":
+        """These flags with what a velocity is made for, or the defaults, where one is missing."""
+        known = {"solver": "ab2", "solver_steps": 50, **own}
+        missing = {name: value for name, value in known.items() if getattr(self, name) is None}
+        return dataclasses.replace(self, **missing)
 
     def options(self) -> dict[str, Any]:
         """The keywords of `kacjax.generate` and `kacjax.trajectory` that say how to solve."""
@@ -283,6 +292,26 @@ class DeviceConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class StudentConfig:
+    """What a student learns; `experiments.distill` sets it."""
+
+    teacher: Path
+    """The teacher's velocity.safetensors."""
+    student_steps: int
+    """Steps of the student."""
+    substeps: int
+    """Steps of the teacher in each of them."""
+    teacher_solver: Literal["ab2", "euler"] = "ab2"
+    """Its solver."""
+    guidance: float = 1.0
+    """Its guidance."""
+
+    def sampling(self) -> dict[str, Any]:
+        """What the student is drawn with."""
+        return {"solver": "euler", "solver_steps": self.student_steps}
+
+
+@dataclasses.dataclass(frozen=True)
 class RunConfig:
     """A training run."""
 
@@ -294,6 +323,7 @@ class RunConfig:
     sampling: SamplingConfig = SamplingConfig()
     record: RecordConfig = RecordConfig()
     devices: DeviceConfig = DeviceConfig()
+    student: Annotated[StudentConfig | None, tyro.conf.Suppress] = None
     out: Annotated[Path | None, optional("DIR", "runs/DATA-PATH")] = None
     """Folder of the run."""
     resume: bool = False
@@ -312,7 +342,7 @@ class RunConfig:
         """
         check_choice("data", self.data, DATA)
         groups = (self.source, self.model, self.network, self.training, self.sampling)
-        for group in (*groups, self.record, self.devices):
+        for group in (*groups, self.record, self.devices, *filter(None, [self.student])):
             check_group(group)
         sides = getattr(self.source, "image_size", (1,))
         if len(sides) not in (1, 2):
@@ -367,7 +397,10 @@ def from_dict(values: dict[str, Any], defaults: RunConfig) -> RunConfig:
             elif key == "image_size" and isinstance(value, int):  # Of earlier runs.
                 found[key] = (value,)
         groups[name] = dataclasses.replace(default, **found)
-    config = dataclasses.replace(defaults, **groups)
+    student = values.get("student")
+    if student is not None:
+        student = StudentConfig(**{**student, "teacher": Path(student["teacher"])})
+    config = dataclasses.replace(defaults, **groups, student=student)
     config.check()
     config.model.make()
     return config
@@ -391,9 +424,10 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 def _flat(values: dict[str, Any]) -> dict[str, Any]:
     flags = {"data set": values.get("data")}
-    for name in _GROUPS:
-        flags |= {flag(key): each for key, each in values.get(name, {}).items()}
+    for name in (*_GROUPS, "student"):
+        found = (values.get(name) or {}).items()
+        flags |= {flag(key): each for key, each in found}
     if isinstance(side := flags.get("--image-size"), int):  # Of earlier runs.
         flags["--image-size"] = [side]
-    # Of a folder of images or a file only the content counts, which is compared elsewhere.
-    return {name: value for name, value in flags.items() if name != "--data"}
+    # Of a folder, a file or a teacher only the content counts, which is compared elsewhere.
+    return {name: each for name, each in flags.items() if name not in ("--data", "--teacher")}

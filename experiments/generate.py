@@ -29,7 +29,7 @@ from experiments.command import (
 )
 from experiments.config import DATA, IMAGES, SamplingConfig
 from experiments.datasets import finish, make_known
-from experiments.sampling import draw, draw_trajectory, event_of, in_turn
+from experiments.sampling import as_drawn, draw, draw_trajectory, event_of, in_turn
 from kacjax import Velocity, plots
 from kacjax.data import DIGITS_SIDE
 from kacjax.export import load_notes
@@ -81,15 +81,16 @@ def generate(config: GenerateConfig) -> None:
         file.with_name(f".{file.name}.probe").unlink()
     velocity, notes = load(config.run)
     event, num = event_of(velocity), config.sampling.num_samples
-    function, labels = _classes(config, velocity, notes)
+    drawn, sampling = as_drawn(velocity, config.sampling, notes.get("sampling", {}))
+    function, labels = _classes(config, drawn, notes)
     key, start = jax.random.key(config.seed), time.perf_counter()
-    samples, nfe = draw(function, key, num, event, config.sampling, labels, progress=True)
+    samples, nfe = draw(function, key, num, event, sampling, labels, progress=True)
     seconds, samples = time.perf_counter() - start, finish(notes, samples)
     runs.write_array(config.out, samples)
     if config.gif is not None:
         shown = min(num, _ANIMATED)
         first = None if labels is None else labels[:shown]
-        way, times = draw_trajectory(function, key, shown, event, config.sampling, first)
+        way, times = draw_trajectory(function, key, shown, event, sampling, first)
         side = DIGITS_SIDE if notes.get("data") == "digits" else None
         with runs.atomic(config.gif) as temporary, user_errors(ValueError, saying="--gif: "):
             plots.trajectory_gif(temporary, np.asarray(way), np.asarray(times), side=side)
@@ -111,13 +112,14 @@ def load(source: Path) -> tuple[Velocity, dict[str, Any]]:
         raise UserError(f"{source} has no network yet: train {config.data} on with --resume.")
     with user_errors(ValueError, OSError):
         velocity, notes = kacjax.load_velocity(source), load_notes(source)
-    damages = (KeyError, TypeError, ValueError)
+    damages = (AttributeError, KeyError, TypeError, ValueError, UserError)
     with user_errors(*damages, saying=f"the notes in {source} are damaged: "):
         finish(notes, np.zeros((1, *event_of(velocity)), np.float32))
+        check_group(SamplingConfig().filled(**notes.get("sampling", {})))
         return velocity, {**notes, "classes": [str(name) for name in notes.get("classes", [])]}
 
 
-def _classes(config: GenerateConfig, velocity: Velocity, notes: dict[str, Any]) -> tuple[Any, Any]:
+def _classes(config: GenerateConfig, velocity: Any, notes: dict[str, Any]) -> tuple[Any, Any]:
     """The velocity, guided if asked for, and the samples' labels."""
     interval, count = config.guidance_interval, velocity.classes
     if not count:

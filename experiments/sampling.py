@@ -1,6 +1,6 @@
 """A trained velocity of a run, and generation with it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import kacjax
 from experiments import runs
 from experiments.command import UserError, available_memory, user_errors
 from experiments.config import SamplingConfig
-from kacjax import Velocity, sharding
+from kacjax import Velocity, few_step, sharding
 from kacjax.diagnostics import field_statistics
 
 # Images that are generated together, unless flags say otherwise.
@@ -39,6 +39,26 @@ def event_of(velocity: Velocity) -> tuple[int, ...]:
     """The shape of what the network of a run takes."""
     about = velocity.network.config
     return tuple(about["shape"]) if "shape" in about else (about["dim"],)
+
+
+def as_drawn(
+    velocity: Velocity, sampling: SamplingConfig, own: Mapping[str, Any]
+) -> tuple[Any, SamplingConfig]:
+    """A velocity, a flow map by its steps, and how to draw from it; `own` says so of a student.
+
+    Raises:
+        UserError: If a flow map is to be drawn by another solver.
+    """
+    if not getattr(velocity.network, "config", {}).get("second_time"):
+        return velocity, sampling.filled(**own)
+    way = sampling.filled(solver="euler", solver_steps=4)
+    if (way.solver, way.coordinates) != ("euler", "straight"):
+        raise UserError(
+            "a flow map is drawn by --solver euler in --coordinates straight; "
+            f"got {way.solver} and {way.coordinates}."
+        )
+    steps = way.solver_steps, way.grid_power
+    return few_step.stepwise(velocity, velocity.path, *steps), way
 
 
 def check_samples(num: int, event: Sequence[int]) -> None:

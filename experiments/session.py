@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import time
 import warnings
 from collections.abc import Callable, Collection, Iterator
@@ -22,7 +23,7 @@ from experiments.config import RunConfig, differences, to_dict
 from experiments.datasets import Dataset
 from experiments.hosts import StopSignals, tell
 from experiments.log import Clock, Interval, Log, Progress
-from kacjax import Trainer, TrainState, Velocity, sharding
+from kacjax import Trainer, TrainState, Velocity, few_step, sharding
 from kacjax.checkpoints import Checkpoints
 from kacjax.training import NonFiniteError, default_optimizer, learning_rate_schedule
 
@@ -70,6 +71,10 @@ class Session:
             raise UserError("--conditional needs classes, and these data have none.")
         check_memory(config, dataset)
         self.trainer = make_trainer(config, dataset)
+        self._fingerprint = dataset.fingerprint
+        if config.student is not None:
+            content = hashlib.sha256(config.student.teacher.read_bytes()).hexdigest()
+            self._fingerprint += f"-{content[:16]}"
 
     def train(
         self,
@@ -139,7 +144,9 @@ class Session:
         return dataclasses.replace(velocity, network=eqx.combine(local, rest))
 
     def _start(self) -> TrainState:
-        network = make_network(self.config, self.dataset)
+        network: Any = make_network(self.config, self.dataset)
+        if self.config.student is not None:
+            network = load_teacher(self.config, self.dataset).network
         return dataclasses.replace(self.trainer, network=network).init(self._training_key)
 
     def _continue(self, checkpoints: Checkpoints, said: bool) -> TrainState | None:
@@ -170,8 +177,9 @@ class Session:
                 raise UserError(
                     f"the checkpoints in {self.folder} are of a run whose {changes[0]}."
                 )
-            if found.description["fingerprint"] != self.dataset.fingerprint:
-                raise UserError(f"these are not the data with which {self.folder} was begun.")
+            if found.description["fingerprint"] != self._fingerprint:
+                what = "the data" if self.config.student is None else "the data and the teacher"
+                raise UserError(f"these are not {what} with which {self.folder} was begun.")
             self._interval = Interval(found.description["interval"])
             self.loss = found.description["loss"]
         self.step = self._saved = found.step
@@ -246,7 +254,7 @@ class Session:
             log.sync()
         description = {
             "config": to_dict(self.config),
-            "fingerprint": self.dataset.fingerprint,
+            "fingerprint": self._fingerprint,
             # A copy, for it is written while the next steps are added.
             "interval": dict(self._interval.sums),
             "loss": self.loss,
@@ -283,6 +291,8 @@ def make_trainer(config: RunConfig, dataset: Dataset) -> Trainer:
             ema_decay=training.ema_decay,
             time_power=training.time_power,
             prediction=network.prediction,
+            objective=make_objective(config, dataset),
+            classes=len(dataset.classes) if network.conditional else None,
             label_dropout=network.label_dropout if network.conditional else 0.0,
             flip=getattr(config.source, "flip", False),
             accumulate=training.accumulate,
@@ -304,9 +314,47 @@ def make_network(config: RunConfig, dataset: Dataset) -> nnx.Module:
     Raises:
         ValueError: If it does not fit the data.
     """
-    classes = len(dataset.classes) if config.network.conditional else None
-    T = float(config.model.make().T)
-    return config.network.make(dataset.event, classes, T, config.training.seed)
+    options: dict[str, Any] = {"T": float(config.model.make().T)}
+    options["classes"] = len(dataset.classes) if config.network.conditional else None
+    if config.training.objective != "flow":
+        options["second_time"] = True
+    return config.network.make(dataset.event, config.training.seed, **options)
+
+
+def make_objective(config: RunConfig, dataset: Dataset) -> Any:
+    """What a run minimizes, None for flow matching.
+
+    Raises:
+        UserError: If the teacher is missing, damaged, or of other data or another path.
+    """
+    student, kind = config.student, config.training.objective
+    if student is None:
+        return None if kind == "flow" else few_step.FlowMapLoss(kind)
+    teacher = load_teacher(config, dataset)
+    if student.guidance != 1:
+        if teacher.classes is None:
+            raise UserError("--guidance needs a teacher that has learned classes.")
+        teacher = kacjax.guided(teacher, student.guidance, teacher.classes)
+    steps = student.student_steps, student.substeps
+    return few_step.Distillation(teacher, *steps, student.teacher_solver)
+
+
+def load_teacher(config: RunConfig, dataset: Dataset) -> Velocity:
+    """The velocity that a student learns from, and begins with."""
+    file = config.student.teacher
+    with user_errors(ValueError, OSError, saying="the teacher: "):
+        teacher = kacjax.load_velocity(file)
+    blank, own = make_network(config, dataset), teacher.network.config
+    if own != blank.config:
+        differing = [name for name in blank.config if own.get(name) != blank.config[name]]
+        name = differing[0] if differing else "kind"
+        was, asked = own.get(name), blank.config.get(name)
+        raise UserError(f"the teacher {file} has a network of {name} {was}, not {asked}.")
+    path = config.model.make()
+    (leaves, kind), (others, asked) = jax.tree.flatten(teacher.path), jax.tree.flatten(path)
+    if kind != asked or not np.allclose(leaves, others, rtol=1e-6, atol=0):
+        raise UserError(f"the teacher {file} has another path, {teacher.path}, not {path}.")
+    return teacher
 
 
 def parameters_of(config: RunConfig, dataset: Dataset) -> int:

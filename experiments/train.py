@@ -21,11 +21,18 @@ import numpy as np
 
 from experiments import hosts, report, runs
 from experiments.command import STOPPED, parse, run, user_errors
-from experiments.config import RunConfig, to_dict
+from experiments.config import RunConfig, SamplingConfig, to_dict
 from experiments.datasets import make_dataset
 from experiments.defaults import DEFAULTS
 from experiments.hosts import StopSignals, tell
-from experiments.sampling import check_samples, draw, draw_trajectory, in_turn, save_velocity
+from experiments.sampling import (
+    as_drawn,
+    check_samples,
+    draw,
+    draw_trajectory,
+    in_turn,
+    save_velocity,
+)
 from experiments.session import Session, memory_of, parameters_of
 from kacjax import sharding
 
@@ -121,10 +128,10 @@ def finish(session: Session) -> None:
     runs.write_array(folder / runs.SAMPLES, samples)
     for name, figure in dataset.figures({config.model.path: samples}).items():
         runs.write_figure(folder / name, figure)
+    function, sampling = _drawn(session, velocity)
+    key, event = session.sampling_key, dataset.event
     trajectories = dataset.trajectory_figure(
-        lambda num: draw_trajectory(
-            velocity, session.sampling_key, num, dataset.event, config.sampling
-        )[0]
+        lambda num: draw_trajectory(function, key, num, event, sampling)[0]
     )
     if trajectories is not None:
         runs.write_figure(folder / "trajectories.png", trajectories)
@@ -150,15 +157,23 @@ def finish(session: Session) -> None:
 
 def notes(session: Session) -> dict[str, Any]:
     """What the file of a velocity says beside the network."""
-    return {**session.dataset.notes(), "model": session.config.model.path, "step": session.step}
+    config = session.config
+    own = {} if config.student is None else {"sampling": config.student.sampling()}
+    return {**session.dataset.notes(), "model": config.model.path, "step": session.step, **own}
 
 
 def _draw(session: Session, velocity: Any, num: int) -> tuple[np.ndarray, int]:
     """Samples as the data are, of the classes in turn where there are any."""
     dataset, labels = session.dataset, in_turn(range(velocity.classes or 0), num)
-    arguments = velocity, session.sampling_key, num, dataset.event, session.config.sampling
-    samples, nfe = draw(*arguments, labels)
+    function, sampling = _drawn(session, velocity)
+    samples, nfe = draw(function, session.sampling_key, num, dataset.event, sampling, labels)
     return dataset.finish(samples), nfe
+
+
+def _drawn(session: Session, velocity: Any) -> tuple[Any, SamplingConfig]:
+    student = session.config.student
+    own = {} if student is None else student.sampling()
+    return as_drawn(velocity, session.config.sampling, own)
 
 
 def dry_run(session: Session) -> str:

@@ -59,8 +59,9 @@ def compare(config: CompareConfig) -> int:
         except Stopped:
             say("stopped; the same command goes on.")
             return STOPPED
-    own = [cell for cell in work.cells if cell.seed == first.training.seed][:_MOST_PANELS]
-    samples = {cell.model: report.load(cell, config.training.steps, samples=True) for cell in own}
+    seed = first.training.seed
+    own = [cell for cell in work.cells if cell.seed == seed][:_MOST_PANELS]
+    samples = {cell.model: report.load(cell, cell.steps[-1], samples=True) for cell in own}
     report.write(folder, dataset.figures(samples))
     print("", terminal, files(folder), sep="\n")
     return 0

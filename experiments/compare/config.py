@@ -51,6 +51,14 @@ class ModelsConfig:
     """Clocks of every model; diffusion with t2 is flow matching."""
     matched: bool = False
     """Wiener models also with sigma = c / sqrt(a)."""
+    objective: tuple[run_config.Objective, ...] = ("flow",)
+    """What is learned; the maps for few steps are models of their own."""
+    students: tuple[int, ...] = ()
+    """Steps of students of every model, falling, each taught by the one before."""
+    teacher_steps: int = 32
+    """Steps of the teacher of the first of them."""
+    student_training_steps: Annotated[int | None, optional("INT", "half of --steps")] = None
+    """Optimizer steps of each student."""
 
 
 def make_models(config: ModelsConfig) -> dict[str, PathConfig]:
@@ -153,7 +161,7 @@ class CompareConfig:
         for group in (self.source, self.models, self.network, self.training, self.evaluation):
             checks.check_group(group)
         lists = vars(self.models) | vars(self.evaluation)
-        for name in ("a", "c", "clock", "nfe", "solver"):
+        for name in ("a", "c", "clock", "nfe", "solver", "objective"):
             if not lists[name]:
                 raise UserError(f"{checks.flag(name)} needs at least one value.")
         check_count("--seeds", self.seeds, 1, 1000)
@@ -162,11 +170,17 @@ class CompareConfig:
         if 1 not in self.checkpoints or not all(0 < each <= 1 for each in self.checkpoints):
             shown = " ".join(f"{each:g}" for each in self.checkpoints)
             raise UserError(f"--checkpoints must lie in (0, 1] and hold 1, got {shown}.")
-        models = make_models(self.models)
-        for path in models.values():
+        ladder = (self.models.teacher_steps, *self.models.students)
+        if any(a % b or a == b for a, b in itertools.pairwise(ladder)):
+            shown = " ".join(map(str, self.models.students))
+            raise UserError(
+                f"--students must fall from --teacher-steps {ladder[0]}, each dividing the one "
+                f"before; got {shown}."
+            )
+        for path in make_models(self.models).values():
             path.make()
         if self.against is not None:
-            check_choice("--against", self.against, models)
+            check_choice("--against", self.against, [each.model for each in make_cells(self, "")])
         if self.network.conditional:
             raise UserError("--conditional: a comparison is of networks that know no classes.")
         if getattr(self.source, "stream", False):
@@ -187,10 +201,19 @@ class CompareConfig:
         seeds = range(self.training.seed, self.training.seed + self.seeds)
         options: dict[str, Any] = {"record": run_config.RecordConfig(keep=1), "resume": True}
         return [
-            (name, RunConfig(self.data, self.source, path, self.network, training, **options))
-            for training in (replace(self.training, seed=seed) for seed in seeds)
+            (
+                name + f"-{objective}" * (objective != "flow"),
+                RunConfig(self.data, self.source, path, self.network, training, **options),
+            )
+            for seed in seeds
             for name, path in make_models(self.models).items()
+            for objective in dict.fromkeys(self.models.objective)
+            for training in [replace(self.training, seed=seed, objective=objective)]
         ]
+
+    def student_steps(self) -> int:
+        """Optimizer steps of a student."""
+        return self.models.student_training_steps or max(1, self.training.steps // 2)
 
     def judgement(self) -> dict[str, Any]:
         """Everything that decides the judgement of a network, as JSON has it."""
@@ -209,6 +232,7 @@ class Cell(NamedTuple):
     run: RunConfig
     folder: Path
     judged: str
+    steps: list[int]
 
     def network(self, step: int) -> Path:
         """The file of the network after so many steps."""
@@ -222,22 +246,46 @@ class Cell(NamedTuple):
         """The file of the samples that are drawn."""
         return self.network(step).with_name(f"samples-{self.judged}.npy")
 
-    def is_finished(self, steps: list[int]) -> bool:
+    @property
+    def is_finished(self) -> bool:
         """Whether there is nothing left to do."""
-        return all(self.network(s).is_file() and self.judgement(s).is_file() for s in steps)
+        return all(self.network(s).is_file() and self.judgement(s).is_file() for s in self.steps)
 
 
 def make_cells(config: CompareConfig, fingerprint: str) -> list[Cell]:
-    """All cells of a comparison: seed by seed, so that an early look has every model in it."""
-    judged, cells = digest(config.judgement()), []
-    folder = config.cells.expanduser() if config.cells else config.folder() / "cells"
+    """All cells of a comparison: seed by seed, so that an early look has every model in it.
+
+    Students follow their teachers.
+    """
+    cells, ladder = [], (config.models.teacher_steps, *config.models.students)
     for model, run in config.runs():
-        values, seed = to_dict(run) | {"sampling": None}, run.training.seed
-        for group in ("source", "training"):
-            values[group] = {k: v for k, v in values[group].items() if k not in _ELSEWHERE}
-        name = f"{run.model.path}-seed{seed}-{digest({**values, 'fingerprint': fingerprint})}"
-        cells.append(Cell(model, seed, run, folder / name, judged))
+        cells.append(_make_cell(config, model, run, fingerprint))
+        if run.training.objective != "flow":
+            continue
+        solver = "ab2"
+        for above, below in itertools.pairwise(ladder):
+            training = replace(run.training, steps=config.student_steps())
+            teacher = cells[-1].network(cells[-1].steps[-1])
+            student = run_config.StudentConfig(teacher, below, above // below, solver)
+            learned = replace(run, training=training, student=student)
+            cells.append(_make_cell(config, f"{model}-student{below}", learned, fingerprint))
+            solver = "euler"
     return cells
+
+
+def _make_cell(config: CompareConfig, model: str, run: RunConfig, fingerprint: str) -> Cell:
+    values, seed, steps = to_dict(run) | {"sampling": None}, run.training.seed, config.steps()
+    for group in ("source", "training"):
+        values[group] = {k: v for k, v in values[group].items() if k not in _ELSEWHERE}
+    if run.student is None:
+        del values["student"]
+    else:
+        # The name of the teacher's cell stands for what it has learned.
+        teacher, steps = run.student.teacher, [run.training.steps]
+        values["student"]["teacher"] = [teacher.parent.parent.name, teacher.parent.name]
+    name = f"{run.model.path}-seed{seed}-{digest({**values, 'fingerprint': fingerprint})}"
+    folder = config.cells.expanduser() if config.cells else config.folder() / "cells"
+    return Cell(model, seed, run, folder / name, digest(config.judgement()), steps)
 
 
 def defaults(quick: bool = False) -> dict[str, tuple[str, CompareConfig]]:

@@ -29,19 +29,25 @@ CSV, PAIRED, MARKDOWN, RESULTS = "table.csv", "paired.csv", "table.md", "results
 
 def results_of(config: CompareConfig, cells: list[Cell], dataset: Dataset) -> dict[str, Any]:
     """What `results.json` is to hold: the models of those seeds of which all are judged."""
-    run, steps = to_dict(cells[0].run), config.steps()
-    unfinished = {cell.seed for cell in cells if not cell.is_finished(steps)}
+    run = to_dict(cells[0].run)
+    unfinished = {cell.seed for cell in cells if not cell.is_finished}
     done = [cell for cell in cells if cell.seed not in unfinished]
     return {
         **{name: run[name] for name in ("data", "source", "network", "training")},
         "models": {cell.model: dataclasses.asdict(cell.run.model) for cell in cells},
+        "students": {
+            cell.model: {"training_steps": cell.run.training.steps}
+            | {k: v for k, v in vars(cell.run.student).items() if k != "teacher"}
+            for cell in cells
+            if cell.run.student is not None
+        },
         "evaluation": config.judgement(),
         "seeds": list(dict.fromkeys(cell.seed for cell in cells)),
-        "steps": steps,
+        "steps": config.steps(),
         "against": config.against,
         "real data": dataset.reference(config.evaluation.num_samples),
         **surroundings(),
-        "judgements": [load(cell, step) for cell in done for step in steps],
+        "judgements": [load(cell, step) for cell in done for step in cell.steps],
     }
 
 
@@ -73,8 +79,9 @@ def render(results: Mapping[str, Any], headlines: table.Headlines) -> tuple[File
         markdown += "\n" + table.pairs_to_markdown(pairs, headlines, baseline)
         terminal += f"\n\n{table.pairs_to_terminal(pairs, headlines[0], baseline)}\n"
     fields: dict[str, list[Any]] = {model: [] for model in models}
+    last = table.last_steps(entries)
     for judgement in judgements:
-        if judgement["step"] == shown[0].step:
+        if judgement["step"] == last[judgement["model"]]:
             fields[judgement["model"]].append(judgement["field"])
     on_the_way = [entry for entry in entries if entry.sampler == sampler]
     by_step = [

@@ -78,12 +78,20 @@ def make_entries(judgements: Iterable[Mapping[str, Any]]) -> list[Entry]:
 
 def best_entries(entries: Sequence[Entry], headline: Headline) -> list[Entry]:
     """Of the fully trained networks, the best line of each model and cost by one figure, by cost."""
-    last, best = max(entry.step for entry in entries), {}
-    for entry in (entry for entry in entries if entry.step == last):
+    last, best = last_steps(entries), {}
+    for entry in (entry for entry in entries if entry.step == last[entry.model]):
         key = entry.model, entry.sampler.cost
         if key not in best or _badness(entry, headline) < _badness(best[key], headline):
             best[key] = entry
     return sorted(best.values(), key=lambda entry: (entry.sampler.adaptive, entry.sampler.nfe))
+
+
+def last_steps(entries: Iterable[Entry]) -> dict[str, int]:
+    """The steps of each model's training."""
+    last: dict[str, int] = {}
+    for entry in entries:
+        last[entry.model] = max(entry.step, last.get(entry.model, 0))
+    return last
 
 
 def _badness(entry: Entry, headline: Headline) -> float:

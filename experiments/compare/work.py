@@ -14,10 +14,10 @@ from experiments import runs
 from experiments.command import UserError, user_errors
 from experiments.compare.config import Cell, CompareConfig, Sampler, make_cells, shown_sampler
 from experiments.compare.table import NFE, SECONDS
-from experiments.config import SamplingConfig
+from experiments.config import RunConfig, SamplingConfig
 from experiments.datasets import Dataset
 from experiments.hosts import StopSignals
-from experiments.sampling import chunk_size, grid_power, measure_field, save_velocity
+from experiments.sampling import as_drawn, chunk_size, grid_power, measure_field, save_velocity
 from experiments.session import Session
 from kacjax import Velocity
 from kacjax.data import to_float
@@ -40,7 +40,7 @@ class Work:
     """All cells of a comparison, to be finished; `say` takes lines about the progress."""
 
     def __init__(self, config: CompareConfig, dataset: Dataset, say: Say, stop: StopSignals):
-        self.cells, self._steps = make_cells(config, dataset.fingerprint), config.steps()
+        self.cells = make_cells(config, dataset.fingerprint)
         self._config, self._dataset, self._log, self._stop = config.evaluation, dataset, say, stop
         self._how, self._compiled = config.judgement(), set[tuple[str, Sampler]]()
         points = dataset.training(jax.random.key(_PRIOR))[0][: dataset.field_points]
@@ -52,7 +52,7 @@ class Work:
         for number, cell in enumerate(self.cells, 1):
             self._title = f"[{number}/{len(self.cells)}] {cell.model}, seed {cell.seed}"
             self._other, last = "", number == len(self.cells)
-            if cell.is_finished(self._steps):
+            if cell.is_finished:
                 self._say("finished before")
             else:
                 opened = runs.open_run(cell.folder, cell.run, self._wait)
@@ -88,7 +88,7 @@ class Work:
             self._say(f"step {session.step:,}{loss}, {session.clock.speed() or 0:.0f} steps/s")
 
         begin = time.perf_counter()
-        while missing := [step for step in self._steps if not cell.network(step).is_file()]:
+        while missing := [step for step in cell.steps if not cell.network(step).is_file()]:
             session, until = Session(cell.run, self._dataset, cell.folder), missing[-1]
             if not session.train(self._stop, missing, keep, said=False, until=until):
                 raise Stopped
@@ -98,45 +98,61 @@ class Work:
         self._say(f"trained in {time.perf_counter() - begin:.0f} s")
 
     def _judge_all(self, cell: Cell) -> None:
-        for step in (step for step in self._steps if not cell.judgement(step).is_file()):
+        for step in (step for step in cell.steps if not cell.judgement(step).is_file()):
             begin = time.perf_counter()
             with user_errors(ValueError, OSError):
                 velocity = kacjax.load_velocity(cell.network(step))
-            rows, samples = self.judge(cell.model, velocity, cell.seed)
+            rows, samples = self.judge(cell, velocity)
             found = {"evaluation": self._how, "rows": rows, "field": self._field(velocity)}
             runs.write_array(cell.samples(step), samples)
             runs.write_json(cell.judgement(step), found)
             self._say(f"judged step {step:,} in {time.perf_counter() - begin:.0f} s")
 
-    def judge(self, model: str, velocity: Velocity, seed: int) -> tuple[list[Row], np.ndarray]:
+    def judge(self, cell: Cell, velocity: Velocity) -> tuple[list[Row], np.ndarray]:
         """Cost and quality of every way to generate, and the samples that are drawn."""
         # Models of one seed start from the same normal variables, each mapped by its own process.
-        key = jax.random.fold_in(jax.random.key(_PRIOR), seed)
+        key = jax.random.fold_in(jax.random.key(_PRIOR), cell.seed)
+        samplers, along = self._samplers(cell.run)
         shown, rows, drawn = shown_sampler(vars(self._config)), [], np.zeros(0)
-        for sampler in self._config.samplers():
+        nearest = min(
+            samplers, key=lambda s: (s.adaptive, s.solver != shown.solver, abs(s.nfe - shown.nfe))
+        )
+        for sampler in samplers:
             self._pause()
             # What was compiled for a model is not compiled again.
-            for _ in range(1 if (model, sampler) in self._compiled else 2):
-                row, samples = self._generate(velocity, key, sampler)
-            self._compiled.add((model, sampler))
+            for _ in range(1 if (cell.model, sampler) in self._compiled else 2):
+                row, samples = self._generate(velocity, key, sampler, along)
+            self._compiled.add((cell.model, sampler))
             rows.append(row)
-            drawn = samples if sampler == shown else drawn
+            drawn = samples if sampler == nearest else drawn
         return rows, drawn
 
-    def _generate(self, velocity: Velocity, key: Key, sampler: Sampler) -> tuple[Row, np.ndarray]:
+    def _samplers(self, run: RunConfig) -> tuple[list[Sampler], str]:
+        """Ways to generate, and in which coordinates; students and flow maps have their own."""
+        if run.student is not None:
+            return [Sampler("euler", 0.0, run.student.student_steps)], "straight"
+        if run.training.objective != "flow":
+            counts = sorted(set(self._config.nfe))
+            return [Sampler("euler", 0.0, nfe) for nfe in counts], "straight"
+        return self._config.samplers(), self._config.coordinates
+
+    def _generate(
+        self, velocity: Velocity, key: Key, sampler: Sampler, along: Any
+    ) -> tuple[Row, np.ndarray]:
         """Evaluations, seconds a sample and quality, none where it failed; and the samples."""
         path, config, num = velocity.path, self._config, self._config.num_samples
-        event, along = self._dataset.event, config.coordinates
+        event = self._dataset.event
         steps = max(1, sampler.nfe // _EVALUATIONS.get(sampler.solver, 1))
         power = sampler.grid_power or grid_power(path, along)
         way = SamplingConfig(num, sampler.solver, steps, config.tolerance, along, power)
+        function, way = as_drawn(velocity, way, {})
         options = way.options() | {"per_sample_steps": False, "return_nfe": True}
         options["chunk_size"] = chunk_size(config.chunk_size, num, event)
         row: Row = {"solver": sampler.solver, "grid_power": sampler.grid_power}
         row |= {"asked": sampler.nfe, NFE: None, SECONDS: None, "quality": None}
         begin = time.perf_counter()
         try:
-            x, nfe = kacjax.generate(velocity, path, key, (num, *event), **options)
+            x, nfe = kacjax.generate(function, path, key, (num, *event), **options)
         except ValueError:
             # So says an adaptive solver that has taken too many steps.
             if not sampler.adaptive:

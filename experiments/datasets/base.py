@@ -91,7 +91,7 @@ class Dataset(abc.ABC):
         """What `Trainer.run` takes its batches from, the first of them that of `step`."""
         del step, seed
         data, labels = self.training(key)
-        return trainer.device_data(data, labels if trainer.label_dropout else None)
+        return trainer.device_data(data, labels if trainer.classes else None)
 
     def notes(self) -> dict[str, Any]:
         """What the file of a trained velocity says of the data; see `finish`."""

@@ -23,9 +23,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from kacjax._typing import Key, Shape
-from kacjax._validation import check_choice, check_count, check_labels
+from kacjax._validation import check_choice, check_count, check_positive
 from kacjax.few_step.distillation import rows, straight
-from kacjax.generation.generate import initial_noise
+from kacjax.generation import generate, initial_noise, solve
 from kacjax.losses import Objective, Points, as_data, sample_times
 
 _KINDS = ("lsd", "meanflow")
@@ -120,6 +120,57 @@ class FlowMapLoss(Objective):
         return rho.astype(error.dtype) * jnp.mean(error, axis=-1)
 
 
+class Stepwise(eqx.Module):
+    """A flow map as a velocity whose steps end at given times; made by `stepwise`."""
+
+    velocity: Any
+    times: Float[Array, " times"]
+
+    @property
+    def classes(self) -> int | None:
+        """The number of classes of the flow map."""
+        return getattr(self.velocity, "classes", None)
+
+    @property
+    def path(self) -> Any:
+        """The path of the flow map, if that is known."""
+        return getattr(self.velocity, "path", None)
+
+    def __call__(self, t: Array, x: Array, *label: Array) -> Array:
+        """The average velocity from `t`, one of the times, to the one below it."""
+        nearest = jnp.argmin(jnp.abs(self.times - t[:, None]), axis=1)
+        until = self.times[jnp.maximum(nearest - 1, 0)].astype(t.dtype)
+        return self.velocity(t, x, *label, until=until)
+
+
+def stepwise(velocity: Any, path: Any, steps: int, grid_power: float = 2.0) -> Stepwise:
+    """A flow map as the velocity with which `generate` takes its steps, by `solver="euler"`.
+
+    Args:
+        velocity: A `kacjax.Velocity` of a network with two times, trained with `FlowMapLoss`.
+        path: Its path.
+        steps: Evaluations of the network; give `generate` the same number.
+        grid_power: Exponent of the steps; give `generate` the same.
+
+    Raises:
+        ValueError: If a number is out of its range.
+
+    Example:
+        >>> network = kacjax.models.MLP(2, rngs=nnx.Rngs(0), width=8, depth=1, second_time=True)
+        >>> path = kacjax.kac_path()
+        >>> velocity = kacjax.few_step.stepwise(kacjax.Velocity(network, path), path, steps=2)
+        >>> shape = (5, 2)
+        >>> kacjax.generate(velocity, path, jax.random.key(1), shape, 2, solver="euler").shape
+        (5, 2)
+    """
+    check_count("steps", steps)
+    check_positive("grid_power", grid_power)
+    coordinates = straight(path)
+    return Stepwise(
+        velocity, coordinates.time(coordinates.grid(path.T, 0.0, steps, grid_power))[::-1]
+    )
+
+
 def draw_flow_map(
     velocity: Any,
     path: Any,
@@ -127,9 +178,10 @@ def draw_flow_map(
     shape: Shape,
     steps: int = 1,
     *,
-    labels: Any = None,
     renoise: bool = False,
     grid_power: float = 2.0,
+    labels: Any = None,
+    **options: Any,
 ) -> Array:
     """Samples of a flow map, in any number of evaluations.
 
@@ -139,9 +191,10 @@ def draw_flow_map(
         key: Random key; the noise is that of `generate`.
         shape: Shape `(num, *event)` of the samples.
         steps: Evaluations of the network.
-        labels: Class labels of shape `(num,)`.
         renoise: Whether each step goes to the data, and the path adds new noise before the next.
         grid_power: Exponent of the steps, as in `generate`.
+        labels: Class labels of shape `(num,)`.
+        **options: `chunk_size`, `mesh` and `progress`, as in `generate`; not where there is new noise.
 
     Raises:
         ValueError: If an argument is out of its range or of a wrong shape.
@@ -153,26 +206,16 @@ def draw_flow_map(
         >>> kacjax.few_step.draw_flow_map(velocity, path, jax.random.key(1), (5, 2), steps=2).shape
         (5, 2)
     """
-    check_count("steps", steps)
-    labels = check_labels(labels, shape[0], getattr(velocity, "classes", None))
-    coordinates, x = straight(path), initial_noise(path, key, shape)
-    taus = coordinates.grid(path.T, 0.0, steps, grid_power).astype(x.dtype)
-
-    @eqx.filter_jit
-    def step(velocity: Any, x: Array, key: Key, ends: Array) -> Array:
-        tau, until = (jnp.full(x.shape[:1], end) for end in ends)
-        to = jnp.zeros_like(until) if renoise else until
-        u = coordinates.scaled(tau, x, -1)
-        slope = _average(coordinates, velocity, u, tau, to, labels)
-        u = u + rows(coordinates.rho(to) - coordinates.rho(tau), u) * slope
-        x = coordinates.scaled(to, u, 1)
-        if not renoise:
-            return x
-        new = path.sample(key, coordinates.time(jnp.maximum(until, 1e-6)), x).x_t
-        return jnp.where(ends[1] > 0, new, x)
-
-    for i in range(steps):
-        x = step(velocity, x, jax.random.fold_in(key, i + 1), taus[i : i + 2])
+    field = stepwise(velocity, path, steps, grid_power)
+    options |= {"solver": "euler", "coordinates": "straight", "labels": labels}
+    if not renoise:
+        return generate(field, path, key, shape, steps, grid_power=grid_power, **options)
+    x, times = initial_noise(path, key, shape), field.times[::-1]
+    for i, t in enumerate(times[:-1]):
+        if i > 0:
+            x = path.sample(jax.random.fold_in(key, i), jnp.full(len(x), t), x).x_t
+        jump = Stepwise(velocity, jnp.stack([jnp.zeros_like(t), t]))
+        x = solve(jump, path, x, t, 0.0, 1, **options)
     return x
 
 
