@@ -10,17 +10,21 @@ Source: Y. Lipman et al., *Flow Matching for Generative Modeling*, arXiv 2210.02
 
 import abc
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.scipy.special import ndtri
 from jaxtyping import Array, Float, Int
 
-from kacjax._typing import Key
+from kacjax._typing import ArrayLike, Key
 from kacjax._validation import check_labels, check_positive, choose, widen
+from kacjax.couplings import couple, make_coupling
 from kacjax.paths import Points, ProbabilityPath, Times
+from kacjax.predictions import make_prediction
 
 Weight: TypeAlias = str | Callable[[Times], Array]
 """The weight of each time: `balanced`, `velocity`, or a function of times of shape `(batch,)`."""
@@ -45,15 +49,13 @@ def flow_matching_loss(
     labels: Any = None,
     weight: Weight = "balanced",
     time_power: float = 2.0,
+    times: Any = None,
+    coupling: Any = "independent",
     label_dropout: float = 0.0,
     null_label: int | None = None,
     dropout_key: Key | None = None,
 ) -> Float[Array, ""]:
     r"""The loss on one batch, a mean over data and components; what `fit` minimizes.
-
-    With the gain $\gamma$ of `ProbabilityPath.x0_gain`, like $1/t$, the velocity's error is $|\gamma|$
-    times that of a prediction of the data. The balanced weight $1 / (|\gamma| (1 + |\gamma| / 300))$ lies
-    half-way between errors of the velocity, which near the data outweigh all others, and of the data.
 
     Args:
         velocity: A `kacjax.Velocity`, or any `velocity(t, x)`, with labels `velocity(t, x, labels)`.
@@ -61,9 +63,12 @@ def flow_matching_loss(
         key: Random key of times, noise and label dropout.
         x0: Data `(batch, *event)`: floats, or bytes (uint8), which stand for `[-1, 1]`.
         labels: The class of each datum, integers of shape `(batch,)`.
-        weight: `balanced` is the weight above where `velocity.prediction` is `x0`, else 1;
+        weight: `balanced` is the weight of `velocity.prediction`, see `kacjax.predictions`, or 1;
             `velocity` is 1; or a function of the times that returns one weight for each.
         time_power: Times are $T u^p$ with uniform $u$ and this $p$; see `sample_times`.
+        times: How times are drawn instead: `times(key, path, batch)`, as `LogNormalTimes`.
+        coupling: Which datum meets which noise: `independent`, `ot` or a callable, see
+            `kacjax.couplings`.
         label_dropout: Probability that a label is replaced by `null_label`, to learn guidance.
         null_label: The label that stands for no class.
         dropout_key: Passed to the velocity as `key`, which switches the network's dropout on.
@@ -81,36 +86,53 @@ def flow_matching_loss(
         ()
     """
     prediction = getattr(velocity, "prediction", None)
-    options = (labels, weight, time_power, label_dropout, null_label)
+    options = (labels, weight, time_power, label_dropout, null_label, times, coupling)
     draw = draw_points(path, key, x0, prediction, *options)
     return jnp.mean(weighted_errors(velocity, draw, dropout_key))
 
 
 def draw_points(
-    path, key, x0, prediction, labels, weight, time_power, label_dropout, null_label
+    path,
+    key,
+    x0,
+    prediction,
+    labels,
+    weight,
+    time_power,
+    label_dropout,
+    null_label,
+    times=None,
+    coupling="independent",
 ) -> Draw:
     """The random part of the loss, for a whole batch; see `flow_matching_loss`."""
     x0 = as_data(x0)
     batch, broadcast = x0.shape[:1], (-1,) + (1,) * (x0.ndim - 1)
     time_key, noise_key, label_key = jax.random.split(key, 3)
-    labels = check_labels(labels, batch[0])
+    known = labels = check_labels(labels, batch[0])
     if label_dropout:
         if labels is None or null_label is None:
             missing = "labels" if labels is None else "null_label, which stands for no class"
             raise ValueError(f"label_dropout={label_dropout} needs {missing}; got None.")
         dropped = jax.random.bernoulli(label_key, label_dropout, batch)
         labels = jnp.where(dropped, jnp.asarray(null_label, labels.dtype), labels)
-    t = sample_times(time_key, path, batch[0], time_power).astype(x0.dtype)
-    point = path.sample(noise_key, t, x0)
+    if times is None:
+        times = partial(sample_times, power=time_power)
+    t = jnp.asarray(times(time_key, path, batch[0]))
+    if t.shape != batch:
+        raise ValueError(f"times must return shape {batch}, got {t.shape}.")
+    t, coupling = t.astype(x0.dtype), make_coupling(coupling)
+    if coupling is None:
+        point = path.sample(noise_key, t, x0)
+    else:  # Of the same normal variables, which other data meet; by the labels before dropout.
+        point = path.sample_from_normal(t, x0, couple(coupling, noise_key, x0, known))
     if callable(weight):
         weights = jnp.asarray(weight(t), t.dtype)
         if weights.shape != batch:
             raise ValueError(f"weight must return shape {batch}, got {weights.shape}.")
         weights = weights.reshape(broadcast)
-    elif choose("weight", weight, {"balanced": True, "velocity": False}) and prediction == "x0":
-        # A gain for each component, where the process has parameters for each.
-        gain = jnp.abs(path.x0_gain(t.reshape(broadcast)))
-        weights = 1 / (gain * (1 + gain / 300))
+    elif choose("weight", weight, {"balanced": True, "velocity": False}):
+        # A weight for each component, where the process has parameters for each.
+        weights = make_prediction(prediction or "velocity").weight(path, t.reshape(broadcast))
     else:
         weights = jnp.ones_like(t).reshape(broadcast)
     return Draw(t, point.x_t, point.velocity, labels, weights)
@@ -142,11 +164,46 @@ def sample_times(key: Key, path: ProbabilityPath, batch: int, power: float = 1.0
         (5,)
     """
     check_positive("time_power", power)
+    u = _spread(key, batch)
+    return jnp.asarray(path.T, u.dtype) * jnp.power(u, power)
+
+
+def _spread(key: Key, batch: int) -> Float[Array, " batch"]:
+    """Numbers in `(0, 1]`, see `sample_times`."""
     dtype = jnp.result_type(float)
     # Fractions of 2^32, where adding wraps around, of 24 bits; the factor is 2^32 / golden ratio.
     steps = jnp.arange(batch, dtype=jnp.uint32) * np.uint32(2654435769)
-    u = ((jax.random.bits(key, dtype=jnp.uint32) + steps >> 8).astype(dtype) + 1) / 2**24
-    return jnp.asarray(path.T, dtype) * jnp.power(u, power)
+    return ((jax.random.bits(key, dtype=jnp.uint32) + steps >> 8).astype(dtype) + 1) / 2**24
+
+
+class LogNormalTimes(eqx.Module):
+    r"""EDM's times, $t = \min(e^{\mu + s N}, T)$, spread as evenly as those of `sample_times`.
+
+    On `edm_path` the time is the noise's deviation; EDM's $\mu = -1.2$, $s = 1.2$ are the defaults.
+
+    Attributes:
+        mean: Mean $\mu$ of the logarithm of the time.
+        std: Its deviation $s$, positive.
+
+    Source: T. Karras et al., *Elucidating the Design Space of Diffusion-Based Generative Models*,
+    arXiv 2206.00364, table 1.
+
+    Example:
+        >>> kacjax.losses.LogNormalTimes()(jax.random.key(0), kacjax.edm_path(), 5).shape
+        (5,)
+    """
+
+    mean: ArrayLike = -1.2
+    std: ArrayLike = 1.2
+
+    def __check_init__(self):
+        check_positive("std", self.std)
+
+    def __call__(self, key: Key, path: ProbabilityPath, batch: int) -> Times:
+        """Times of this law, at most `T`."""
+        u = _spread(key, batch)
+        t = jnp.exp(self.mean + self.std * ndtri(u))
+        return jnp.minimum(t, jnp.asarray(path.T, u.dtype))
 
 
 class Objective(eqx.Module):
@@ -186,10 +243,16 @@ class FlowMatching(Objective):
     weight: Weight = eqx.field(static=True, default="balanced")
     time_power: float = eqx.field(static=True, default=2.0)
     label_dropout: float = eqx.field(static=True, default=0.0)
+    times: Any = None
+    coupling: Any = "independent"
+
+    def __check_init__(self):
+        make_coupling(self.coupling)
 
     def draw(self, velocity, average, key, x0, labels, path) -> Draw:
         """Points of the path with their velocities."""
         options = self.weight, self.time_power, self.label_dropout, velocity.classes
+        options += self.times, self.coupling
         return draw_points(path, key, x0, velocity.prediction, labels, *options)
 
     def errors(self, velocity, draw, key, path) -> Array:

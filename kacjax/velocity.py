@@ -13,10 +13,10 @@ from flax import linen, nnx
 from jaxtyping import Array, Int
 
 from kacjax._typing import ArrayLike, Key
-from kacjax._validation import check_choice, check_count, is_concrete, widen
+from kacjax._validation import check_count, is_concrete, widen
 from kacjax.paths import Points, ProbabilityPath, Times
+from kacjax.predictions import Prediction, make_prediction
 
-PREDICTIONS = ("velocity", "x0")
 Labels: TypeAlias = Int[Array, " batch"]
 
 
@@ -28,8 +28,8 @@ class Velocity(eqx.Module):
             the keyword `label` where there are labels, and `key` for dropout if it takes one: what
             `wrap_network` takes.
         path: The path.
-        prediction: What the network outputs: the `velocity` itself, or a prediction of the data
-            `x0`, see `ProbabilityPath.velocity_from_x0`.
+        prediction: What the network outputs: the `velocity` itself, a prediction of the data `x0`,
+            EDM's mixture of both, `edm`, or a `kacjax.predictions.Prediction`.
         classes: Number of classes; if missing, that of the network's `config`, if it has one.
 
     Raises:
@@ -44,17 +44,17 @@ class Velocity(eqx.Module):
 
     network: Any
     path: ProbabilityPath
-    prediction: str = eqx.field(static=True)
+    prediction: str | Prediction = eqx.field(static=True)
     classes: int | None = eqx.field(static=True)
 
     def __init__(
         self,
         network: Any,
         path: ProbabilityPath,
-        prediction: str = "x0",
+        prediction: str | Prediction = "x0",
         classes: int | None = None,
     ):
-        check_choice("prediction", prediction, PREDICTIONS)
+        own_time = getattr(make_prediction(prediction), "own_time", False)
         network = wrap_network(network)
         config = getattr(network, "config", {})
         known, T = config.get("classes", classes), config.get("T")
@@ -62,7 +62,8 @@ class Velocity(eqx.Module):
             check_count("classes", classes)
             if known != classes:  # Its null label would be a real class, or none at all.
                 raise ValueError(f"classes must be {known}, as of the network, got {classes}.")
-        if T is not None and is_concrete(path.T) and not np.allclose(path.T, T, 1e-6, 0):
+        same = own_time or T is None or not is_concrete(path.T) or np.allclose(path.T, T, 1e-6, 0)
+        if not same:
             raise ValueError(f"path must have the T of the network, {T}, got {path.T}.")
         self.network, self.path, self.prediction, self.classes = network, path, prediction, known
 
@@ -79,9 +80,15 @@ class Velocity(eqx.Module):
 
         With a second time `until` it is the average one that a flow map has.
         """
-        output = _call(self.network, t, x, label, key, until).astype(widen(x).dtype)
-        if self.prediction == "x0":
-            output = self.path.velocity_from_x0(t, x.astype(output.dtype), output)
+        prediction, T = (
+            make_prediction(self.prediction),
+            getattr(self.network, "config", {}).get("T"),
+        )
+        time, points = prediction.inputs(self.path, t, x, T)
+        if until is not None:
+            until, _ = prediction.inputs(self.path, until, x, T)
+        output = _call(self.network, time, points, label, key, until).astype(widen(x).dtype)
+        output = prediction.velocity(self.path, t, x.astype(output.dtype), output)
         return output.astype(x.dtype)
 
 

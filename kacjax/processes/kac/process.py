@@ -63,6 +63,10 @@ class KacProcess(Process):
         s, n, a, c = align(s=s, n=n, a=self.a, c=self.c)
         return sampler.displace(s, a, c, n, True)[0]
 
+    def from_normal_with_velocity(self, s: ArrayLike, n: ArrayLike) -> Pair:  # noqa: D102
+        s, n, a, c = align(s=s, n=n, a=self.a, c=self.c)
+        return sampler.displace(s, a, c, n, True)
+
     def sample_with_velocity(
         self, key: Key, s: ArrayLike, shape: Shape, method: str = "squash"
     ) -> Pair:
