@@ -51,10 +51,17 @@ class ModelsConfig:
     """Clocks of every model; diffusion with t2 is flow matching."""
     matched: bool = False
     """Wiener models also with sigma = c / sqrt(a)."""
+    baselines: tuple[Literal["vp", "edm"], ...] = ()
+    """Further models: variance preserving diffusion, EDM."""
+    sigma_data: float = 0.5
+    """EDM: deviation of the data."""
 
 
 def make_models(config: ModelsConfig) -> dict[str, PathConfig]:
-    """Kac for every `a`, `c` and clock, named by them if there are several; Wiener for every clock."""
+    """Kac for every `a`, `c` and clock, named by them if there are several; Wiener for every clock.
+
+    After them come the other baselines.
+    """
     pairs, models = list(dict.fromkeys(itertools.product(config.a, config.c))), {}
     for (a, c), clock in itertools.product(pairs, config.clock):
         name = f"kac-{clock}" + f"-a{a:.12g}-c{c:.12g}" * (len(pairs) > 1)
@@ -65,7 +72,8 @@ def make_models(config: ModelsConfig) -> dict[str, PathConfig]:
     for (shown, sigma), clock in itertools.product(sigmas.items(), config.clock):
         name = "flow-matching" if clock == "t2" else "diffusion"
         models[name + f"-sigma{shown}" * (sigma != 1)] = PathConfig(name, sigma=sigma)
-    return models
+    known = {"vp": PathConfig("vp"), "edm": PathConfig("edm", sigma_data=config.sigma_data)}
+    return models | {name: known[name] for name in config.baselines}
 
 
 class Sampler(NamedTuple):

@@ -31,7 +31,7 @@ def test_step_is_pure_and_moves_everything():
         assert any(jnp.any(a != b) for a, b in pairs if a.shape == b.shape)
 
 
-@pytest.mark.parametrize("prediction", ["x0", "velocity"])
+@pytest.mark.parametrize("prediction", ["x0", "velocity", "edm"])
 @pytest.mark.parametrize("weight", ["balanced", lambda t: 2 - t])
 def test_what_a_step_minimizes_is_the_public_loss(prediction, weight):
     """Loss and gradient, with labels, label dropout and dropout of the network."""
