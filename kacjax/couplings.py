@@ -6,7 +6,8 @@ are drawn. `ot` pairs data and normals in the batch so that the sum of their squ
 least, which makes trajectories straighter and few steps better.
 
 Labels stay with their data. To pair across classes would give each class noise of a law of its own,
-from which generation does not start; the couplings here therefore pair within classes.
+from which generation does not start; the couplings here therefore pair within classes, and within
+equal conditions, so that conditions that are all different leave the noise as it is.
 
 A coupling of a user's own is any callable `coupling(key, x0, n, labels)`, with labels None if there
 are none, that returns for each datum the index of its normal variables.
@@ -32,7 +33,7 @@ from kacjax._validation import check_count, check_positive, choose
 from kacjax.processes.base import normal
 
 Points: TypeAlias = Float[Array, "batch *event"]
-Labels: TypeAlias = Int[Array, " batch"] | None
+Labels: TypeAlias = Any
 Indices: TypeAlias = Int[Array, " batch"]
 
 
@@ -89,8 +90,8 @@ class OptimalTransport(Coupling):
         noise = jax.random.permutation(second, data, axis=1, independent=True)
 
         def match(rows: Array, columns: Array) -> Array:
-            own = None if labels is None else (labels[rows], labels[columns])
-            cost, penalty = _cost(x0[rows], n[columns], own)
+            own = [jax.tree.map(lambda leaf, k=k: leaf[k], labels) for k in (rows, columns)]
+            cost, penalty = _cost(x0[rows], n[columns], *own)
             # A pair across classes costs more than all others together could save.
             i, j = optax.assignment.hungarian_algorithm(cost + size * penalty)
             return jnp.zeros_like(columns).at[i].set(columns[j])
@@ -131,7 +132,7 @@ class Sinkhorn(Coupling):
         """For each datum the index of its normal variables, drawn from the plan."""
         geometry = require("ott.geometry.geometry", "metrics").Geometry
         solve = require("ott.solvers.linear", "metrics").solve
-        cost, penalty = _cost(x0, n, None if labels is None else (labels, labels))
+        cost, penalty = _cost(x0, n, labels, labels)
         cost = cost - jnp.min(cost)
         scale = self.epsilon * jnp.maximum(jnp.mean(cost), jnp.finfo(cost.dtype).tiny)
         # In units of the entropy's weight; e^-50 of the plan crosses classes.
@@ -180,7 +181,7 @@ def couple(
     return n[rows]
 
 
-def _cost(x: Array, n: Array, labels: Any) -> tuple[Array, Array]:
+def _cost(x: Array, n: Array, rows: Labels, columns: Labels) -> tuple[Array, Array]:
     """Half the squared distances, and what a pair across classes costs besides."""
     x, n = (part.reshape(len(part), -1) for part in (x, n))
     # Without the mean, which all pairings have in common, and which would cost digits.
@@ -188,7 +189,12 @@ def _cost(x: Array, n: Array, labels: Any) -> tuple[Array, Array]:
     squares = jnp.sum(jnp.square(x), axis=1)[:, None] + jnp.sum(jnp.square(n), axis=1)[None]
     # An assignment of numbers that are not finite might never end.
     cost = jnp.nan_to_num(squares / 2 - x @ n.T, posinf=0, neginf=0)
-    if labels is None:
-        return cost, jnp.zeros_like(cost)
-    across = labels[0][:, None] != labels[1][None]
+
+    def differ(one: Array, other: Array) -> Array:
+        one, other = (leaf.reshape(len(leaf), -1) for leaf in (one, other))
+        return jnp.any(one[:, None] != other[None], axis=-1)
+
+    across = jnp.zeros(cost.shape, bool)
+    for each in jax.tree.leaves(jax.tree.map(differ, rows, columns)):
+        across |= each
     return cost, jnp.where(across, jnp.max(cost) - jnp.min(cost) + 1, 0).astype(cost.dtype)

@@ -18,10 +18,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import ndtri
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from kacjax._typing import ArrayLike, Key
-from kacjax._validation import check_labels, check_positive, choose, widen
+from kacjax._validation import check_labels, check_positive, choose, null_like, widen
 from kacjax.couplings import couple, make_coupling
 from kacjax.paths import Points, ProbabilityPath, Times
 from kacjax.predictions import make_prediction
@@ -36,7 +36,7 @@ class Draw(NamedTuple):
     t: Times
     x_t: Points
     target: Points
-    labels: Int[Array, " batch"] | None
+    labels: Any
     weight: Float[Array, "batch ..."]
 
 
@@ -52,7 +52,7 @@ def flow_matching_loss(
     times: Any = None,
     coupling: Any = "independent",
     label_dropout: float = 0.0,
-    null_label: int | None = None,
+    null_label: Any = None,
     dropout_key: Key | None = None,
 ) -> Float[Array, ""]:
     r"""The loss on one batch, a mean over data and components; what `fit` minimizes.
@@ -62,7 +62,8 @@ def flow_matching_loss(
         path: Path from data to noise.
         key: Random key of times, noise and label dropout.
         x0: Data `(batch, *event)`: floats, or bytes (uint8), which stand for `[-1, 1]`.
-        labels: The class of each datum, integers of shape `(batch,)`.
+        labels: The class of each datum, integers of shape `(batch,)`; or conditions, floats of shape
+            `(batch, ...)` or a pytree of arrays that have the batch first.
         weight: `balanced` is the weight of `velocity.prediction`, see `kacjax.predictions`, or 1;
             `velocity` is 1; or a function of the times that returns one weight for each.
         time_power: Times are $T u^p$ with uniform $u$ and this $p$; see `sample_times`.
@@ -70,7 +71,8 @@ def flow_matching_loss(
         coupling: Which datum meets which noise: `independent`, `ot` or a callable, see
             `kacjax.couplings`.
         label_dropout: Probability that a label is replaced by `null_label`, to learn guidance.
-        null_label: The label that stands for no class.
+        null_label: The label that stands for no class; a number for all of a condition, or one
+            condition.
         dropout_key: Passed to the velocity as `key`, which switches the network's dropout on.
 
     Returns:
@@ -114,7 +116,11 @@ def draw_points(
             missing = "labels" if labels is None else "null_label, which stands for no class"
             raise ValueError(f"label_dropout={label_dropout} needs {missing}; got None.")
         dropped = jax.random.bernoulli(label_key, label_dropout, batch)
-        labels = jnp.where(dropped, jnp.asarray(null_label, labels.dtype), labels)
+
+        def drop(null: Array, own: Array) -> Array:
+            return jnp.where(dropped.reshape(batch + (1,) * (own.ndim - 1)), null, own)
+
+        labels = jax.tree.map(drop, null_like(labels, null_label), labels)
     if times is None:
         times = partial(sample_times, power=time_power)
     t = jnp.asarray(times(time_key, path, batch[0]))
@@ -245,13 +251,15 @@ class FlowMatching(Objective):
     label_dropout: float = eqx.field(static=True, default=0.0)
     times: Any = None
     coupling: Any = "independent"
+    null_label: Any = None
 
     def __check_init__(self):
         make_coupling(self.coupling)
 
     def draw(self, velocity, average, key, x0, labels, path) -> Draw:
         """Points of the path with their velocities."""
-        options = self.weight, self.time_power, self.label_dropout, velocity.classes
+        null = velocity.classes if self.null_label is None else self.null_label
+        options = self.weight, self.time_power, self.label_dropout, null
         options += self.times, self.coupling
         return draw_points(path, key, x0, velocity.prediction, labels, *options)
 

@@ -3,21 +3,19 @@
 import inspect
 import math
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen, nnx
-from jaxtyping import Array, Int
+from jaxtyping import Array
 
 from kacjax._typing import ArrayLike, Key
-from kacjax._validation import check_count, is_concrete, widen
+from kacjax._validation import check_count, is_concrete, is_number, null_like, widen
 from kacjax.paths import Points, ProbabilityPath, Times
 from kacjax.predictions import Prediction, make_prediction
-
-Labels: TypeAlias = Int[Array, " batch"]
 
 
 class Velocity(eqx.Module):
@@ -71,7 +69,7 @@ class Velocity(eqx.Module):
         self,
         t: Times,
         x: Points,
-        label: Labels | None = None,
+        label: Any = None,
         *,
         until: Times | None = None,
         key: Key | None = None,
@@ -187,7 +185,7 @@ class Guided(eqx.Module):
     velocity: Callable[..., Array]
     scale: ArrayLike
     interval: tuple[ArrayLike, ArrayLike]
-    null_label: int = eqx.field(static=True)
+    null_label: Any
 
     @property
     def classes(self) -> int | None:
@@ -199,14 +197,14 @@ class Guided(eqx.Module):
         """The path of the velocity that is guided, if that is known."""
         return getattr(self.velocity, "path", None)
 
-    def __call__(self, t: Times, x: Points, label: Labels) -> Points:
+    def __call__(self, t: Times, x: Points, label: Any) -> Points:
         """The guided velocity, of the shape and type of `x`."""
         inside = (self.interval[0] <= t) & (t <= self.interval[1])
 
         def both() -> Array:
-            null = jnp.full_like(label, self.null_label)
-            pairs = ((t, t), (x, x), (null, label))
-            twice = self.velocity(*map(jnp.concatenate, pairs)).astype(x.dtype)
+            one, other = (t, x, null_like(label, self.null_label)), (t, x, label)
+            pairs = jax.tree.map(lambda *parts: jnp.concatenate(parts), one, other)
+            twice = self.velocity(*pairs).astype(x.dtype)
             without, with_label = jnp.split(twice, 2)
             mixed = without + jnp.asarray(self.scale, x.dtype) * (with_label - without)
             return jnp.where(inside.reshape(inside.shape + (1,) * (x.ndim - 1)), mixed, with_label)
@@ -218,7 +216,7 @@ class Guided(eqx.Module):
 def guided(
     velocity: Callable[..., Array],
     scale: ArrayLike,
-    null_label: int,
+    null_label: Any,
     interval: tuple[ArrayLike, ArrayLike] = (0.0, math.inf),
 ) -> Guided:
     r"""A velocity `(t, x, label)` with classifier-free guidance, for `generate(..., labels=...)`.
@@ -231,7 +229,8 @@ def guided(
     Args:
         velocity: A class-conditional velocity `velocity(t, x, label)`.
         scale: Strength $\gamma$; 1 is none.
-        null_label: The label that stands for no class.
+        null_label: The label that stands for no class; a number for all of a condition, or one
+            condition.
         interval: First and last time, in `[0, T]`, at which there is guidance; by default all.
 
     Raises:
@@ -251,12 +250,13 @@ def guided(
         raise ValueError(f"scale must be a number, got shape {jnp.shape(scale)}.")
     if is_concrete(scale) and not np.isfinite(scale):
         raise ValueError(f"scale must be finite, got {scale}.")
-    check_count("null_label", null_label, 0)
+    if is_number(null_label):
+        check_count("null_label", null_label, 0)
     low, high = interval
     if is_concrete(low) and is_concrete(high) and not low <= high:
         raise ValueError(f"interval must run from a lower to a higher time, got {interval}.")
     classes = getattr(velocity, "classes", None)
-    if classes is not None and not 0 <= null_label <= classes:
+    if classes is not None and not (is_number(null_label) and 0 <= null_label <= classes):
         raise ValueError(f"null_label must lie in 0..{classes}, got {null_label}.")
     # As arrays of floats, so that another number is no other program.
     numbers = (float(part) if isinstance(part, int) else part for part in (scale, low, high))

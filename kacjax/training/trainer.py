@@ -67,6 +67,7 @@ class Trainer(stepping.Options):
     time_power: float = 2.0
     times: Any = None
     coupling: Any = "independent"
+    null_label: Any = None
     steps_per_call: int | None = None
     trainable: Any = None
 
@@ -85,8 +86,8 @@ class Trainer(stepping.Options):
             raise ValueError(f"optimizer must be an optax.GradientTransformation, {got}.")
         sharding.check_batch_size(self.batch_size, self.mesh, self.accumulate)
         classes = self._parts[2].classes  # Made now, for the errors of its making.
-        if self.label_dropout and classes is None:
-            raise ValueError("label_dropout needs classes, the number of classes; got None.")
+        if self.label_dropout and classes is None and self.null_label is None:
+            raise ValueError("label_dropout needs classes, their number, or null_label; got None.")
         if self.objective is not None and make_coupling(self.coupling) is not None:
             got = f"got {self.coupling!r:.80}"
             raise ValueError(f"coupling must be 'independent' with an objective of its own, {got}.")
@@ -105,7 +106,7 @@ class Trainer(stepping.Options):
             raise ValueError("network must hold parameters to train, got none.")
         mask = jax.tree.map(lambda x: x is not None, chosen, is_leaf=lambda x: x is None)
         params, network_rest = stepping.split_arrays(network)
-        names = "weight", "time_power", "label_dropout", "times", "coupling"
+        names = "weight", "time_power", "label_dropout", "times", "coupling", "null_label"
         own = losses.FlowMatching(**{name: getattr(self, name) for name in names})
         objective = own if self.objective is None else self.objective
         given, given_rest = stepping.split_arrays((velocity.path, as_arrays(objective)))
@@ -262,15 +263,16 @@ class Trainer(stepping.Options):
 
     def _capacity(self, source: DeviceData) -> int:
         """Most steps in one call; the first time for a shape, the network is tried on a datum."""
-        event, labelled = source.data.shape[1:], source.labels is not None
-        if self.label_dropout and not labelled:
+        event, labels = source.data.shape[1:], source.labels
+        if self.label_dropout and labels is None:
             raise ValueError(f"label_dropout={self.label_dropout} needs labels, got None.")
-        if (event, labelled) in self._memory:
-            return self._memory[event, labelled]
+        one = lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype)  # noqa: E731
+        label = () if labels is None else (jax.tree.map(one, labels),)
+        if (kind := (event, str(label))) in self._memory:
+            return self._memory[kind]
         params, given, plan = self._parts
         dtype = jnp.result_type(float)
         t, x = jax.ShapeDtypeStruct((1,), dtype), jax.ShapeDtypeStruct((1, *event), dtype)
-        label = (jax.ShapeDtypeStruct((1,), jnp.int32),) if labelled else ()
         velocity = plan.velocity(params, given)
         shape = f"(num, *{event})"
         try:
@@ -283,7 +285,7 @@ class Trainer(stepping.Options):
         # XLA compiles a convolution's gradient for CPUs ten times slower within a loop.
         slow = devices[0].platform == "cpu" and "conv_general_dilated" in str(jaxpr)
         capacity = self.steps_per_call or (1 if slow else _STEPS_PER_CALL)
-        return self._memory.setdefault((event, labelled), capacity)
+        return self._memory.setdefault(kind, capacity)
 
 
 def fit(
@@ -303,6 +305,7 @@ def fit(
     coupling: Any = "independent",
     labels: Any = None,
     label_dropout: float = 0.0,
+    null_label: Any = None,
     classes: int | None = None,
     ema_decay: float = 0.999,
     flip: bool = False,
@@ -336,8 +339,10 @@ def fit(
         times: How times are drawn instead: `times(key, path, batch)`, as `losses.LogNormalTimes`.
         coupling: Which datum meets which noise: `independent`, `ot` or a callable, see
             `kacjax.couplings`. It sees the whole batch.
-        labels: The class of each datum, integers `(num,)`; batches of the host have their own.
-        label_dropout: Probability of the null label, `classes`, for classifier-free guidance.
+        labels: The class of each datum, integers `(num,)`, or its condition, floats `(num, ...)` or a
+            pytree of arrays that have the data first; batches of the host have their own.
+        label_dropout: Probability of the null label, for classifier-free guidance.
+        null_label: That label, by default `classes`: a number, or one condition.
         classes: Number of classes; if missing, that of the network's `config`.
         ema_decay: Decay of the averaged parameters, in [0, 1).
         flip: Whether images are mirrored left to right with probability one half.
