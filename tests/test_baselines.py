@@ -247,6 +247,7 @@ class Noise(Prediction):
         return c.f_dot * (x - c.sigma * output) / c.f + c.sigma_dot * output
 
 
+@pytest.mark.usefixtures("adam")
 def test_a_prediction_of_ones_own_trains_generates_and_is_saved(tmp_path):
     kacjax.register(Noise)
     path, data = vp_path("linear-beta"), 0.5 + 0 * jnp.ones((64, 2))

@@ -46,6 +46,7 @@ def batches(labels, size):
         yield {"x": data_of(part), "y": part}
 
 
+@pytest.mark.usefixtures("adam")
 @pytest.mark.parametrize("streamed", [False, True])
 def test_a_network_learns_its_conditions(streamed):
     """And generates the data of others; on the device and from batches of the host."""
@@ -71,7 +72,7 @@ def known():
 
 def test_the_way_up_takes_them_too():
     labels = conditions(5)
-    x = jnp.asarray(data_of(labels)) + 0.3
+    x = jnp.asarray(data_of(labels)) + 0.1
     options = {"labels": labels, "t_min": 0.2}
     noise = encode(known(), PATH, x, 50, solver="heun", **options)
     back = decode(known(), PATH, noise, 50, solver="heun", **options)
@@ -113,6 +114,7 @@ def test_dropout_drops_whole_conditions():
     np.testing.assert_array_equal(found["vector"][~dropped], labels["vector"][~dropped])
 
 
+@pytest.mark.usefixtures("adam")
 def test_training_with_dropout_needs_to_know_what_none_is():
     labels = conditions(32)
     network = Linear(jnp.zeros((3, 2)), jnp.zeros((2, 2)))

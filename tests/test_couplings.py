@@ -225,6 +225,7 @@ def test_a_coupling_of_ones_own_is_optimal_in_one_dimension():
     np.testing.assert_array_equal(Sorted()(KEY, x0, n), OptimalTransport()(KEY, x0, n))
 
 
+@pytest.mark.usefixtures("adam")
 @pytest.mark.parametrize("coupling", ["ot", Sorted()])
 def test_training_with_a_coupling(coupling):
     """What `fit` minimizes is the public loss; in micro-batches it is the same."""
@@ -241,6 +242,7 @@ def test_training_with_a_coupling(coupling):
     assert loss < kacjax.flow_matching_loss(velocity, path, KEY, data[:16])
 
 
+@pytest.mark.usefixtures("adam")
 def test_training_that_leaves_the_noise_as_it_is():
     path, data = diffusion_path(), np.asarray(normals((64, 2)))
     network = kacjax.models.MLP(2, rngs=nnx.Rngs(0), width=8, depth=1)
