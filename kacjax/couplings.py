@@ -84,10 +84,15 @@ class OptimalTransport(Coupling):
         size = self.size or batch
         if batch % size:
             raise ValueError(f"size must divide the batch, {batch}, got {size}.")
-        # Orders of their own, in a group, so that ties are not decided by position.
+        x0, n, labels = jax.tree.map(jnp.asarray, (x0, n, labels))
+        # Orders of their own, so that ties are not decided by position; a group with labels keeps
+        # its noises, of which there are then as many as data for each class.
         first, second = jax.random.split(key)
         data = jax.random.permutation(first, batch).reshape(-1, size)
-        noise = jax.random.permutation(second, data, axis=1, independent=True)
+        if labels is None:
+            noise = jax.random.permutation(second, batch).reshape(-1, size)
+        else:
+            noise = jax.random.permutation(second, data, axis=1, independent=True)
 
         def match(rows: Array, columns: Array) -> Array:
             own = [jax.tree.map(lambda leaf, k=k: leaf[k], labels) for k in (rows, columns)]
@@ -132,6 +137,7 @@ class Sinkhorn(Coupling):
         """For each datum the index of its normal variables, drawn from the plan."""
         geometry = require("ott.geometry.geometry", "metrics").Geometry
         solve = require("ott.solvers.linear", "metrics").solve
+        x0, n, labels = jax.tree.map(jnp.asarray, (x0, n, labels))
         cost, penalty = _cost(x0, n, labels, labels)
         cost = cost - jnp.min(cost)
         scale = self.epsilon * jnp.maximum(jnp.mean(cost), jnp.finfo(cost.dtype).tiny)

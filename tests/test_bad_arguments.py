@@ -112,7 +112,7 @@ CASES = {
     "fit: name of an optimizer": (lambda: fit(optimizer="adam"), "optimizer", "'adam'"),
     "fit: prediction": (lambda: fit(prediction="noise"), "prediction", "noise", "x0"),
     "fit: coupling": (lambda: fit(coupling="optimal"), "coupling", "'optimal'", "independent"),
-    "fit: times": (lambda: fit(times=lambda key, path, batch: 1.0), "times", "(8,)", "()"),
+    "fit: times": (lambda: fit(times=lambda key, path, batch: 1.0), "times", "(4,)", "()"),
     "fit: coupling and objective": (
         lambda: fit(coupling="ot", objective=kacjax.few_step.FlowMapLoss()),
         "coupling",

@@ -228,7 +228,7 @@ def test_a_coupling_of_ones_own_is_optimal_in_one_dimension():
 @pytest.mark.usefixtures("adam")
 @pytest.mark.parametrize("coupling", ["ot", Sorted()])
 def test_training_with_a_coupling(coupling):
-    """What `fit` minimizes is the public loss; in micro-batches it is the same."""
+    """In micro-batches it is the same, since the pairs are those of the whole batch."""
     path, data = PATHS["kac"], np.asarray(normals((64, 2)))
     network = kacjax.models.MLP(2, rngs=nnx.Rngs(0), width=8, depth=1)
     options = {"coupling": coupling, "progress": False}
@@ -237,9 +237,6 @@ def test_training_with_a_coupling(coupling):
     np.testing.assert_allclose(parts.losses, run.losses, rtol=1e-4)
     plain = kacjax.fit(network, path, data, KEY, 5, 16, progress=False)
     assert np.all(run.losses != plain.losses)
-    velocity = kacjax.Velocity(network, path)
-    loss = kacjax.flow_matching_loss(velocity, path, KEY, data[:16], coupling=coupling)
-    assert loss < kacjax.flow_matching_loss(velocity, path, KEY, data[:16])
 
 
 @pytest.mark.usefixtures("adam")
