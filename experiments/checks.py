@@ -21,7 +21,10 @@ _COUNTS: dict[str, tuple[int, int]] = {
     ),
 }
 _RANGES = {
-    **dict.fromkeys(("a", "c", "sigma", "T"), (1e-6, 1e6)),
+    **dict.fromkeys(("a", "c", "sigma", "T", "sigma_data", "noise_std"), (1e-6, 1e6)),
+    **dict.fromkeys(("beta_min", "beta_max"), (1e-6, 1e3)),
+    "sigma_max": (1e-2, 1e4),
+    "noise_mean": (-20.0, 20.0),
     **dict.fromkeys(("grid_power", "time_power"), (0.1, 20.0)),
     "tolerance": (1e-7, 1.0),
     "learning_rate": (1e-12, 100.0),

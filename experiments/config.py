@@ -10,69 +10,16 @@ from flax import nnx
 
 import kacjax
 from experiments.checks import check_group, flag
-from experiments.command import UserError, check_choice, optional, user_errors
+from experiments.command import UserError, check_choice, optional
+from experiments.paths import PathConfig
 from kacjax.data import TARGETS
 from kacjax.generation import ADAPTIVE
 
 IMAGES = ("mnist", "cifar10", "images")
 DATA = ("digits", *TARGETS, "arrays", *IMAGES)
 
-ModelName = Literal["kac", "diffusion", "flow-matching"]
-Objective = Literal["flow", "lsd", "meanflow"]
+Objective = Literal["flow", "sign", "lsd", "meanflow"]
 Solver = Literal["euler", "ab2", "heun", "midpoint", "rk4", "tsit5", "dopri5", "dopri8"]
-
-
-@dataclasses.dataclass(frozen=True)
-class PathConfig:
-    """The path from data to noise: which of the three models is trained."""
-
-    path: ModelName = "kac"
-    """Model; flow-matching fixes T, signal and clock."""
-    a: float = 9.0
-    """Kac: rate of jumps."""
-    c: float = 3.0
-    """Kac: speed."""
-    sigma: float = 1.0
-    """Diffusion, flow-matching: deviation of the noise at time 1."""
-    T: float = 1.0
-    """Final time."""
-    signal: Literal["linear", "cosine", "exponential", "constant"] = "linear"
-    """How the data fade; to generate, to zero."""
-    clock: Literal["t", "t2"] = "t"
-    """How the noise enters: as t, or t^2 / T."""
-
-    def make(self) -> kacjax.ProbabilityPath:
-        """The path.
-
-        Raises:
-            UserError: If a number is out of its range, or the signal does not vanish at `T`:
-                generation would have to start from data.
-        """
-        check_group(self)
-        with user_errors(ValueError):
-            if self.path == "flow-matching":
-                return kacjax.flow_matching_path(self.sigma)
-            if self.path == "kac":
-                path = kacjax.kac_path(self.a, self.c, self.T, self.signal, self.clock)
-            else:
-                path = kacjax.diffusion_path(self.sigma, self.T, self.signal, self.clock)
-        if not path.prior_is_noise:
-            raise UserError(
-                f"signal {self.signal!r} does not vanish at T, so that generation from noise alone "
-                "is not possible; use 'linear' or 'cosine'."
-            )
-        return path
-
-    def unused(self, defaults: "PathConfig") -> list[str]:
-        """Flags that differ from the defaults though this model does not read them."""
-        reads = {
-            "kac": {"a", "c", "T", "signal", "clock"},
-            "diffusion": {"sigma", "T", "signal", "clock"},
-            "flow-matching": {"sigma"},
-        }[self.path]
-        names = {field.name for field in dataclasses.fields(self)} - reads - {"path"}
-        differing = (name for name in names if getattr(self, name) != getattr(defaults, name))
-        return sorted(map(flag, differing))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,8 +86,8 @@ class MLPConfig:
     """Learn with the class labels."""
     label_dropout: float = 0.1
     """Where conditional: share of labels that are dropped."""
-    prediction: Literal["x0", "velocity"] = "x0"
-    """What the network predicts."""
+    prediction: Literal["x0", "velocity", "bounded"] = "x0"
+    """What the network predicts; edm has its own."""
 
     def make(self, event: tuple[int, ...], seed: int, **options: Any) -> nnx.Module:
         """The untrained network; options are `T`, `classes` and `second_time`."""
@@ -178,8 +125,8 @@ class UNetConfig:
     """Type to compute in; parameters are float32."""
     remat: bool = False
     """Compute twice instead of remembering: less memory."""
-    prediction: Literal["x0", "velocity"] = "velocity"
-    """What the network predicts."""
+    prediction: Literal["x0", "velocity", "bounded"] = "velocity"
+    """What the network predicts; edm has its own."""
 
     def make(self, event: tuple[int, ...], seed: int, **options: Any) -> nnx.Module:
         """The untrained network; a `ValueError` if its parts do not fit together or the images."""
@@ -216,15 +163,22 @@ class TrainingConfig:
     ema_decay: float = 0.999
     """Decay of the averaged weights."""
     time_power: float = 2.0
-    """Times are T u^power: 1 even, 2 near the data."""
+    """Times are T u^power: 1 even, 2 near the data; edm has its own."""
+    coupling: Literal["independent", "ot"] = "independent"
+    """Which datum meets which noise; ot: optimal transport in the batch."""
     objective: Objective = "flow"
-    """What is learned: the velocity, or a map for few steps (self-distilled, or mean flows)."""
+    """What is learned: the velocity (sign: of bounded noise), or a map for few steps."""
     accumulate: int = 1
     """Micro-batches to a step, for less memory."""
     on_nonfinite: Literal["stop", "skip"] = "stop"
     """At a loss that is not finite: stop, or skip the update."""
     seed: int = 0
     """Seed of everything random."""
+
+    @property
+    def is_map(self) -> bool:
+        """Whether a flow map is learned, and no velocity."""
+        return self.objective in ("lsd", "meanflow")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -317,7 +271,7 @@ class RunConfig:
 
     data: Annotated[str, tyro.conf.Suppress]
     source: Source = NoSourceConfig()
-    model: PathConfig = PathConfig()
+    model: PathConfig = dataclasses.field(default_factory=PathConfig)
     network: Network = MLPConfig()
     training: TrainingConfig = TrainingConfig()
     sampling: SamplingConfig = SamplingConfig()

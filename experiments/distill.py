@@ -72,10 +72,8 @@ def stages(config: DistillConfig) -> list[RunConfig]:
     if not config.run.expanduser().is_dir():
         raise UserError(f"--run must be the folder of a run, got the file {config.run}.")
     teacher = runs.load_config(config.run.expanduser())
-    if teacher.training.objective != "flow":
-        raise UserError(
-            f"--run must be a run of --objective flow, got {teacher.training.objective}."
-        )
+    if teacher.training.is_map:
+        raise UserError(f"--run must be no flow map, got --objective {teacher.training.objective}.")
     own = teacher.student
     first = 32 if own is None else own.student_steps
     first = first if config.teacher_steps is None else config.teacher_steps

@@ -148,6 +148,8 @@ def draw_trajectory(
 
 def grid_power(path: kacjax.ProbabilityPath, coordinates: str) -> float:
     """The exponent of the steps unless flags say otherwise: in time the best by `benchmarks.grids`."""
+    if coordinates == "time" and isinstance(path.signal, kacjax.schedules.ConstantSignal):
+        return 7.0  # EDM's.
     if coordinates == "time" and isinstance(path.clock, kacjax.schedules.QuadraticClock):
         return 1.5
     # A Brownian displacement falls like the root of its time.

@@ -13,17 +13,17 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax.sharding import Mesh
 
 import kacjax
 from experiments import hosts, runs
-from experiments.command import UserError, available_memory, one_line, user_errors
+from experiments.command import UserError, one_line, user_errors
 from experiments.config import RunConfig, differences, to_dict
 from experiments.datasets import Dataset
 from experiments.hosts import StopSignals, tell
+from experiments.learning import check_memory, load_teacher, make_network, make_objective
 from experiments.log import Clock, Interval, Log, Progress
-from kacjax import Trainer, TrainState, Velocity, few_step, sharding
+from kacjax import Trainer, TrainState, Velocity, sharding
 from kacjax.checkpoints import Checkpoints
 from kacjax.training import NonFiniteError, default_optimizer, learning_rate_schedule
 
@@ -290,9 +290,11 @@ def make_trainer(config: RunConfig, dataset: Dataset) -> Trainer:
             optimizer=default_optimizer(training.steps, *rate, training.schedule, training.b2),
             ema_decay=training.ema_decay,
             time_power=training.time_power,
-            prediction=network.prediction,
             objective=make_objective(config, dataset),
             classes=len(dataset.classes) if network.conditional else None,
+            times=config.model.times(),
+            coupling=training.coupling,
+            prediction=config.model.prediction(network.prediction),
             label_dropout=network.label_dropout if network.conditional else 0.0,
             flip=getattr(config.source, "flip", False),
             accumulate=training.accumulate,
@@ -306,88 +308,6 @@ def _make_mesh(config: RunConfig) -> Mesh | None:
     mesh = sharding.make_mesh(fsdp=fsdp) if jax.device_count() > 1 or fsdp > 1 else None
     sharding.check_batch_size(config.training.batch_size, mesh, config.training.accumulate)
     return mesh
-
-
-def make_network(config: RunConfig, dataset: Dataset) -> nnx.Module:
-    """The untrained network of a run.
-
-    Raises:
-        ValueError: If it does not fit the data.
-    """
-    options: dict[str, Any] = {"T": float(config.model.make().T)}
-    options["classes"] = len(dataset.classes) if config.network.conditional else None
-    if config.training.objective != "flow":
-        options["second_time"] = True
-    return config.network.make(dataset.event, config.training.seed, **options)
-
-
-def make_objective(config: RunConfig, dataset: Dataset) -> Any:
-    """What a run minimizes, None for flow matching.
-
-    Raises:
-        UserError: If the teacher is missing, damaged, or of other data or another path.
-    """
-    student, kind = config.student, config.training.objective
-    if student is None:
-        return None if kind == "flow" else few_step.FlowMapLoss(kind)
-    teacher = load_teacher(config, dataset)
-    if student.guidance != 1:
-        if teacher.classes is None:
-            raise UserError("--guidance needs a teacher that has learned classes.")
-        teacher = kacjax.guided(teacher, student.guidance, teacher.classes)
-    steps = student.student_steps, student.substeps
-    return few_step.Distillation(teacher, *steps, student.teacher_solver)
-
-
-def load_teacher(config: RunConfig, dataset: Dataset) -> Velocity:
-    """The velocity that a student learns from, and begins with."""
-    file = config.student.teacher
-    with user_errors(ValueError, OSError, saying="the teacher: "):
-        teacher = kacjax.load_velocity(file)
-    blank, own = make_network(config, dataset), teacher.network.config
-    if own != blank.config:
-        differing = [name for name in blank.config if own.get(name) != blank.config[name]]
-        name = differing[0] if differing else "kind"
-        was, asked = own.get(name), blank.config.get(name)
-        raise UserError(f"the teacher {file} has a network of {name} {was}, not {asked}.")
-    path = config.model.make()
-    (leaves, kind), (others, asked) = jax.tree.flatten(teacher.path), jax.tree.flatten(path)
-    if kind != asked or not np.allclose(leaves, others, rtol=1e-6, atol=0):
-        raise UserError(f"the teacher {file} has another path, {teacher.path}, not {path}.")
-    return teacher
-
-
-def parameters_of(config: RunConfig, dataset: Dataset) -> int:
-    """The number of parameters of a run's network, which is not made for that.
-
-    Raises:
-        UserError: If the network does not fit the data.
-    """
-    with user_errors(ValueError):
-        shapes = nnx.state(nnx.eval_shape(lambda: make_network(config, dataset)), nnx.Param)
-    return sum(leaf.size for leaf in jax.tree.leaves(shapes))
-
-
-def memory_of(config: RunConfig, dataset: Dataset) -> int:
-    """Bytes that a run takes at least: parameters, their average, gradient and two moments; a batch."""
-    event = int(np.prod(dataset.event))
-    width = getattr(config.network, "width", 8 * event)
-    batch = config.training.batch_size // config.training.accumulate
-    return 4 * (5 * parameters_of(config, dataset) + batch * (8 * event + 4 * width))
-
-
-def check_memory(config: RunConfig, dataset: Dataset) -> None:
-    """Refuses a run that takes more memory than there is, before anything of it is made.
-
-    Raises:
-        UserError: With what to lower.
-    """
-    needed, there = memory_of(config, dataset), available_memory() * jax.device_count()
-    if needed > there:
-        raise UserError(
-            f"this run needs at least {needed / 2**30:,.0f} GiB, and there are "
-            f"{there / 2**30:.0f}: lower the size of the network or --batch-size."
-        )
 
 
 @contextlib.contextmanager

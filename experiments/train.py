@@ -25,6 +25,7 @@ from experiments.config import RunConfig, SamplingConfig, to_dict
 from experiments.datasets import make_dataset
 from experiments.defaults import DEFAULTS
 from experiments.hosts import StopSignals, tell
+from experiments.learning import memory_of, parameters_of
 from experiments.sampling import (
     as_drawn,
     check_samples,
@@ -33,7 +34,7 @@ from experiments.sampling import (
     in_turn,
     save_velocity,
 )
-from experiments.session import Session, memory_of, parameters_of
+from experiments.session import Session
 from kacjax import sharding
 
 # Samples of the figures on the way.

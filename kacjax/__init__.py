@@ -16,19 +16,30 @@ from kacjax.generation import (
     trajectory,
 )
 from kacjax.losses import flow_matching_loss
-from kacjax.paths import PathSample, ProbabilityPath, diffusion_path, flow_matching_path, kac_path
+from kacjax.paths import (
+    PathSample,
+    ProbabilityPath,
+    diffusion_path,
+    edm_path,
+    flow_matching_path,
+    kac_path,
+    vp_path,
+)
 from kacjax.processes import KacProcess, Process, WienerProcess
 from kacjax.training import FitResult, Trainer, TrainState, fit
 from kacjax.velocity import Velocity, guided
 
 if TYPE_CHECKING:
     from kacjax import checkpoints as checkpoints
+    from kacjax import couplings as couplings
     from kacjax import data as data
     from kacjax import diagnostics as diagnostics
     from kacjax import few_step as few_step
+    from kacjax import losses as losses
     from kacjax import metrics as metrics
     from kacjax import models as models
     from kacjax import plots as plots
+    from kacjax import predictions as predictions
     from kacjax import schedules as schedules
     from kacjax import sharding as sharding
     from kacjax import training as training
@@ -53,6 +64,7 @@ __all__ = [
     "decode",
     "diffusion_path",
     "distill",
+    "edm_path",
     "encode",
     "exact_velocity",
     "fit",
@@ -68,6 +80,7 @@ __all__ = [
     "register",
     "save_velocity",
     "trajectory",
+    "vp_path",
 ]
 
 

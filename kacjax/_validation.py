@@ -7,7 +7,7 @@ import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 T = TypeVar("T")
 
@@ -51,17 +51,24 @@ def check_choice(name: str, value: str, known: Collection[str]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(sorted(known))}; got {value!r}.")
 
 
-def check_labels(
-    labels: Any, num: int, classes: int | None = None, null: bool = True
-) -> Int[Array, " num"] | None:
-    """Labels as int32, one per sample; `null` allows `classes`, which is none. None stays None."""
+def check_labels(labels: Any, num: int, classes: int | None = None, null: bool = True) -> Any:
+    """Labels, one per sample: classes as int32, or conditions. None stays None.
+
+    Classes are integers of shape `(num,)`; `null` allows `classes`, which is none. Conditions, where
+    there are no `classes`, are floats of shape `(num, ...)`, or a pytree of such arrays and integers.
+    """
     if labels is None:
         return None
+    leaves, structure = jax.tree.flatten(labels)
+    if structure.num_nodes > 1 and any(np.ndim(leaf) for leaf in leaves) and classes is None:
+        return jax.tree.map(lambda leaf: _check_condition(leaf, num), labels)
     array = labels if isinstance(labels, jax.Array) else np.asarray(labels)
+    if array.ndim > 1 and jnp.issubdtype(array.dtype, jnp.floating) and classes is None:
+        return _check_condition(array, num)
     if array.shape != (num,) or not jnp.issubdtype(array.dtype, jnp.integer):
-        raise ValueError(
-            f"labels must be integers of shape {(num,)}, got {array.dtype} of shape {array.shape}."
-        )
+        also = "" if classes is not None else f" Conditions are floats of shape ({num}, ...)."
+        got = f"got {array.dtype} of shape {array.shape}."
+        raise ValueError(f"labels must be integers of shape {(num,)}, {got}{also}")
     if is_concrete(array) and num:
         # In NumPy: within jit even constants of JAX would be traced.
         low, high = int(np.asarray(array).min()), int(np.asarray(array).max())
@@ -71,6 +78,36 @@ def check_labels(
             note = f" ({classes}: no class)" if highest == classes and classes is not None else ""
             raise ValueError(f"labels must {allowed}{note}, got values from {low} to {high}.")
     return jnp.asarray(array, jnp.int32)
+
+
+def _check_condition(leaf: Any, num: int) -> Array:
+    """A part of a condition, as floats of the working precision or int32."""
+    array = leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
+    whole = jnp.issubdtype(array.dtype, jnp.integer)
+    if array.shape[:1] != (num,) or not (whole or jnp.issubdtype(array.dtype, jnp.floating)):
+        asked = f"arrays of shape ({num}, ...), of floats or integers"
+        raise ValueError(f"labels must hold {asked}, got {array.dtype} of shape {array.shape}.")
+    if isinstance(array, np.ndarray) and not whole:
+        array = array.astype(jnp.promote_types(jnp.result_type(float), jnp.float32))
+    return jnp.asarray(array, jnp.int32) if whole else widen(jnp.asarray(array))
+
+
+def is_number(value: Any) -> bool:
+    """Whether a null label is one number, for all of a condition."""
+    return jax.tree.structure(value) == jax.tree.structure(0) and np.ndim(value) == 0
+
+
+def null_like(labels: Any, null: Any) -> Any:
+    """The label that stands for none, for each of these: a number, or one condition as they are."""
+    if is_number(null):
+        return jax.tree.map(lambda leaf: jnp.full_like(leaf, null), labels)
+    fill = lambda leaf, one: jnp.broadcast_to(jnp.asarray(one, leaf.dtype)[None], leaf.shape)  # noqa: E731
+    try:
+        return jax.tree.map(fill, labels, null)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"null_label must be one condition like those of the data: {error}"
+        ) from error
 
 
 def as_floats(name: str, x: Any) -> Float[Array, "batch *event"]:

@@ -106,14 +106,15 @@ def _conditional(
     """Log-densities `(batch, num)` of `x` given each datum, weighted, and its velocities."""
     c = exact.path.coefficients(t.astype(x.dtype), x.ndim + 1)
     y = x[:, None] - c.f * data[None]
-    blur = None
+    # Where a clock stands still, as a sine's at T, the data's spread goes on.
+    g_dot, blur = jnp.where(jnp.abs(c.g_dot) < 1e-20, 1e-20, c.g_dot), None
     if std is not None:
         deviation = std.reshape(1, -1, *(1,) * (x.ndim - 1))
-        blur = (c.f * deviation, c.f_dot / c.g_dot * deviation)
+        blur = (c.f * deviation, c.f_dot / g_dot * deviation)
     law = exact.path.process.conditional_law
     log_density, velocity = law(c.g, y, width=exact.width, blur=blur)
     total = jnp.sum(log_density.reshape(*log_density.shape[:2], -1), axis=-1)
-    return log_weights[None] + total, c.f_dot * data[None] + c.g_dot * velocity
+    return log_weights[None] + total, c.f_dot * data[None] + g_dot * velocity
 
 
 def exact_velocity(

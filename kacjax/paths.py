@@ -15,10 +15,17 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from kacjax._typing import ArrayLike, Key, Shape
-from kacjax._validation import check_nonnegative, check_positive, is_concrete, widen
+from kacjax._validation import check_choice, check_nonnegative, check_positive, is_concrete, widen
 from kacjax.processes import KacProcess, Process, WienerProcess
 from kacjax.processes.base import as_numbers
-from kacjax.schedules import Schedule, make_clock, make_signal
+from kacjax.schedules import (
+    LinearBetaClock,
+    LinearBetaSignal,
+    Schedule,
+    SineClock,
+    make_clock,
+    make_signal,
+)
 
 Points: TypeAlias = Float[Array, "batch *event"]
 Times: TypeAlias = Float[Array, " batch"]
@@ -55,6 +62,8 @@ class ProbabilityPath(eqx.Module):
         signal: `linear`, `exponential`, `cosine`, `constant` or a callable of `t / T`: data's factor.
         clock: `t`, `t2` or a callable of `t / T`: process time over `T`.
         T: Final time, positive.
+        approximate_prior: Whether generation starts from noise alone though the signal does not
+            vanish at `T`: right where `f(T)` times the data is small beside the noise there.
 
     Raises:
         ValueError: If `T` is not positive, a name is unknown, or a part cannot be called.
@@ -69,6 +78,7 @@ class ProbabilityPath(eqx.Module):
     signal: Schedule
     clock: Schedule
     T: ArrayLike
+    approximate_prior: bool = eqx.field(static=True, default=False)
 
     def __init__(
         self,
@@ -76,8 +86,12 @@ class ProbabilityPath(eqx.Module):
         signal: str | Schedule = "linear",
         clock: str | Schedule = "t",
         T: ArrayLike = 1.0,
+        approximate_prior: bool = False,
     ):
         check_positive("T", T)
+        if not isinstance(approximate_prior, bool):
+            raise ValueError(f"approximate_prior must be a bool, got {approximate_prior!r}.")
+        self.approximate_prior = approximate_prior
         self.process, self.T = process, as_numbers("T", T)
         self.signal, self.clock = make_signal(signal, self.T), make_clock(clock)
         for name, part in (("signal", self.signal), ("clock", self.clock)):
@@ -88,7 +102,9 @@ class ProbabilityPath(eqx.Module):
 
     @property
     def prior_is_noise(self) -> bool:
-        """Whether the signal vanishes at `T`, so that the prior does not depend on the data."""
+        """Whether the prior is noise alone: the signal vanishes at `T`, or almost, as is declared."""
+        if self.approximate_prior:
+            return True
         with jax.ensure_compile_time_eval():
             last = self.signal(jnp.ones(()))
         return is_concrete(last) and bool(np.all(np.asarray(last) == 0))
@@ -142,6 +158,24 @@ class ProbabilityPath(eqx.Module):
         t, x0 = self._check(t, x0=x0)
         c = self.coefficients(t, x0.ndim)
         noise, velocity = self.process.sample_with_velocity(key, c.g, x0.shape)
+        return PathSample(t, x0, c.f * x0 + noise, c.f_dot * x0 + c.g_dot * velocity)
+
+    def sample_from_normal(self, t: Times, x0: Points, n: Points) -> PathSample:
+        """The points of the path whose noise is made of given standard normal variables.
+
+        Args:
+            t: Times in `[0, T]`, one per datum.
+            x0: Data.
+            n: Standard normal variables, of the shape of `x0`.
+
+        Example:
+            >>> n = jax.random.normal(jax.random.key(0), (2, 3))
+            >>> kacjax.kac_path().sample_from_normal(jnp.array([0.2, 0.9]), 0 * n, n).x_t.shape
+            (2, 3)
+        """
+        t, x0, n = self._check(t, x0=x0, n=n)
+        c = self.coefficients(t, x0.ndim)
+        noise, velocity = self.process.from_normal_with_velocity(c.g, n)
         return PathSample(t, x0, c.f * x0 + noise, c.f_dot * x0 + c.g_dot * velocity)
 
     def conditional_velocity(self, t: Times, x: Points, x0: Points) -> Points:
@@ -317,3 +351,50 @@ def flow_matching_path(sigma: ArrayLike = 1.0) -> ProbabilityPath:
         WienerProcess(sigma=0.4)
     """
     return diffusion_path(sigma, 1.0, "linear", "t2")
+
+
+def vp_path(
+    schedule: str = "cosine", beta_min: ArrayLike = 0.1, beta_max: ArrayLike = 20.0
+) -> ProbabilityPath:
+    r"""A variance preserving diffusion, $x_t = f x_0 + \sqrt{1 - f^2} \, \varepsilon$ for `t` in `[0, 1]`.
+
+    With `cosine`, $f = \cos(\pi t / 2)$, the prior is noise exactly. With `linear-beta`,
+    $f = e^{-\beta_0 t / 2 - (\beta_1 - \beta_0) t^2 / 4}$, it is an approximation: generation leaves out the
+    0.0066 of the data that are left at the end, beside noise of deviation 1 (to 2e-5). The rates
+    are positive; others, and another name, are a `ValueError`.
+
+    Sources: A. Nichol, P. Dhariwal, arXiv 2102.09672, without their offset; Y. Song et al., arXiv
+    2011.13456.
+
+    Example:
+        >>> c = kacjax.vp_path("linear-beta").coefficients(0.5)
+        >>> round(float(c.f**2 + c.sigma**2), 5)
+        1.0
+    """
+    check_choice("schedule", schedule, ("cosine", "linear-beta"))
+    if schedule == "cosine":
+        return ProbabilityPath(WienerProcess(), "cosine", SineClock())
+    rates = as_numbers("beta_min", beta_min), as_numbers("beta_max", beta_max)
+    parts = LinearBetaSignal(*rates), LinearBetaClock(*rates)
+    return ProbabilityPath(WienerProcess(), *parts, approximate_prior=True)
+
+
+def edm_path(sigma_max: ArrayLike = 80.0) -> ProbabilityPath:
+    r"""A variance exploding diffusion, $x_t = x_0 + t \, \varepsilon$ for `t` in `[0, sigma_max]`.
+
+    The time is the noise's deviation, as in EDM. Data never fade, so that the prior, noise alone,
+    is an approximation, off by $x_0 / \sigma_\text{max}$ of its deviations. To train as EDM does:
+    `fit(network, path, data, key, prediction="edm", times=losses.LogNormalTimes())`; its steps are
+    `schedules.karras_times`. A `sigma_max` that is not positive is a `ValueError`.
+
+    Source: T. Karras et al., *Elucidating the Design Space of Diffusion-Based Generative Models*,
+    arXiv 2206.00364.
+
+    Example:
+        >>> c = kacjax.edm_path().coefficients(2.5)
+        >>> float(c.f), round(float(c.sigma), 4)
+        (1.0, 2.5)
+    """
+    check_positive("sigma_max", sigma_max)
+    process = WienerProcess(as_numbers("sigma_max", sigma_max) ** 0.5)
+    return ProbabilityPath(process, "constant", "t2", sigma_max, approximate_prior=True)

@@ -3,21 +3,19 @@
 import inspect
 import math
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen, nnx
-from jaxtyping import Array, Int
+from jaxtyping import Array
 
 from kacjax._typing import ArrayLike, Key
-from kacjax._validation import check_choice, check_count, is_concrete, widen
+from kacjax._validation import check_count, is_concrete, is_number, null_like, widen
 from kacjax.paths import Points, ProbabilityPath, Times
-
-PREDICTIONS = ("velocity", "x0")
-Labels: TypeAlias = Int[Array, " batch"]
+from kacjax.predictions import Prediction, make_prediction
 
 
 class Velocity(eqx.Module):
@@ -28,8 +26,9 @@ class Velocity(eqx.Module):
             the keyword `label` where there are labels, and `key` for dropout if it takes one: what
             `wrap_network` takes.
         path: The path.
-        prediction: What the network outputs: the `velocity` itself, or a prediction of the data
-            `x0`, see `ProbabilityPath.velocity_from_x0`.
+        prediction: What the network outputs: the `velocity` itself, a prediction of the data `x0`,
+            EDM's mixture `edm`, the data and the noise's velocity `bounded`, or a
+            `kacjax.predictions.Prediction`.
         classes: Number of classes; if missing, that of the network's `config`, if it has one.
 
     Raises:
@@ -44,17 +43,17 @@ class Velocity(eqx.Module):
 
     network: Any
     path: ProbabilityPath
-    prediction: str = eqx.field(static=True)
+    prediction: str | Prediction = eqx.field(static=True)
     classes: int | None = eqx.field(static=True)
 
     def __init__(
         self,
         network: Any,
         path: ProbabilityPath,
-        prediction: str = "x0",
+        prediction: str | Prediction = "x0",
         classes: int | None = None,
     ):
-        check_choice("prediction", prediction, PREDICTIONS)
+        own_time = getattr(make_prediction(prediction), "own_time", False)
         network = wrap_network(network)
         config = getattr(network, "config", {})
         known, T = config.get("classes", classes), config.get("T")
@@ -62,7 +61,8 @@ class Velocity(eqx.Module):
             check_count("classes", classes)
             if known != classes:  # Its null label would be a real class, or none at all.
                 raise ValueError(f"classes must be {known}, as of the network, got {classes}.")
-        if T is not None and is_concrete(path.T) and not np.allclose(path.T, T, 1e-6, 0):
+        same = own_time or T is None or not is_concrete(path.T) or np.allclose(path.T, T, 1e-6, 0)
+        if not same:
             raise ValueError(f"path must have the T of the network, {T}, got {path.T}.")
         self.network, self.path, self.prediction, self.classes = network, path, prediction, known
 
@@ -70,7 +70,7 @@ class Velocity(eqx.Module):
         self,
         t: Times,
         x: Points,
-        label: Labels | None = None,
+        label: Any = None,
         *,
         until: Times | None = None,
         key: Key | None = None,
@@ -79,10 +79,20 @@ class Velocity(eqx.Module):
 
         With a second time `until` it is the average one that a flow map has.
         """
-        output = _call(self.network, t, x, label, key, until).astype(widen(x).dtype)
-        if self.prediction == "x0":
-            output = self.path.velocity_from_x0(t, x.astype(output.dtype), output)
-        return output.astype(x.dtype)
+        output = self.output(t, x, label, until=until, key=key)
+        prediction = make_prediction(self.prediction)
+        return prediction.velocity(self.path, t, x.astype(output.dtype), output).astype(x.dtype)
+
+    def output(
+        self, t: Times, x: Points, label: Any = None, *, until: Any = None, key: Any = None
+    ) -> Array:
+        """What the network says there, before it is read as a velocity; float32 at least."""
+        prediction = make_prediction(self.prediction)
+        T = getattr(self.network, "config", {}).get("T")
+        time, points = prediction.inputs(self.path, t, x, T)
+        if until is not None:
+            until, _ = prediction.inputs(self.path, until, x, T)
+        return _call(self.network, time, points, label, key, until).astype(widen(x).dtype)
 
 
 class NNXNetwork(eqx.Module):
@@ -180,7 +190,7 @@ class Guided(eqx.Module):
     velocity: Callable[..., Array]
     scale: ArrayLike
     interval: tuple[ArrayLike, ArrayLike]
-    null_label: int = eqx.field(static=True)
+    null_label: Any
 
     @property
     def classes(self) -> int | None:
@@ -192,14 +202,14 @@ class Guided(eqx.Module):
         """The path of the velocity that is guided, if that is known."""
         return getattr(self.velocity, "path", None)
 
-    def __call__(self, t: Times, x: Points, label: Labels) -> Points:
+    def __call__(self, t: Times, x: Points, label: Any) -> Points:
         """The guided velocity, of the shape and type of `x`."""
         inside = (self.interval[0] <= t) & (t <= self.interval[1])
 
         def both() -> Array:
-            null = jnp.full_like(label, self.null_label)
-            pairs = ((t, t), (x, x), (null, label))
-            twice = self.velocity(*map(jnp.concatenate, pairs)).astype(x.dtype)
+            one, other = (t, x, null_like(label, self.null_label)), (t, x, label)
+            pairs = jax.tree.map(lambda *parts: jnp.concatenate(parts), one, other)
+            twice = self.velocity(*pairs).astype(x.dtype)
             without, with_label = jnp.split(twice, 2)
             mixed = without + jnp.asarray(self.scale, x.dtype) * (with_label - without)
             return jnp.where(inside.reshape(inside.shape + (1,) * (x.ndim - 1)), mixed, with_label)
@@ -211,7 +221,7 @@ class Guided(eqx.Module):
 def guided(
     velocity: Callable[..., Array],
     scale: ArrayLike,
-    null_label: int,
+    null_label: Any,
     interval: tuple[ArrayLike, ArrayLike] = (0.0, math.inf),
 ) -> Guided:
     r"""A velocity `(t, x, label)` with classifier-free guidance, for `generate(..., labels=...)`.
@@ -224,7 +234,8 @@ def guided(
     Args:
         velocity: A class-conditional velocity `velocity(t, x, label)`.
         scale: Strength $\gamma$; 1 is none.
-        null_label: The label that stands for no class.
+        null_label: The label that stands for no class; a number for all of a condition, or one
+            condition.
         interval: First and last time, in `[0, T]`, at which there is guidance; by default all.
 
     Raises:
@@ -244,12 +255,13 @@ def guided(
         raise ValueError(f"scale must be a number, got shape {jnp.shape(scale)}.")
     if is_concrete(scale) and not np.isfinite(scale):
         raise ValueError(f"scale must be finite, got {scale}.")
-    check_count("null_label", null_label, 0)
+    if is_number(null_label):
+        check_count("null_label", null_label, 0)
     low, high = interval
     if is_concrete(low) and is_concrete(high) and not low <= high:
         raise ValueError(f"interval must run from a lower to a higher time, got {interval}.")
     classes = getattr(velocity, "classes", None)
-    if classes is not None and not 0 <= null_label <= classes:
+    if classes is not None and not (is_number(null_label) and 0 <= null_label <= classes):
         raise ValueError(f"null_label must lie in 0..{classes}, got {null_label}.")
     # As arrays of floats, so that another number is no other program.
     numbers = (float(part) if isinstance(part, int) else part for part in (scale, low, high))

@@ -25,6 +25,13 @@ def x64():
 
 
 @pytest.fixture
+def adam():
+    """Training with Adam, which does not work under strict promotion: see `tests/training`."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@pytest.fixture
 def without_hook(monkeypatch):
     """As users call it: the hook of jaxtyping would refuse some arguments before the library does."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)

@@ -92,6 +92,9 @@ def on_eight_devices() -> dict[str, np.ndarray]:
     split = make_trainer(sharding.make_mesh(fsdp=8))
     both = make_trainer(sharding.make_mesh(2, 4), accumulate=2)
     runs = {"8x1": train(whole), "1x8": train(split), "stream": train(both, host_batches(0, 1))}
+    # A coupling sees the whole batch, wherever its data lie.
+    runs |= {"ot": train(make_trainer(sharding.make_mesh(2, 4), coupling="ot"))}
+    runs |= {"ot alone": train(make_trainer(coupling="ot"))}
     results = named(runs)
     lowered = whole.lower(whole.init(KEY(0)), whole.device_data(DATA))
     results["text"] = np.asarray(lowered.compile().as_text())

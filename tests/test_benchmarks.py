@@ -8,6 +8,7 @@ from flax import nnx
 import kacjax
 from benchmarks import (
     common,
+    couplings,
     exact_flow,
     few_step,
     generation_memory,
@@ -112,6 +113,14 @@ def test_few_step():
     table = few_step.summary(seeds)
     assert list(table["student"]) == ["4", "1"]
     assert all(np.isfinite(mean) for row in table.values() for mean, _ in row.values())
+
+
+@pytest.mark.parametrize("how", ["independent", pytest.param("ot", marks=pytest.mark.slow)])
+def test_couplings(how):
+    arguments = "8 gaussians", couplings.PATHS["kac"], couplings.COUPLINGS[how], 0, 2
+    table = couplings.summary([couplings.measure(*arguments, num=30)])
+    assert table["length over distance"][0] > 0.99
+    assert all(np.isfinite(mean) for mean, _ in table["energy distance"].values())
 
 
 def test_grid2d_speed():

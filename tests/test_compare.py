@@ -275,8 +275,8 @@ def test_results_of_older_versions_are_redrawn(tmp_path, capsys):
 
 def test_steps_in_time_are_those_of_earlier_tables():
     kac, wiener = kacjax.kac_path, kacjax.diffusion_path
-    paths = [kac(), kac(clock="t2"), wiener(), kacjax.flow_matching_path(0.4)]
-    assert [grid_power(path, "time") for path in paths] == [2, 1.5, 4, 1.5]
+    paths = [kac(), kac(clock="t2"), wiener(), kacjax.flow_matching_path(0.4), kacjax.edm_path()]
+    assert [grid_power(path, "time") for path in paths] == [2, 1.5, 4, 1.5, 7]
     assert {grid_power(path, "straight") for path in paths} == {2}
 
 
@@ -592,6 +592,10 @@ def test_models_are_all_combinations():
     assert {path.sigma for name, path in grid.items() if "diffusion" in name} == sigmas
     t2 = make_models(ModelsConfig(clock=("t2",)))["flow-matching"]
     assert t2.make() == kacjax.flow_matching_path()
+    more = make_models(ModelsConfig(clock=("t",), baselines=("vp", "edm"), sigma_data=0.7))
+    assert list(more)[-2:] == ["vp", "edm"]
+    assert more["vp"].make() == kacjax.vp_path()
+    assert more["edm"].prediction("x0") == kacjax.predictions.EDMPrediction(0.7)
     near = make_models(ModelsConfig(a=(9.0, 9.00000001), clock=("t", "t")))
     assert len(near) == 3
 

@@ -17,6 +17,7 @@ import kacjax
 from kacjax.export import load_notes, path_from_dict, path_to_dict, register
 from kacjax.export.velocity import _digest, _read
 from kacjax.models import MLP, UNet, blank
+from kacjax.predictions import EDMPrediction
 from kacjax.schedules import LinearClock
 from kacjax.velocity import NNXNetwork, Velocity, wrap_network
 
@@ -66,6 +67,9 @@ PATHS = {
     "diffusion": kacjax.diffusion_path(sigma=1 / 3, T=0.1, signal="exponential"),
     "constant": kacjax.diffusion_path(signal="constant"),
     "flow-matching": kacjax.flow_matching_path(),
+    "vp": kacjax.vp_path(),
+    "linear-beta": kacjax.vp_path("linear-beta", 0.2, 15.0),
+    "edm": kacjax.edm_path(40.0),
     "own": kacjax.ProbabilityPath(UNIFORM, clock=Power(1.7), T=0.3),
 }
 
@@ -304,7 +308,7 @@ def test_a_normalized_network_computes_what_it_did(tmp_path):
     np.testing.assert_array_equal(loaded(t, x), saved(t, x))
 
 
-@pytest.mark.parametrize("prediction", ["x0", "velocity"])
+@pytest.mark.parametrize("prediction", ["x0", "velocity", "edm", EDMPrediction(0.7)])
 @pytest.mark.parametrize("name", ["kac", "flow-matching", "own"])
 def test_round_trip_of_settings(prediction, name, tmp_path):
     saved = velocity(prediction, PATHS[name], nnx_net(), classes=7)

@@ -5,7 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kacjax import KacProcess, ProbabilityPath, diffusion_path, flow_matching_path, kac_path
+from kacjax import (
+    KacProcess,
+    ProbabilityPath,
+    diffusion_path,
+    edm_path,
+    flow_matching_path,
+    kac_path,
+    vp_path,
+)
 from kacjax.schedules import CLOCKS, SIGNALS
 
 pytestmark = pytest.mark.optimised
@@ -14,6 +22,9 @@ PATHS = {
     "kac": kac_path(9.0, 3.0, clock="t2"),
     "diffusion": diffusion_path(0.8, T=2.0, signal="cosine"),
     "flow-matching": flow_matching_path(),
+    "vp": vp_path(),
+    "linear-beta": vp_path("linear-beta"),
+    "edm": edm_path(),
 }
 
 

@@ -56,6 +56,8 @@ def test_eight_devices_train_as_one(tmp_path, single):
     eight = finish(*start(tmp_path, "eight", "perceptron", devices=8))
     for name in ("8x1", "1x8", "stream"):
         agree(eight, name, single)
+    agree(eight, "ot", {key: eight[f"ot alone/{key}"] for key in single})
+    assert np.all(eight["ot/losses"] != single["losses"])
     a_split_state_takes_its_share_of_memory(eight, single)
     noise_is_made_in_parts(str(eight["text"]))
     batches_are_refused_with_the_nearest_sizes(*map(str, eight["errors"]))

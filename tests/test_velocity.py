@@ -133,7 +133,9 @@ def test_a_prediction_of_the_data_becomes_a_velocity_of_the_type_of_the_points(d
 def test_refusals():
     with pytest.raises(ValueError, match="labels, but Bare takes no argument 'label'"):
         plain(Bare())(T, X, LABEL)
-    with pytest.raises(ValueError, match="prediction must be one of velocity, x0; got 'noise'"):
+    with pytest.raises(
+        ValueError, match="prediction must be one of edm, velocity, x0; got 'noise'"
+    ):
         Velocity(Bare(), PATH, "noise")
     with pytest.raises(ValueError, match="classes must be 3, as of the network, got 2"):
         Velocity(Affine(), PATH, classes=2)

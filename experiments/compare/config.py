@@ -59,10 +59,17 @@ class ModelsConfig:
     """Steps of the teacher of the first of them."""
     student_training_steps: Annotated[int | None, optional("INT", "half of --steps")] = None
     """Optimizer steps of each student."""
+    baselines: tuple[Literal["vp", "edm"], ...] = ()
+    """Further models: variance preserving diffusion, EDM."""
+    sigma_data: float = 0.5
+    """EDM: deviation of the data."""
 
 
 def make_models(config: ModelsConfig) -> dict[str, PathConfig]:
-    """Kac for every `a`, `c` and clock, named by them if there are several; Wiener for every clock."""
+    """Kac for every `a`, `c` and clock, named by them if there are several; Wiener for every clock.
+
+    After them come the other baselines.
+    """
     pairs, models = list(dict.fromkeys(itertools.product(config.a, config.c))), {}
     for (a, c), clock in itertools.product(pairs, config.clock):
         name = f"kac-{clock}" + f"-a{a:.12g}-c{c:.12g}" * (len(pairs) > 1)
@@ -73,7 +80,8 @@ def make_models(config: ModelsConfig) -> dict[str, PathConfig]:
     for (shown, sigma), clock in itertools.product(sigmas.items(), config.clock):
         name = "flow-matching" if clock == "t2" else "diffusion"
         models[name + f"-sigma{shown}" * (sigma != 1)] = PathConfig(name, sigma=sigma)
-    return models
+    known = {"vp": PathConfig("vp"), "edm": PathConfig("edm", sigma_data=config.sigma_data)}
+    return models | {name: known[name] for name in config.baselines}
 
 
 class Sampler(NamedTuple):
@@ -260,7 +268,7 @@ def make_cells(config: CompareConfig, fingerprint: str) -> list[Cell]:
     cells, ladder = [], (config.models.teacher_steps, *config.models.students)
     for model, run in config.runs():
         cells.append(_make_cell(config, model, run, fingerprint))
-        if run.training.objective != "flow":
+        if run.training.is_map:
             continue
         solver = "ab2"
         for above, below in itertools.pairwise(ladder):

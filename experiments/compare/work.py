@@ -131,7 +131,7 @@ class Work:
         """Ways to generate, and in which coordinates; students and flow maps have their own."""
         if run.student is not None:
             return [Sampler("euler", 0.0, run.student.student_steps)], "straight"
-        if run.training.objective != "flow":
+        if run.training.is_map:
             counts = sorted(set(self._config.nfe))
             return [Sampler("euler", 0.0, nfe) for nfe in counts], "straight"
         return self._config.samplers(), self._config.coordinates

@@ -1,6 +1,6 @@
 """Trained velocities and paths as files and as JSON, of registered classes."""
 
-from kacjax import models, processes, schedules
+from kacjax import models, predictions, processes, schedules
 from kacjax.export.velocity import (
     load_notes,
     load_velocity,
@@ -24,6 +24,8 @@ for _class in (
     *(ProbabilityPath, processes.KacProcess, processes.WienerProcess),
     *(schedules.LinearSignal, schedules.ExponentialSignal, schedules.CosineSignal),
     *(schedules.ConstantSignal, schedules.LinearClock, schedules.QuadraticClock),
+    *(schedules.SineClock, schedules.LinearBetaSignal, schedules.LinearBetaClock),
+    *(predictions.VelocityPrediction, predictions.DataPrediction, predictions.EDMPrediction),
     *(models.MLP, models.UNet),
 ):
     register(_class)

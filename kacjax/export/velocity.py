@@ -31,6 +31,7 @@ def register(cls: type) -> type:
 
     - A part of a path (process, signal, clock, or what these hold) is a dataclass, as every
       `eqx.Module`, of numbers, strings, arrays, tuples, and objects of registered classes.
+    - So is a `kacjax.predictions.Prediction`, and the same holds for it.
     - A network has an attribute `config`, a dictionary that JSON can hold. It is made again by
       `cls(**config, rngs=...)` in Flax NNX, `cls(**config)` in Linen, and `cls(**config, key=...)`
       otherwise, as in Equinox.
@@ -133,7 +134,7 @@ def save_velocity(
         "format": _FORMAT,
         "network": {"class": name, "config": config},
         "path": path_to_dict(velocity.path),
-        "prediction": velocity.prediction,
+        "prediction": _to_json("velocity.prediction", velocity.prediction),
         "classes": velocity.classes,
         "notes": notes or {},
     }
@@ -282,7 +283,8 @@ def _make(where: str, header: dict[str, Any], arrays: dict[str, np.ndarray]) -> 
         else:
             network = eqx.filter_eval_shape(lambda key: make(key=key), jax.random.key(0))
             network = eqx.nn.inference_mode(network) if frozen else network
-        velocity = Velocity(network, path, header["prediction"], header["classes"])
+        prediction = _from_json(header["prediction"])
+        velocity = Velocity(network, path, prediction, header["classes"])
     except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
         raise ValueError(f"{where} describes no velocity: {error!s:.1000}") from error
     abstract, rest = eqx.partition(network, _is_array)

@@ -138,7 +138,7 @@ class Stepwise(eqx.Module):
 
     def __call__(self, t: Array, x: Array, *label: Array) -> Array:
         """The average velocity from `t`, one of the times, to the one below it."""
-        nearest = jnp.argmin(jnp.abs(self.times - t[:, None]), axis=1)
+        nearest = jnp.argmin(jnp.abs(self.times[None] - t[:, None]), axis=1)
         until = self.times[jnp.maximum(nearest - 1, 0)].astype(t.dtype)
         return self.velocity(t, x, *label, until=until)
 

@@ -65,9 +65,7 @@ class Coordinates(eqx.Module):
         factor = self.scale(tau).astype(x.dtype) ** power
         return factor.reshape(factor.shape + (1,) * (x.ndim - factor.ndim)) * x
 
-    def slope(
-        self, tau: Array, u: Array, labels: Array | None, velocity: Callable[..., Array]
-    ) -> Array:
+    def slope(self, tau: Array, u: Array, labels: Any, velocity: Callable[..., Array]) -> Array:
         r"""The slope $du / d\rho$ that a velocity has at points `u`, all at one time or each at its own."""
         if self.straight:
             # Where the control stands still at T, velocities there do not show the data.

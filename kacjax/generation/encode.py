@@ -7,6 +7,7 @@ $$ \log p_{t_0}(x_{t_0}) = \log p_T(x_T) + d \log \frac{c(T)}{c(t_0)} + \int \na
 
 import math
 import warnings
+from functools import partial
 from typing import Any, Unpack
 
 import equinox as eqx
@@ -126,7 +127,7 @@ def interpolate(
     steps: int | Vector = 50,
     *,
     t_min: Scalar | None = None,
-    labels: Vector | None = None,
+    labels: Any = None,
     **options: Unpack[Options],
 ) -> Float[Array, "weights batch *event"]:
     r"""Data between two data: their noises are mixed and decoded.
@@ -169,7 +170,8 @@ def interpolate(
     _check_signal(path)
     batch, event = x_a.shape[0], x_a.shape[1:]
     labels = check_labels(labels, batch, getattr(velocity, "classes", None))
-    twice, often = (labels if labels is None else jnp.tile(labels, n) for n in (2, weights.size))
+    tile = lambda leaf, n: jnp.tile(leaf, (n,) + (1,) * (leaf.ndim - 1))  # noqa: E731
+    twice, often = (jax.tree.map(partial(tile, n=n), labels) for n in (2, weights.size))
     ends = jnp.concatenate([x_a, x_b])
     noise = encode(velocity, path, ends, steps, t_min=t_min, labels=twice, **options)
     s = path.coefficients(path.T).g
@@ -226,7 +228,7 @@ def log_density(
     key: Key | None = None,
     probes: int = 1,
     t_min: Scalar | None = None,
-    labels: Vector | None = None,
+    labels: Any = None,
     return_nfe: bool = False,
     **options: Unpack[Options],
 ) -> Any:

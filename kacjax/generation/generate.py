@@ -74,7 +74,7 @@ def generate(
     atol: Scalar | None = None,
     per_sample_steps: bool | None = None,
     x0: Samples | None = None,
-    labels: Vector | None = None,
+    labels: Any = None,
     chunk_size: int | None = None,
     mesh: Mesh | None = None,
     progress: bool = False,
@@ -99,7 +99,7 @@ def generate(
         per_sample_steps: Whether adaptive steps are chosen for each sample, as by default with chunks
             or a mesh, or for the batch, on which samples then depend.
         x0: Data of that shape, where the path's signal does not vanish at `T`.
-        labels: Class labels of shape `(num,)`; see `guided` for guidance.
+        labels: Class labels of shape `(num,)`, or conditions, as in `fit`; see `guided` for guidance.
         chunk_size: Samples that the device holds at a time; the result is then a NumPy array.
         mesh: Devices over which samples are divided, along all axes of the mesh.
         progress: Whether to show a bar, one step a chunk.
@@ -137,7 +137,7 @@ def generate(
     def chunk(first: int, size: int) -> tuple[Any, Any]:
         # Samples past the last one, with the data of others, fill up what is divided.
         rows = np.arange(first, first + -(-size // devices) * devices)
-        known = (None if part is None else part[rows % num] for part in (x0, labels))
+        known = jax.tree.map(lambda part: part[rows % num], (x0, labels))
         index, data, label = _put((jnp.asarray(rows), *known), split)
         noise = _put(_draw(as_arrays(path), key, index, shape[1:], data), split)
         field, times = eqx.Partial(point_slope, velocity), (path.T, 0.0, steps)
@@ -172,7 +172,7 @@ def trajectory(
     steps: int | Vector = 50,
     *,
     x0: Samples | None = None,
-    labels: Vector | None = None,
+    labels: Any = None,
     **options: Unpack[Options],
 ) -> Float[Array, "times num *event"]:
     """Generates the samples of `generate` and keeps them on their way, at the times given.

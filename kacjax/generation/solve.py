@@ -53,7 +53,7 @@ def solve(
     t1: ArrayLike,
     steps: int | Vector = 50,
     *,
-    labels: Vector | None = None,
+    labels: Any = None,
     saved: Vector | None = None,
     return_nfe: bool = False,
     **options: Unpack[Options],
@@ -67,7 +67,7 @@ def solve(
         t0: Where to start.
         t1: Where to end, towards data or noise; traced only if `t0` is `path.T`, or the reverse.
         steps: Number of fixed steps, or their times from `t0` to `t1`.
-        labels: Integers of shape `(batch,)`.
+        labels: Integers of shape `(batch,)`, or conditions, as in `fit`.
         saved: Times from `t0` to `t1`, in this order, at which the points are wanted.
         return_nfe: Whether to return the number of function evaluations too.
         **options: `solver`, `coordinates`, `grid_power`, `rtol`, `atol`, `per_sample_steps`.

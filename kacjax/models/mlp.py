@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Array, Float
 
 from kacjax._validation import check_count, check_positive
 from kacjax.models import layers
@@ -39,6 +40,7 @@ class MLP(layers.Network):
         T: Final time of the path, the unit of `t`.
         classes: Number of classes; without it the network knows no labels.
         second_time: Whether calls may have a second time, `until`, as flow maps need.
+        outputs: Numbers in the output for each of the last axis of `x`; 2 for the prediction `bounded`.
 
     Raises:
         ValueError: If a number is out of its range; in a call, if a shape or label does not fit.
@@ -61,11 +63,13 @@ class MLP(layers.Network):
         T: float = 1.0,
         classes: int | None = None,
         second_time: bool = False,
+        outputs: int = 1,
     ):
         for name, value in (("dim", dim), ("width", width), ("depth", depth)):
             check_count(name, value)
         check_count("fourier", fourier, 0)
         check_positive("highest_frequency", highest_frequency)
+        check_count("outputs", outputs)
         self.remember(MLP.__init__, locals())
         self.dim = dim
         self.embedding = layers.FourierFeatures(dim, fourier, 0.5, highest_frequency, rngs=rngs)
@@ -73,7 +77,7 @@ class MLP(layers.Network):
         self.first = nnx.Linear(dim + 2 * fourier, width, rngs=rngs)
         self.blocks = nnx.List([ResidualBlock(width, rngs=rngs) for _ in range(depth)])
         self.norm = nnx.LayerNorm(width, rngs=rngs)
-        self.last = nnx.Linear(width, dim, kernel_init=nnx.initializers.zeros, rngs=rngs)
+        self.last = nnx.Linear(width, dim * outputs, kernel_init=nnx.initializers.zeros, rngs=rngs)
 
     def __call__(
         self,
@@ -83,7 +87,7 @@ class MLP(layers.Network):
         *,
         until: Times | None = None,
         key: Any = None,
-    ) -> Vectors:
+    ) -> Float[Array, "batch outputs"]:
         """What is learned, in the type of `x`, float32 at least; see `kacjax.models`."""
         t, x = layers.check_points(t, x, (self.dim,))
         time = self.condition(t, label, until)

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import DTypeLike
+from jaxtyping import Array, DTypeLike, Float
 
 from kacjax._validation import check_choice, check_count, choose
 from kacjax.models import layers
@@ -59,6 +59,7 @@ class UNet(layers.Network):
         dropout: Share of numbers dropped in each residual block where a call has a `key`.
         classes: Number of classes; without it the network knows no labels.
         second_time: Whether calls may have a second time, `until`, as flow maps need.
+        outputs: Numbers in the output for each of the last axis of `x`; 2 for the prediction `bounded`.
         T: Final time of the path, the unit of `t`.
         dtype: Type of convolutions and matrix products, `float32` or `bfloat16`; parameters,
             normalization, softmax and the embedding of the time are float32.
@@ -93,6 +94,7 @@ class UNet(layers.Network):
         dtype: DTypeLike = "float32",
         remat: bool = False,
         second_time: bool = False,
+        outputs: int = 1,
     ):
         sides = _sides(shape, multipliers)
         check_count("channels", channels)
@@ -112,6 +114,7 @@ class UNet(layers.Network):
             raise ValueError(f"dropout must lie in [0, 1), got {dropout}.")
         dtype = dtype if isinstance(dtype, str) else jnp.dtype(dtype).name
         check_choice("dtype", dtype, ("float32", "bfloat16"))
+        check_count("outputs", outputs)
         self.remember(UNet.__init__, locals())
         self.shape, self.dtype, self.remat = tuple(shape), dtype, remat
         self.condition = layers.ConditionEmbedding(
@@ -142,11 +145,11 @@ class UNet(layers.Network):
                 decoder.append(layers.Resample(current, up=True, **options))
         self.encoder, self.middle, self.decoder = map(nnx.List, (encoder, middle, decoder))
         self.norm = layers.GroupNorm(current)
-        self.last = layers.convolution(current, shape[-1], zero=True, **options)
+        self.last = layers.convolution(current, shape[-1] * outputs, zero=True, **options)
 
     def __call__(
         self, t: Times, x: Map, label: Labels = None, *, until: Times | None = None, key: Any = None
-    ) -> Map:
+    ) -> Float[Array, "batch height width outputs"]:
         """What is learned, in the type of `x`, float32 at least; see `kacjax.models`."""
         t, x = layers.check_points(t, x, self.shape)
         time = self.condition(t.astype(jnp.float32), label, until)

@@ -19,13 +19,15 @@ Samples: TypeAlias = Num[Array, "_ *_"] | Num[np.ndarray, "_ *_"]
 
 # Okabe and Ito's palette, which color-blind readers tell apart.
 BLUE, VERMILION, GREEN, SKY = "#0072B2", "#D55E00", "#009E73", "#56B4E9"
+PURPLE, ORANGE = "#CC79A7", "#E69F00"
 INK, GRAY, PALE = "#222222", "#777777", "#CCCCCC"
 
 # One color for each model, the same in every figure, and what titles call the models.
 COLORS = {"data": GRAY, "diffusion": VERMILION, "flow-matching": GREEN}
-COLORS |= {"kac": BLUE, "kac-t": BLUE, "kac-t2": SKY}
+COLORS |= {"kac": BLUE, "kac-t": BLUE, "kac-t2": SKY, "vp": PURPLE, "edm": ORANGE}
 LABELS = {"kac": "Kac flow", "kac-t": "Kac, clock t", "kac-t2": "Kac, clock t²"}
 LABELS |= {"diffusion": "diffusion", "flow-matching": "flow matching"}
+LABELS |= {"vp": "VP diffusion", "edm": "EDM"}
 
 STYLE: dict[Any, Any] = {"figure.dpi": 160, "legend.frameon": False, "mathtext.fontset": "cm"}
 STYLE |= {"text.color": INK, "axes.titlesize": 11, "axes.edgecolor": GRAY, "axes.labelcolor": INK}

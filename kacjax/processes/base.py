@@ -5,6 +5,7 @@ so that $\partial_s p + \partial_y (v p) = 0$; the distribution function is $\Ph
 """
 
 import abc
+import math
 from functools import partial
 
 import equinox as eqx
@@ -160,13 +161,24 @@ class Process(eqx.Module):
         """
         check_draw(key, shape)
         (s,) = align(s=s, shape=shape)
-        n = normal(key, tuple(shape), s.dtype)
-        y, v = jax.jvp(lambda time: self.from_normal(time, n), (s,), (jnp.ones_like(s),))
+        y, v = self.from_normal_with_velocity(s, normal(key, tuple(shape), s.dtype))
         if y.shape != tuple(shape):
             raise ValueError(
                 f"shape must hold the process's parameters, which make it {y.shape}; got {shape}."
             )
         return y, v
+
+    def from_normal_with_velocity(self, s: ArrayLike, n: ArrayLike) -> Pair:
+        r"""The displacements $X(s, n)$ of normal variables, and their velocities $\partial_s X(s, n)$.
+
+        On the atoms of the Kac process too, where `velocity` has to recognize them by `y`.
+
+        Example:
+            >>> kacjax.WienerProcess().from_normal_with_velocity(4.0, 1.0)
+            (Array(2., dtype=float32), Array(0.25, dtype=float32))
+        """
+        s, n = align(s=s, n=n)
+        return jax.jvp(lambda time: self.from_normal(time, n), (s,), (jnp.ones_like(s),))
 
     def sample(self, key: Key, s: ArrayLike, shape: Shape) -> Values:
         """Draws displacements at time `s`; see `sample_with_velocity`."""
@@ -253,6 +265,10 @@ class Process(eqx.Module):
     def atom_mass(self, s: ArrayLike) -> Values:
         """Total probability of the atoms: zero unless the process has some."""
         return jnp.zeros_like(align(s=s)[0])
+
+    def max_speed(self) -> ArrayLike:
+        """A bound of the velocity's size at all times; infinite by default."""
+        return math.inf
 
     def linear_velocity(self, s: ArrayLike) -> Values:
         r"""The best linear predictor of the velocity, $\beta(s)$ in $v \approx \beta(s) y$.

@@ -36,6 +36,11 @@ class WienerProcess(Process):
         s, n, sigma = align(s=s, n=n, sigma=self.sigma)
         return sigma * jnp.sqrt(s) * n
 
+    def from_normal_with_velocity(self, s: ArrayLike, n: ArrayLike) -> Pair:  # noqa: D102
+        s, n, sigma = align(s=s, n=n, sigma=self.sigma)
+        root = jnp.sqrt(s)
+        return (sigma * root) * n, (sigma / (2 * root)) * n
+
     def sample_with_velocity(self, key: Key, s: ArrayLike, shape: Shape) -> Pair:  # noqa: D102
         base.check_draw(key, shape)
         s, sigma = align(s=s, sigma=self.sigma, shape=shape)

@@ -1,13 +1,14 @@
 """Training: one pure step, many of them per call, for every path, network and set of devices."""
 
 from kacjax.training.step import (
+    FitResult,
     NonFiniteError,
     StepMetrics,
     TrainState,
     default_optimizer,
     learning_rate_schedule,
 )
-from kacjax.training.trainer import FitResult, Trainer, fit
+from kacjax.training.trainer import Trainer, fit
 
 __all__ = [
     "FitResult",

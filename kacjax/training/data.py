@@ -23,10 +23,10 @@ _NAMES = (("x", "image"), ("y", "label"))
 
 
 class DeviceData(NamedTuple):
-    """Data that lie on the devices for the whole run, and their classes; see `Trainer`."""
+    """Data that lie on the devices for the whole run, and their labels; see `Trainer`."""
 
     data: Num[Array | np.ndarray, "num *event"]
-    labels: Int[Array | np.ndarray, " num"] | None = None
+    labels: Any = None
 
 
 class Cursor(NamedTuple):
@@ -54,7 +54,7 @@ def cursor_at(key: Key, step: int, batch_size: int, num: int, flip: bool = False
 
 def next_batch(
     source: DeviceData, key: Key, cursor: Cursor, batch_size: int, flip: bool = False
-) -> tuple[tuple[Array, Array | None], Cursor]:
+) -> tuple[tuple[Array, Any], Cursor]:
     """The batch at a position, as a pair of data and labels or None, and the position after it."""
     count, num = cursor.orders.shape
     picked = cursor.orders.reshape(-1)[cursor.row + jnp.arange(batch_size, dtype=jnp.int32)]

@@ -93,6 +93,32 @@ class NonFiniteError(FloatingPointError):
         super().__init__(f"The {what} became {value} at step {step}; {advice}")
 
 
+class FitResult(NamedTuple):
+    """What `fit` returns.
+
+    Attributes:
+        velocity: The velocity of the averaged parameters.
+        state: The final state.
+        losses: Loss of every step taken, of shape `(taken,)`.
+        steps_per_second: Speed, compilation not included.
+        compile_seconds: Time spent compiling.
+        metrics: Of every step: losses, those by time, norms of gradients.
+    """
+
+    velocity: Velocity
+    state: TrainState
+    losses: np.ndarray
+    steps_per_second: float
+    compile_seconds: float
+    metrics: StepMetrics
+
+    def __repr__(self) -> str:
+        last = f"{self.losses[-1]:.4g}" if len(self.losses) else "none"
+        speed = f"steps_per_second={self.steps_per_second:.0f}"
+        rest = f"{speed}, compile_seconds={self.compile_seconds:.1f}"
+        return f"FitResult(step={int(self.state.step)}, last loss={last}, {rest})"
+
+
 def join_metrics(parts: Sequence[StepMetrics]) -> StepMetrics:
     """Joins the metrics of runs of steps, one after the other, on the host."""
     if not parts:
@@ -179,7 +205,7 @@ class Options:
     """The options of `fit` that a program of training is compiled for."""
 
     batch_size: int = 256
-    prediction: str = "x0"
+    prediction: Any = "x0"
     label_dropout: float = 0.0
     classes: int | None = None
     ema_decay: float = 0.999

@@ -6,7 +6,7 @@ import functools
 import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -21,11 +21,20 @@ from kacjax import losses, sharding
 from kacjax._pytrees import as_arrays
 from kacjax._typing import Key
 from kacjax._validation import check_choice, check_count, check_positive
+from kacjax.couplings import make_coupling
 from kacjax.paths import ProbabilityPath
+from kacjax.predictions import Prediction
 from kacjax.training import data as feed
 from kacjax.training import step as stepping
 from kacjax.training.data import DeviceData
-from kacjax.training.step import NonFiniteError, Plan, StepMetrics, TrainState, join_metrics
+from kacjax.training.step import (
+    FitResult,
+    NonFiniteError,
+    Plan,
+    StepMetrics,
+    TrainState,
+    join_metrics,
+)
 from kacjax.velocity import Velocity, trainable, wrap_network
 
 Callback = Callable[[int, StepMetrics], Any]
@@ -56,6 +65,9 @@ class Trainer(stepping.Options):
     objective: Any = None
     weight: losses.Weight = "balanced"
     time_power: float = 2.0
+    times: Any = None
+    coupling: Any = "independent"
+    null_label: Any = None
     steps_per_call: int | None = None
     trainable: Any = None
 
@@ -74,8 +86,11 @@ class Trainer(stepping.Options):
             raise ValueError(f"optimizer must be an optax.GradientTransformation, {got}.")
         sharding.check_batch_size(self.batch_size, self.mesh, self.accumulate)
         classes = self._parts[2].classes  # Made now, for the errors of its making.
-        if self.label_dropout and classes is None:
-            raise ValueError("label_dropout needs classes, the number of classes; got None.")
+        if self.label_dropout and classes is None and self.null_label is None:
+            raise ValueError("label_dropout needs classes, their number, or null_label; got None.")
+        if self.objective is not None and make_coupling(self.coupling) is not None:
+            got = f"got {self.coupling!r:.80}"
+            raise ValueError(f"coupling must be 'independent' with an objective of its own, {got}.")
 
     @functools.cached_property
     def _parts(self) -> tuple[Any, Any, Plan]:
@@ -91,7 +106,8 @@ class Trainer(stepping.Options):
             raise ValueError("network must hold parameters to train, got none.")
         mask = jax.tree.map(lambda x: x is not None, chosen, is_leaf=lambda x: x is None)
         params, network_rest = stepping.split_arrays(network)
-        own = losses.FlowMatching(self.weight, self.time_power, self.label_dropout)
+        names = "weight", "time_power", "label_dropout", "times", "coupling", "null_label"
+        own = losses.FlowMatching(**{name: getattr(self, name) for name in names})
         objective = own if self.objective is None else self.objective
         given, given_rest = stepping.split_arrays((velocity.path, as_arrays(objective)))
         optimizer = self.optimizer or stepping.default_optimizer(self.steps)
@@ -247,15 +263,16 @@ class Trainer(stepping.Options):
 
     def _capacity(self, source: DeviceData) -> int:
         """Most steps in one call; the first time for a shape, the network is tried on a datum."""
-        event, labelled = source.data.shape[1:], source.labels is not None
-        if self.label_dropout and not labelled:
+        event, labels = source.data.shape[1:], source.labels
+        if self.label_dropout and labels is None:
             raise ValueError(f"label_dropout={self.label_dropout} needs labels, got None.")
-        if (event, labelled) in self._memory:
-            return self._memory[event, labelled]
+        one = lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype)  # noqa: E731
+        label = () if labels is None else (jax.tree.map(one, labels),)
+        if (kind := (event, str(label))) in self._memory:
+            return self._memory[kind]
         params, given, plan = self._parts
         dtype = jnp.result_type(float)
         t, x = jax.ShapeDtypeStruct((1,), dtype), jax.ShapeDtypeStruct((1, *event), dtype)
-        label = (jax.ShapeDtypeStruct((1,), jnp.int32),) if labelled else ()
         velocity = plan.velocity(params, given)
         shape = f"(num, *{event})"
         try:
@@ -268,33 +285,7 @@ class Trainer(stepping.Options):
         # XLA compiles a convolution's gradient for CPUs ten times slower within a loop.
         slow = devices[0].platform == "cpu" and "conv_general_dilated" in str(jaxpr)
         capacity = self.steps_per_call or (1 if slow else _STEPS_PER_CALL)
-        return self._memory.setdefault((event, labelled), capacity)
-
-
-class FitResult(NamedTuple):
-    """What `fit` returns.
-
-    Attributes:
-        velocity: The velocity of the averaged parameters.
-        state: The final state.
-        losses: Loss of every step taken, of shape `(taken,)`.
-        steps_per_second: Speed, compilation not included.
-        compile_seconds: Time spent compiling.
-        metrics: Of every step: losses, those by time, norms of gradients.
-    """
-
-    velocity: Velocity
-    state: TrainState
-    losses: np.ndarray
-    steps_per_second: float
-    compile_seconds: float
-    metrics: StepMetrics
-
-    def __repr__(self) -> str:
-        last = f"{self.losses[-1]:.4g}" if len(self.losses) else "none"
-        speed = f"steps_per_second={self.steps_per_second:.0f}"
-        rest = f"{speed}, compile_seconds={self.compile_seconds:.1f}"
-        return f"FitResult(step={int(self.state.step)}, last loss={last}, {rest})"
+        return self._memory.setdefault(kind, capacity)
 
 
 def fit(
@@ -306,12 +297,15 @@ def fit(
     batch_size: int = 256,
     *,
     optimizer: optax.GradientTransformation | None = None,
-    prediction: str = "x0",
+    prediction: str | Prediction = "x0",
     objective: Any = None,
     weight: losses.Weight = "balanced",
     time_power: float = 2.0,
+    times: Any = None,
+    coupling: Any = "independent",
     labels: Any = None,
     label_dropout: float = 0.0,
+    null_label: Any = None,
     classes: int | None = None,
     ema_decay: float = 0.999,
     flip: bool = False,
@@ -337,12 +331,18 @@ def fit(
         steps: Optimizer steps.
         batch_size: Data in one step, over all devices.
         optimizer: Any Optax optimizer; `default_optimizer(steps)` if missing.
-        prediction: What the network outputs, the data `x0` or the `velocity`.
+        prediction: What the network outputs, the data `x0`, the `velocity`, EDM's mixture of data
+            and noise, `edm`, or a `kacjax.predictions.Prediction`.
         objective: What is minimized, a `kacjax.losses.Objective`, if not `flow_matching_loss`.
         weight: Weight of the loss at each time, see `flow_matching_loss`.
         time_power: Exponent of the times' distribution, 1 if uniform; 2 has more near the data.
-        labels: The class of each datum, integers `(num,)`; batches of the host have their own.
-        label_dropout: Probability of the null label, `classes`, for classifier-free guidance.
+        times: How times are drawn instead: `times(key, path, batch)`, as `losses.LogNormalTimes`.
+        coupling: Which datum meets which noise: `independent`, `ot` or a callable, see
+            `kacjax.couplings`. It sees the whole batch.
+        labels: The class of each datum, integers `(num,)`, or its condition, floats `(num, ...)` or a
+            pytree of arrays that have the data first; batches of the host have their own.
+        label_dropout: Probability of the null label, for classifier-free guidance.
+        null_label: That label, by default `classes`: a number, or one condition.
         classes: Number of classes; if missing, that of the network's `config`.
         ema_decay: Decay of the averaged parameters, in [0, 1).
         flip: Whether images are mirrored left to right with probability one half.

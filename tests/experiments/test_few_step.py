@@ -143,9 +143,7 @@ def test_flow_maps_are_drawn_in_any_number_of_steps(flow_map, tmp_path, capsys):
         np.testing.assert_allclose(np.load(file), drawn, atol=1e-5)
     argv = ["--run", str(flow_map), "--out", str(tmp_path / "y.npy")]
     fails(capsys, generate, [*argv, "--solver", "heun"], "a flow map is drawn by --solver euler")
-    fails(
-        capsys, distill, distilled(flow_map, tmp_path / "s"), "a run of --objective flow, got lsd"
-    )
+    fails(capsys, distill, distilled(flow_map, tmp_path / "s"), "no flow map, got --objective lsd")
     assert not (tmp_path / "y.npy").exists()
 
 

@@ -268,7 +268,7 @@ def test_an_animation_that_cannot_be_written_leaves_nothing(arrays, tmp_path, mo
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", ["diffusion", "kac", "flow-matching"])
+@pytest.mark.parametrize("path", ["diffusion", "kac", "flow-matching", "vp", "edm"])
 def test_runs_generate_with_the_defaults_of_the_library(path, tmp_path, capsys):
     """What `train` and `generate` make by default is what the library's default makes."""
     run, out, gif = tmp_path / "run", tmp_path / "x.npy", tmp_path / "x.gif"
@@ -466,12 +466,36 @@ def test_defaults_of_cifar10_are_the_papers():
     assert not DEFAULTS["mnist"][1].source.flip
 
 
-def test_paths_of_the_three_models():
+def test_paths_of_the_models():
     kac = PathConfig(a=4.0, c=2.0, T=2.0, clock="t2").make()
     assert (kac.process.a, kac.process.c, kac.T) == (4.0, 2.0, 2.0)
     assert PathConfig(path="diffusion", sigma=3.0).make().process.sigma == 3.0
     flow = PathConfig(path="flow-matching", sigma=0.4, signal="constant").make()
     assert flow == kacjax.flow_matching_path(0.4)
+    beta = PathConfig(path="vp", vp_schedule="linear-beta", beta_max=15.0)
+    assert beta.make() == kacjax.vp_path("linear-beta", 0.1, 15.0)
+    assert beta.unused(PathConfig()) == []
+    still = PathConfig(path="vp", beta_max=15.0, sigma=2.0)
+    assert still.unused(PathConfig()) == ["--beta-max", "--sigma"]
+    for other in (beta, still, PathConfig()):
+        assert (other.prediction("x0"), other.times()) == ("x0", None)
+    edm = PathConfig(path="edm", sigma_max=40.0, sigma_data=0.7, noise_mean=-1.0)
+    assert edm.make() == kacjax.edm_path(40.0)
+    assert edm.prediction("x0") == kacjax.predictions.EDMPrediction(0.7)
+    assert edm.times() == kacjax.losses.LogNormalTimes(-1.0, 1.2)
+    assert edm.unused(PathConfig()) == []
+
+
+def test_a_run_of_a_baseline(tmp_path):
+    """What the flags say is what is trained, and what the file of the velocity says."""
+    run, flags = tmp_path / "run", ["--path", "edm", "--sigma-data", "0.8", "--coupling", "ot"]
+    assert train.main(arguments("moons", run, *flags)) == 0
+    velocity = kacjax.load_velocity(run)
+    assert velocity.prediction == kacjax.predictions.EDMPrediction(0.8)
+    np.testing.assert_allclose(velocity.path.T, 80, rtol=1e-6)
+    assert velocity.path.approximate_prior
+    assert json.loads((run / "config.json").read_text())["training"]["coupling"] == "ot"
+    assert np.all(np.isfinite(np.load(run / "samples.npy")))
 
 
 def test_wrong_flags_of_generate(arrays, tmp_path, monkeypatch, capsys):

@@ -16,6 +16,7 @@ KEY = jax.random.key(2)
 LABELS = jnp.asarray(np.arange(64) % 3, jnp.int32)
 # Moves the parameters by the gradient itself, so that they show it.
 PLAIN = optax.sgd(1.0)
+TIMES = kacjax.losses.LogNormalTimes()
 
 
 def test_step_is_pure_and_moves_everything():
@@ -31,12 +32,15 @@ def test_step_is_pure_and_moves_everything():
         assert any(jnp.any(a != b) for a, b in pairs if a.shape == b.shape)
 
 
-@pytest.mark.parametrize("prediction", ["x0", "velocity"])
-@pytest.mark.parametrize("weight", ["balanced", lambda t: 2 - t])
-def test_what_a_step_minimizes_is_the_public_loss(prediction, weight):
+@pytest.mark.parametrize("prediction", ["x0", "velocity", "edm"])
+@pytest.mark.parametrize(
+    ("weight", "coupling"), [("balanced", "independent"), (lambda t: 2 - t, "ot")]
+)
+def test_what_a_step_minimizes_is_the_public_loss(prediction, weight, coupling):
     """Loss and gradient, with labels, label dropout and dropout of the network."""
     network = Affine()
     options = {"prediction": prediction, "weight": weight, "label_dropout": 0.5}
+    options |= {"coupling": coupling, "times": TIMES}
     state, step = small_step(network, optimizer=PLAIN, **options)
     draw_key, dropout_key = jax.random.split(KEY)
 
@@ -48,6 +52,8 @@ def test_what_a_step_minimizes_is_the_public_loss(prediction, weight):
             DATA,
             labels=LABELS,
             weight=weight,
+            coupling=coupling,
+            times=TIMES,
             label_dropout=0.5,
             null_label=3,
             dropout_key=dropout_key,

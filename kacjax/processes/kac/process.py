@@ -63,6 +63,10 @@ class KacProcess(Process):
         s, n, a, c = align(s=s, n=n, a=self.a, c=self.c)
         return sampler.displace(s, a, c, n, True)[0]
 
+    def from_normal_with_velocity(self, s: ArrayLike, n: ArrayLike) -> Pair:  # noqa: D102
+        s, n, a, c = align(s=s, n=n, a=self.a, c=self.c)
+        return sampler.displace(s, a, c, n, True)
+
     def sample_with_velocity(
         self, key: Key, s: ArrayLike, shape: Shape, method: str = "squash"
     ) -> Pair:
@@ -127,6 +131,9 @@ class KacProcess(Process):
     def atom_mass(self, s: ArrayLike) -> Values:  # noqa: D102
         s, a, c = align(s=s, a=self.a, c=self.c)
         return jnp.exp(-a * s) + jnp.zeros_like(c)
+
+    def max_speed(self) -> ArrayLike:  # noqa: D102
+        return self.c
 
     def cdf(self, s: ArrayLike, y: ArrayLike) -> Values:  # noqa: D102
         s, y, a, c = align(s=s, y=y, a=self.a, c=self.c)
