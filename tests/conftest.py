@@ -17,6 +17,41 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 
 
+# Cases that take long of tests with others that are as good a guard of the same line.
+SLOW_CASES = {
+    "test_what_is_counted_is_what_is_evaluated": ("Kvaerno3", "heun"),
+    "test_fixed_steps_have_their_order_and_their_cost": (
+        *("diffusion-midpoint", "diffusion-heun", "diffusion-euler"),
+        *("flow matching-euler", "flow matching-midpoint", "flow matching-rk4"),
+    ),
+    "test_low_precision_is_computed_in_float32": ("float16",),
+    "test_chunks_are_refused_whatever_is_traced": ("x0-grad", "grid_power-grad", "function-grad"),
+    "test_the_way_up_of_an_x0_prediction_begins_in_a_little_noise": (
+        *("diffusion", "kac t2", "flow matching"),
+    ),
+    "test_own_processes_and_schedules_generate_in_straight_coordinates": (
+        *("signal", "process", "clock"),
+    ),
+    "test_a_velocity_that_knows_its_path_refuses_another": ("trajectory", "encode", "log_density"),
+    "test_the_exact_velocity_of_bounded_noise_is_finite": ("process",),
+    "test_mixture_of_gaussians": ("64-path1",),
+    "test_there_and_back_with_the_default_solver": ("diffusion", "flow matching"),
+    "test_trajectory_ends_where_generate_does": ("diffusion-options1", "flow matching-options1"),
+    "test_times_and_controls_are_found_again": ("64-kac",),
+    "test_train_speed": ("1",),
+    "test_a_killed_run_goes_on_bit_for_bit": ("arrays-2",),
+}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Marks the slow cases."""
+    for item in items:
+        name, _, case = item.name.removesuffix("]").partition("[")
+        if any(case == slow or case.startswith(f"{slow}-") for slow in SLOW_CASES.get(name, ())):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture
 def x64():
     """Float64 for one test."""

@@ -89,6 +89,7 @@ def test_round_trip_error_falls_with_the_tolerance(x64):
     assert errors[2] < 1e-6
 
 
+@pytest.mark.slow
 def test_interpolation_runs_from_one_datum_to_the_other(x64):
     x = jax.random.normal(KEY, (2, 5, 4)) * 0.3
     options = {"solver": "rk4", "steps": 100}
@@ -138,6 +139,7 @@ def test_mixtures_have_finite_gradients(dim, factors):
         np.testing.assert_allclose(gradients[1][0, 0], 0.25 * np.eye(dim)[0], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_mixed_noise_has_the_law_of_the_prior():
     """Of 65,536 Kac components, mixed without a flow: Kolmogorov-Smirnov, false alarm 1e-7.
 

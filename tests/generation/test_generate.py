@@ -123,6 +123,7 @@ def test_gradients_backward_and_forward(solver):
         np.testing.assert_allclose(found, jax.grad(end)(1.0), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_gradients_of_many_steps_are_differences(x64):
     """In the noise's size too, through the default solver."""
 
@@ -186,6 +187,7 @@ def test_chunks_change_nothing(solver, steps):
         np.testing.assert_array_equal(counts, nfe)
 
 
+@pytest.mark.slow
 def test_chunks_of_adaptive_steps_choose_them_for_each_sample():
     """Unless the opposite is asked for: then for each chunk, the last one filled up."""
     options = {"steps": 1, "solver": "tsit5", "return_nfe": True}

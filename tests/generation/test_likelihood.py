@@ -81,6 +81,7 @@ def test_outside_the_cone_of_the_prior_there_is_no_density():
     assert found[2] == -jnp.inf
 
 
+@pytest.mark.slow
 def test_hutchinson_is_right_on_average_and_exact_for_diagonal_fields(x64):
     """400 probes of one linear field each: the mean within 6 standard errors of the trace."""
     path = flow_matching_path()

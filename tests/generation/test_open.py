@@ -91,6 +91,7 @@ class Quadratic(kacjax.Process):
         return s**2
 
 
+@pytest.mark.slow
 def test_a_variance_that_underflows_near_the_data():
     path = kacjax.ProbabilityPath(Quadratic(), clock="t2")
     t = jnp.array([0.0, 1e-12, 3e-10, 1e-6, 0.5])
@@ -255,6 +256,7 @@ def test_low_precision_is_computed_in_float32(dtype):
     assert point.x_t.dtype == point.velocity.dtype == jnp.float32
 
 
+@pytest.mark.slow
 def test_a_network_of_low_precision():
     """Its output is taken into the precision of the points."""
     narrow = lambda t, x: gaussian_velocity(t, x).astype(jnp.bfloat16)  # noqa: E731
@@ -313,6 +315,7 @@ def test_odd_input_is_refused_at_the_door(call, message, without_hook):
     assert len(str(info.value).splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_odd_input_that_is_taken(without_hook):
     """Lists for points, times and labels, arrays of NumPy of 64 bits, without a warning."""
     import warnings

@@ -164,6 +164,7 @@ def test_adaptive_steps_follow_the_tolerance_and_are_counted(solver, x64):
     assert min(times) > 0
 
 
+@pytest.mark.slow
 def test_steps_for_each_sample_are_those_it_takes_alone(x64):
     options = {"solver": "tsit5", "rtol": 1e-5, "atol": 1e-5, "return_nfe": True}
     x, nfe = generate(rough_velocity, PATH, KEY, (4, 1), per_sample_steps=True, **options)
@@ -176,6 +177,7 @@ def test_steps_for_each_sample_are_those_it_takes_alone(x64):
     np.testing.assert_allclose(joint, x, atol=0.05)
 
 
+@pytest.mark.slow
 def test_any_solver_of_diffrax(x64, without_hook):
     """Its Heun is the one with a name; an implicit one needs no name."""
     flow = GaussianFlow(DIFFUSION)
