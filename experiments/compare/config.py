@@ -51,8 +51,8 @@ class ModelsConfig:
     """Clocks of every model; diffusion with t2 is flow matching."""
     matched: bool = False
     """Wiener models also with sigma = c / sqrt(a)."""
-    objective: tuple[run_config.Objective, ...] = ("flow",)
-    """What is learned; the maps for few steps are models of their own."""
+    maps: tuple[Literal["lsd", "meanflow"], ...] = ()
+    """Flow maps for few steps, learned beside every velocity."""
     students: tuple[int, ...] = ()
     """Steps of students of every model, falling, each taught by the one before."""
     teacher_steps: int = 32
@@ -169,7 +169,7 @@ class CompareConfig:
         for group in (self.source, self.models, self.network, self.training, self.evaluation):
             checks.check_group(group)
         lists = vars(self.models) | vars(self.evaluation)
-        for name in ("a", "c", "clock", "nfe", "solver", "objective"):
+        for name in ("a", "c", "clock", "nfe", "solver"):
             if not lists[name]:
                 raise UserError(f"{checks.flag(name)} needs at least one value.")
         check_count("--seeds", self.seeds, 1, 1000)
@@ -210,12 +210,12 @@ class CompareConfig:
         options: dict[str, Any] = {"record": run_config.RecordConfig(keep=1), "resume": True}
         return [
             (
-                name + f"-{objective}" * (objective != "flow"),
+                name + f"-{objective}" * (objective in self.models.maps),
                 RunConfig(self.data, self.source, path, self.network, training, **options),
             )
             for seed in seeds
             for name, path in make_models(self.models).items()
-            for objective in dict.fromkeys(self.models.objective)
+            for objective in dict.fromkeys((self.training.objective, *self.models.maps))
             for training in [replace(self.training, seed=seed, objective=objective)]
         ]
 

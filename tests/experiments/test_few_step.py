@@ -165,7 +165,7 @@ def small_comparison(out, **models):
 
 @pytest.mark.slow
 def test_a_comparison_has_rows_of_students_and_flow_maps(tmp_path):
-    config = small_comparison(tmp_path, objective=("flow", "lsd"), students=(2, 1), teacher_steps=4)
+    config = small_comparison(tmp_path, maps=("lsd",), students=(2, 1), teacher_steps=4)
     with StopSignals() as stop:
         work = Work(config, Plane("moons"), lambda line: None, stop)
         assert list(work.complete()) == [0]
