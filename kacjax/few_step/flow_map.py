@@ -29,6 +29,8 @@ from kacjax.generation import generate, initial_noise, solve
 from kacjax.losses import Objective, Points, as_data, sample_times
 
 _KINDS = ("lsd", "meanflow")
+# In the root of the time: before it, variances may underflow, and there is nothing to learn.
+_EARLIEST = 1e-3
 
 
 class Draw(NamedTuple):
@@ -79,11 +81,11 @@ class FlowMapLoss(Objective):
         coordinates, x0 = straight(path), as_data(x0)
         time_key, noise_key, until_key, which_key = jax.random.split(key, 4)
         t = sample_times(time_key, path, len(x0), self.time_power).astype(x0.dtype)
-        tau = coordinates.solver_time(t)
-        rho = coordinates.rho(tau)
+        tau = jnp.maximum(coordinates.solver_time(t), _EARLIEST)
+        t, rho = coordinates.time(tau), coordinates.rho(tau)
         share = jax.random.uniform(until_key, t.shape, x0.dtype)
         equal = jax.random.uniform(which_key, t.shape, x0.dtype) < self.diagonal
-        earlier = jnp.minimum(coordinates.at_rho(rho * share).astype(t.dtype), tau)
+        earlier = jnp.clip(coordinates.at_rho(rho * share).astype(t.dtype), _EARLIEST, tau)
         until = jnp.where(equal, tau, earlier)
         point = path.sample(noise_key, t, x0)
         u = coordinates.scaled(tau, point.x_t, -1)
