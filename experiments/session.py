@@ -228,8 +228,8 @@ class Session:
             self._save(checkpoints, log)
             self._wait(checkpoints)
             raise UserError(
-                f"{one_line(error)} The state before that step is saved; --resume goes on from "
-                "there, with --on-nonfinite skip past it."
+                f"{one_line(error)} The state before that step is saved: go on from there, with "
+                "--on-nonfinite skip past it."
             ) from error
         self.step = int(self.state.step)
         self._interval.add(metrics)

@@ -108,6 +108,7 @@ def test_generation_memory():
     assert peak > 50
 
 
+@pytest.mark.slow
 def test_few_step():
     seeds = [few_step.measure("moons", few_step.PATHS["kac"], 0, 2, num=30)]
     table = few_step.summary(seeds)

@@ -160,12 +160,15 @@ def _numbers(file: Path, columns: dict[str, np.ndarray]) -> tuple[np.ndarray, tu
 
 
 def _plain(labels: Any) -> np.ndarray:
-    """Labels as integers if all of them are some, and as text otherwise."""
+    """Labels as integers if all of them are some, and as text if they are no numbers."""
     text = np.array([str(label) for label in np.asarray(labels).tolist()])
     values = [float(label) for label in text if _is_number(label)]
-    if len(values) == len(text) and all(value.is_integer() for value in values):
-        return np.array(values).astype(np.int64)
-    return text
+    if len(values) < len(text):
+        return text
+    others = [value for value in values if not value.is_integer()]
+    if others:
+        raise UserError(f"--labels must be integers or text, got the number {others[0]:g}.")
+    return np.array(values).astype(np.int64)
 
 
 def _is_number(text: str) -> bool:

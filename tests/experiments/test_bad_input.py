@@ -103,11 +103,25 @@ NAMES = [
     train("moons", "--conditional", "--conditional needs classes"),
     train("moons", "--stps 3", "--stps", "Perhaps you meant --steps?"),
     train("moons", "--steps", "--steps"),
+    train("moons", "--objective map", "'map'", "flow", "sign", "lsd", "meanflow"),
+    train("moons", "--objective sign", "--objective sign needs --prediction bounded"),
+    train(
+        "moons", "--prediction bounded --path vp", "--prediction bounded needs --path kac, got vp"
+    ),
+    train(
+        "moons", "--objective lsd --solver heun", "a flow map is drawn by --solver euler", "heun"
+    ),
     train("moons", "--resume --overwrite", "exclude each other"),
     train("moons", "--resume --dry-run", "exclude each other"),
     train("mons", "", "data must be one of", "'mons'", "Perhaps you meant moons?"),
     train("faces", "", "data must be one of", "'faces'", "digits", "images"),
     ("train", [], ("digits", "images")),
+    of("compare", "moons --students 3", "--students must fall from --teacher-steps 32", "got 3"),
+    of("compare", "moons --students 4 4", "--students must fall", "got 4 4"),
+    of("compare", "moons --students 0", "--students must be an integer of at least 1, got 0"),
+    of("compare", "moons --maps flow", "'flow'", "lsd", "meanflow"),
+    of("distill", "--run nowhere", "nowhere"),
+    of("distill", "--steps 4", "missing --run"),
     ("__main__", ["trian"], ("'trian'", "Perhaps you meant train?")),
     ("__main__", ["plot", "--x"], ("'plot'", "process")),
 ]

@@ -131,6 +131,11 @@ def saved(array):
         (written("a,b\n"), None, "must not be empty"),
         (written("a\n1\n"), "a", "holds no data beside the labels"),
         (written("a,b\n1,2\n"), "c", "--labels must be a file or one of a, b; got 'c'"),
+        (
+            written("a,b\n1,2\n3,0.5\n"),
+            "b",
+            "--labels must be integers or text, got the number 0.5",
+        ),
         (written("a,b\n1,2\n"), "x.csv", "must hold one column, got 2"),
         (written("\x00\xff"), None, "x.csv"),
         (saved(np.array(["a", "b"])), None, "one array of real numbers"),
