@@ -31,6 +31,8 @@ from kacjax.losses import Objective, Points, as_data, sample_times
 _KINDS = ("lsd", "meanflow")
 # In the root of the time: before it, variances may underflow, and there is nothing to learn.
 _EARLIEST = 1e-3
+# An error of the slope is one of the data over rho; nearer to them it counts no more.
+_LEAST = 1 / 300
 
 
 class Draw(NamedTuple):
@@ -48,7 +50,8 @@ class FlowMapLoss(Objective):
     r"""The objective of a flow map, for `fit` and `Trainer`: `fit(network, ..., objective=FlowMapLoss())`.
 
     The network has two times, as `kacjax.models.MLP(..., second_time=True)`. A share of the batch learns
-    the velocity by flow matching, the rest carries it on; errors are those of slopes, times $\rho$.
+    the velocity by flow matching, the rest carries it on. The weight of a squared error of the slope is
+    $r^2 / (\rho + 1/300)$, for `meanflow` $\rho^2 / (\rho + 1/300)$.
 
     Attributes:
         kind: `lsd` or `meanflow`, see `kacjax.few_step.flow_map`.
@@ -108,18 +111,20 @@ class FlowMapLoss(Objective):
         return Draw(t, tau, until, u, jax.lax.stop_gradient(target), labels)
 
     def errors(self, velocity: Any, draw: Draw, key: Key | None, path: Any) -> Array:
-        """The squared error of the slope at each point, times `rho`."""
+        """The squared error of the slope at each point, about that of the data over `rho`."""
         coordinates, (_, tau, until, u, target, labels) = straight(path), draw
         rho, end = coordinates.rho(tau), coordinates.rho(until)
         average = lambda until: _average(coordinates, velocity, u, tau, until, labels, key)  # noqa: E731
         if self.kind == "lsd":
             rate = _rate(coordinates.rho, until)
             slope, change = jax.jvp(average, (until,), (1 / rate,))
-            slope, rho = slope + rows(end - rho, u) * change, end
+            slope = slope + rows(end - rho, u) * change
         else:
             slope = average(until)
         error = jnp.square(slope - target).reshape(len(u), -1)
-        return rho.astype(error.dtype) * jnp.mean(error, axis=-1)
+        scale = end if self.kind == "lsd" else rho
+        weight = scale * scale / (rho + _LEAST)
+        return weight.astype(error.dtype) * jnp.mean(error, axis=-1)
 
 
 class Stepwise(eqx.Module):

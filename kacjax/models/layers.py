@@ -25,6 +25,8 @@ Vectors = Float[Array, "batch channels"]
 _SMALLEST = 1e-3
 # Sinusoids of the logarithm; few, because the velocity changes smoothly with it.
 _LOG_SINUSOIDS = 4
+# Sinusoids of the root of the time, for networks that are differentiated in it.
+_SLOW_SINUSOIDS = 8
 
 
 class Network(nnx.Module):
@@ -74,11 +76,29 @@ def time_features(t: Times, T: float, dim: int) -> Vectors:
     half = dim // 2
     frequencies = jnp.asarray(np.exp(-math.log(10_000) * np.arange(half) / half), t.dtype)
     relative = jnp.maximum(t / T, _SMALLEST)
+    return jnp.concatenate([_waves(1000 * relative, frequencies), _log_features(relative)], axis=-1)
+
+
+def slow_time_features(t: Times, T: float, near: bool) -> Vectors:
+    r"""Low sinusoids of $\sqrt{t / T}$, and if `near` those of $\log(t / T)$.
+
+    Flow maps are trained by derivatives in the time, which quick sinusoids would drown.
+    """
+    relative = jnp.maximum(t / T, _SMALLEST)
+    slow = _waves(jnp.sqrt(relative), np.pi * np.arange(1, _SLOW_SINUSOIDS + 1))
+    return jnp.concatenate([slow, *[_log_features(relative)] * near], axis=-1)
+
+
+def _log_features(relative: Times) -> Vectors:
     log = jnp.log(relative) / -math.log(_SMALLEST)
-    scales = jnp.asarray(np.pi * np.arange(1, _LOG_SINUSOIDS + 1), t.dtype)
-    angles = 1000 * relative[:, None] * frequencies[None], log[:, None] * scales[None]
-    parts = [function(angle) for angle in angles for function in (jnp.sin, jnp.cos)]
-    return jnp.concatenate([*parts, log[:, None]], axis=-1)
+    return jnp.concatenate(
+        [_waves(log, np.pi * np.arange(1, _LOG_SINUSOIDS + 1)), log[:, None]], axis=-1
+    )
+
+
+def _waves(phase: Times, frequencies: Any) -> Vectors:
+    angles = phase[:, None] * jnp.asarray(frequencies, phase.dtype)[None]
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
 class ConditionEmbedding(nnx.Module):
@@ -102,20 +122,23 @@ class ConditionEmbedding(nnx.Module):
         if classes is not None:
             check_count("classes", classes)
         self.T, self.sinusoids, self.classes = float(T), sinusoids, classes
-        features, zeros = sinusoids + 2 * _LOG_SINUSOIDS + 1, nnx.initializers.zeros_init()
-        self.first = nnx.Linear(features, width, rngs=rngs)
+        slow, near = 2 * _SLOW_SINUSOIDS, 2 * _LOG_SINUSOIDS + 1
+        self.first = nnx.Linear(near + (slow if second_time else sinusoids), width, rngs=rngs)
         self.second = nnx.Linear(width, width, rngs=rngs)
         self.labels = nnx.Embed(classes + 1, width, rngs=rngs) if classes is not None else None
-        second = nnx.Linear(features, width, kernel_init=zeros, rngs=rngs) if second_time else None
+        zeros = nnx.initializers.zeros_init()
+        second = nnx.Linear(slow, width, kernel_init=zeros, rngs=rngs) if second_time else None
         self.until = second
 
     def __call__(self, t: Times, label: Labels = None, until: Times | None = None) -> Vectors:
         """Labels out of range are an error, and NaN where they are traced; `until` is `t` if missing."""
-        h = self.first(time_features(t, self.T, self.sinusoids))
         if self.until is not None:
             second = t if until is None else jnp.asarray(until, t.dtype)
-            h = h + self.until(time_features(second, self.T, self.sinusoids))
-        elif until is not None:
+            h = self.first(slow_time_features(t, self.T, near=True))
+            h = h + self.until(slow_time_features(second, self.T, near=False))
+        elif until is None:
+            h = self.first(time_features(t, self.T, self.sinusoids))
+        else:
             raise ValueError("until must be None for a network without second_time.")
         h = self.second(jax.nn.silu(h))
         if self.labels is None or self.classes is None:
