@@ -6,7 +6,8 @@ For each target, path and seed two networks of `--steps` steps of 256, that diff
 
 - the cost of the pairs, the mean of `|x0 - noise|^2` with the noise at `T`;
 - the length of the generated trajectories over the distance of their ends, 1 if they are straight;
-- the energy distance of 5,000 samples from as many data, by evaluations.
+- the energy distance of 5,000 samples from as many data, by evaluations;
+- the milliseconds that a coupling of a batch takes, and the cost that is left, without training.
 
 Both targets are made from noise, since the library has no path between two sets of data. Writes
 `benchmarks/results/couplings.json` and prints the table.
@@ -23,9 +24,9 @@ import numpy as np
 from flax import nnx
 
 import kacjax
-from benchmarks.common import surroundings, write_result
+from benchmarks.common import surroundings, time_calls, write_result
 from kacjax import metrics
-from kacjax.couplings import OptimalTransport, couple
+from kacjax.couplings import OptimalTransport, Sinkhorn, couple
 from kacjax.data import target
 
 PATHS = {
@@ -89,6 +90,18 @@ def measure(name: str, path: Any, coupling: Any, seed: int, steps: int, num: int
     }
 
 
+def speed(batch: int, seconds: float = 5.0) -> dict[str, Any]:
+    """Milliseconds of each coupling of a batch of moons, and the mean squared distance it leaves."""
+    x0, key = sample("moons", jax.random.key(0), batch), jax.random.key(1)
+    n = jax.random.normal(key, x0.shape)
+    known = {f"ot, groups of {s}": OptimalTransport(s) for s in (32, 64, 128) if s < batch}
+    known |= {"independent": stay, "ot": OptimalTransport(), "sinkhorn": Sinkhorn()}
+    calls = {name: jax.jit(lambda f=f: f(key, x0, n, None)) for name, f in known.items()}
+    times = time_calls(calls, seconds)
+    cost = {k: float(jnp.mean(jnp.sum(jnp.square(x0 - n[f()]), axis=1))) for k, f in calls.items()}
+    return {k: {"milliseconds": 1000 * times[k], "cost of a pair": cost[k]} for k in calls}
+
+
 def interval(values: list[float]) -> list[float]:
     """Mean and half-width of a 95 % t-interval over three seeds."""
     half = _T * statistics.stdev(values) / math.sqrt(3) if len(values) == 3 else math.nan
@@ -109,6 +122,8 @@ def main() -> None:
     parser.add_argument("--targets", nargs="+", default=TARGETS)
     steps, targets = (parsed := parser.parse_args()).steps, parsed.targets
     result: dict[str, Any] = {"steps": steps, "batch": 256, "samples": 5000, "seeds": 3}
+    result["couplings of a batch"] = {str(batch): speed(batch) for batch in (256, 512)}
+    print(result["couplings of a batch"])
     for name in targets:
         for label, path in PATHS.items():
             for how, coupling in COUPLINGS.items():

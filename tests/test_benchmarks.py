@@ -120,6 +120,9 @@ def test_couplings(how):
     arguments = "8 gaussians", couplings.PATHS["kac"], couplings.COUPLINGS[how], 0, 2
     table = couplings.summary([couplings.measure(*arguments, num=30)])
     assert table["length over distance"][0] > 0.99
+    rows = couplings.speed(16, 0.0)
+    assert rows["ot"]["cost of a pair"] < rows["independent"]["cost of a pair"]
+    assert rows["ot"]["milliseconds"] > 0
     assert all(np.isfinite(mean) for mean, _ in table["energy distance"].values())
 
 
