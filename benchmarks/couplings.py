@@ -16,6 +16,7 @@ Both targets are made from noise, since the library has no path between two sets
 import argparse
 import math
 import statistics
+from functools import partial
 from typing import Any
 
 import jax
@@ -96,7 +97,7 @@ def speed(batch: int, seconds: float = 5.0) -> dict[str, Any]:
     n = jax.random.normal(key, x0.shape)
     known = {f"ot, groups of {s}": OptimalTransport(s) for s in (32, 64, 128) if s < batch}
     known |= {"independent": stay, "ot": OptimalTransport(), "sinkhorn": Sinkhorn()}
-    calls = {name: jax.jit(lambda f=f: f(key, x0, n, None)) for name, f in known.items()}
+    calls = {name: partial(jax.jit(f), key, x0, n, None) for name, f in known.items()}
     times = time_calls(calls, seconds)
     cost = {k: float(jnp.mean(jnp.sum(jnp.square(x0 - n[f()]), axis=1))) for k, f in calls.items()}
     return {k: {"milliseconds": 1000 * times[k], "cost of a pair": cost[k]} for k in calls}
