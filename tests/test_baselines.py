@@ -13,7 +13,7 @@ import kacjax
 from kacjax import edm_path, exact_velocity, generate, initial_noise, trajectory, vp_path
 from kacjax.generation import solve
 from kacjax.losses import LogNormalTimes
-from kacjax.predictions import EDMPrediction, Prediction
+from kacjax.predictions import PREDICTIONS, EDMPrediction, Prediction
 from kacjax.schedules import karras_times
 from tests.processes.test_base import UniformProcess
 from tests.statistics import ks_bound, ks_distance
@@ -239,29 +239,27 @@ def test_a_network_with_a_final_time_gets_a_time_within_it():
         kacjax.Velocity(network, path, "x0")
 
 
-class Noise(Prediction):
-    """A prediction of a user's own, of the noise in units of its deviation."""
+class Residual(Prediction):
+    """A prediction of a user's own, of the way from the point to its datum."""
 
     def velocity(self, path, t, x, output):
-        c = path.coefficients(t, x.ndim)
-        return c.f_dot * (x - c.sigma * output) / c.f + c.sigma_dot * output
+        return path.velocity_from_x0(t, x, x + output)
 
     def weight(self, path, t):
-        c = path.coefficients(t)
-        return jnp.square(c.f / (c.f * c.sigma_dot - c.f_dot * c.sigma))
+        return PREDICTIONS["x0"].weight(path, t)
 
 
 @pytest.mark.usefixtures("adam")
 def test_a_prediction_of_ones_own_trains_generates_and_is_saved(tmp_path):
-    kacjax.register(Noise)
+    kacjax.register(Residual)
     path, data = vp_path("linear-beta"), 0.5 + 0 * jnp.ones((64, 2))
     network = kacjax.models.MLP(2, rngs=nnx.Rngs(0), width=16, depth=1)
-    options = {"prediction": Noise(), "progress": False}
+    options = {"prediction": Residual(), "progress": False}
     run = kacjax.fit(network, path, data, KEY, 200, 64, **options)
     assert np.mean(run.losses[-20:]) < 0.5 * np.mean(run.losses[:20])
     kacjax.save_velocity(tmp_path / "v", run.velocity)
     loaded = kacjax.load_velocity(tmp_path / "v")
-    assert isinstance(loaded.prediction, Noise)
+    assert isinstance(loaded.prediction, Residual)
     for velocity in (run.velocity, loaded):
         x = generate(velocity, path, KEY, (100, 2), 20)
         assert abs(float(jnp.mean(x)) - 0.5) < 0.2
@@ -306,9 +304,8 @@ def test_a_prior_that_is_declared():
     assert [p.approximate_prior for p in PATHS.values()] == [False, True, True]
 
 
-@pytest.mark.parametrize(
-    "name", [*(pytest.param(n, marks=pytest.mark.slow) for n in ("cosine", "linear-beta")), "edm"]
-)
+@pytest.mark.slow
+@every_path
 def test_data_are_encoded_and_have_a_density(name):
     """The way up and back, in straight coordinates; the density is that of the mixture.
 
