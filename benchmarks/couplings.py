@@ -1,7 +1,7 @@
 """Optimal transport in the batch beside independent noise: `python -m benchmarks.couplings`.
 
 For each target, path and seed two networks of `--steps` steps of 256, that differ in the coupling alone:
-`independent`, and `OptimalTransport(128)`, which matches two groups of 128. Paths are Kac,
+`independent`, and `OptimalTransport(64)`, which matches four groups of 64. Paths are Kac,
 `a = 25, c = 2`, and flow matching with noise of the same deviation, `sigma = c / sqrt(a) = 0.4`. Measured are
 
 - the cost of the pairs, the mean of `|x0 - noise|^2` with the noise at `T`;
@@ -34,9 +34,9 @@ PATHS = {
     "kac": kacjax.kac_path(25.0, 2.0),
     "flow matching, 0.4": kacjax.flow_matching_path(0.4),
 }
-COUPLINGS = {"independent": "independent", "ot": OptimalTransport(128)}
+COUPLINGS = {"independent": "independent", "ot": OptimalTransport(64)}
 TARGETS = ("moons", "8 gaussians")
-EVALUATIONS = (1, 2, 5, 10, 20)
+EVALUATIONS = (1, 2, 5, 10)
 # Student's t at 97.5 % for three seeds.
 _T = 4.303
 
