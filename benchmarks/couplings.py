@@ -5,7 +5,8 @@ For each target, path and seed two networks of `--steps` steps of 256, that diff
 `a = 25, c = 2`, and flow matching with noise of the same deviation, `sigma = c / sqrt(a) = 0.4`. Measured are
 
 - the cost of the pairs, the mean of `|x0 - noise|^2` with the noise at `T`;
-- the length of the generated trajectories over the distance of their ends, 1 if they are straight;
+- the length of the generated trajectories over the distance of their ends, 1 if they are straight in `x`
+  (a path with the clock `t` is not, even where it is straight in `x / (f + sigma)`);
 - the energy distance of 5,000 samples from as many data, by evaluations;
 - the milliseconds that a coupling of a batch takes, and the cost that is left, without training.
 

@@ -57,8 +57,8 @@ class OptimalTransport(Coupling):
 
     It is Optax's Hungarian algorithm, over the whole batch, of all devices and micro-batches alike.
     Data that are equal meet the noises that are left for them at random. Time grows with the cube of
-    the number of rows that are matched together: on a core of a shared CPU a batch of 256 takes 55 ms,
-    one of 512 350 ms; in groups of 128 they take 18 and 34 ms (`benchmarks/couplings.py`).
+    the number of rows that are matched together: on a busy CPU of two cores a batch of 256 took 0.12 s,
+    one of 512 0.7 s, in groups of 64 0.01 and 0.02 s (`benchmarks/results/couplings.json`).
 
     Attributes:
         size: Rows that are matched together, in random groups; it divides the batch. All if missing.
