@@ -201,7 +201,7 @@ class ProbabilityPath(eqx.Module):
         Args:
             key: Random key.
             shape: Shape `(batch, *event)` of the result.
-            x0: Data of that shape; needed only where the signal does not vanish at `T`.
+            x0: Data of that shape; needed only where the prior is not noise alone.
 
         Raises:
             ValueError: If `x0` is missing where it is needed, or has another shape.

@@ -126,7 +126,7 @@ class EDMPrediction(Prediction):
 
     Example:
         >>> velocity = kacjax.Velocity(lambda t, x: x, kacjax.edm_path(), "edm")
-        >>> velocity(jnp.array([1.0]), jnp.ones((1, 1)))  # (x - 0.5 m F) / m^2 with F = x / m
+        >>> velocity(jnp.array([1.0]), jnp.ones((1, 1))).round(3)  # F is x / m
         Array([[0.4]], dtype=float32)
     """
 

@@ -13,7 +13,7 @@ import kacjax
 from kacjax import edm_path, exact_velocity, generate, initial_noise, trajectory, vp_path
 from kacjax.generation import solve
 from kacjax.losses import LogNormalTimes
-from kacjax.predictions import EDMPrediction, Prediction
+from kacjax.predictions import PREDICTIONS, EDMPrediction, Prediction
 from kacjax.schedules import karras_times
 from tests.processes.test_base import UniformProcess
 from tests.statistics import ks_bound, ks_distance
@@ -191,16 +191,16 @@ def test_the_loss_of_edm_is_its_loss(x64):
     [
         *(vp_path(), kacjax.flow_matching_path(0.4), kacjax.kac_path(clock="t2")),
         kacjax.ProbabilityPath(UniformProcess()),
-        kacjax.diffusion_path(jnp.array([0.5, 2.0])),
+        kacjax.diffusion_path(np.array([0.5, 2.0])),
     ],
 )
 def test_edm_prediction_on_any_path(path, x64):
     """The velocity is that of the data it stands for; input and target have deviation 1.
 
-    The deviations over 200,000 draws of Gaussian data: 5.5 of their standard errors, which for a
-    fourth moment of at most 3 is 0.9 %; false alarm 4e-8 each.
+    The deviations over 50,000 draws of Gaussian data: 5.5 of their standard errors, which for a
+    fourth moment of at most 3 is 1.8 %; false alarm 4e-8 each.
     """
-    prediction, num = EDMPrediction(0.7), 200_000
+    prediction, num = EDMPrediction(0.7), 50_000
     t = jnp.full(num, 0.3 * path.T)
     x0 = 0.7 * jax.random.normal(jax.random.key(1), (num, 2))
     x = path.sample(KEY, t, x0).x_t
@@ -212,7 +212,7 @@ def test_edm_prediction_on_any_path(path, x64):
     np.testing.assert_allclose(prediction.velocity(path, t, x, target), expected, atol=1e-9)
     time, given = prediction.inputs(path, t, x, None)
     for part in (given, target):
-        np.testing.assert_allclose(jnp.std(part, axis=0), 1, rtol=0.009)
+        np.testing.assert_allclose(jnp.std(part, axis=0), 1, rtol=0.018)
     level = np.log(np.broadcast_to(c.sigma / c.f, (num, c.sigma.shape[-1]))).mean(axis=1)
     np.testing.assert_allclose(time, level / 4, rtol=1e-9)
 
@@ -239,25 +239,27 @@ def test_a_network_with_a_final_time_gets_a_time_within_it():
         kacjax.Velocity(network, path, "x0")
 
 
-class Noise(Prediction):
-    """A prediction of a user's own, of the noise in units of its deviation."""
+class Residual(Prediction):
+    """A prediction of a user's own, of the way from the point to its datum."""
 
     def velocity(self, path, t, x, output):
-        c = path.coefficients(t, x.ndim)
-        return c.f_dot * (x - c.sigma * output) / c.f + c.sigma_dot * output
+        return path.velocity_from_x0(t, x, x + output)
+
+    def weight(self, path, t):
+        return PREDICTIONS["x0"].weight(path, t)
 
 
 @pytest.mark.usefixtures("adam")
 def test_a_prediction_of_ones_own_trains_generates_and_is_saved(tmp_path):
-    kacjax.register(Noise)
+    kacjax.register(Residual)
     path, data = vp_path("linear-beta"), 0.5 + 0 * jnp.ones((64, 2))
     network = kacjax.models.MLP(2, rngs=nnx.Rngs(0), width=16, depth=1)
-    options = {"prediction": Noise(), "weight": "velocity", "progress": False}
+    options = {"prediction": Residual(), "progress": False}
     run = kacjax.fit(network, path, data, KEY, 200, 64, **options)
-    assert np.mean(run.losses[-20:]) < 0.3 * np.mean(run.losses[:20])
+    assert np.mean(run.losses[-20:]) < 0.5 * np.mean(run.losses[:20])
     kacjax.save_velocity(tmp_path / "v", run.velocity)
     loaded = kacjax.load_velocity(tmp_path / "v")
-    assert isinstance(loaded.prediction, Noise)
+    assert isinstance(loaded.prediction, Residual)
     for velocity in (run.velocity, loaded):
         x = generate(velocity, path, KEY, (100, 2), 20)
         assert abs(float(jnp.mean(x)) - 0.5) < 0.2
@@ -302,6 +304,7 @@ def test_a_prior_that_is_declared():
     assert [p.approximate_prior for p in PATHS.values()] == [False, True, True]
 
 
+@pytest.mark.slow
 @every_path
 def test_data_are_encoded_and_have_a_density(name):
     """The way up and back, in straight coordinates; the density is that of the mixture.
@@ -326,6 +329,5 @@ def test_an_exact_velocity_where_the_clock_stands_still(clock):
     velocity, x = mixture(path), jnp.array([[0.3, -0.2]])
     found, before = (velocity(jnp.array([t]), x) for t in (1.0, 1 - 1e-4))
     np.testing.assert_allclose(found, before, atol=2e-3)
-    np.testing.assert_allclose(
-        found, path.coefficients(1.0).f_dot * (WEIGHTS @ CENTERS)[None], 1e-4
-    )
+    expected = path.coefficients(1.0).f_dot * (WEIGHTS @ CENTERS)[None]
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)

@@ -116,12 +116,20 @@ def test_few_step():
     assert all(np.isfinite(mean) for row in table.values() for mean, _ in row.values())
 
 
-@pytest.mark.parametrize("how", ["independent", pytest.param("ot", marks=pytest.mark.slow)])
-def test_couplings(how):
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["independent", "ot"])
+def test_couplings(how, monkeypatch):
+    monkeypatch.setattr(couplings, "EVALUATIONS", (1, 2))
     arguments = "8 gaussians", couplings.PATHS["kac"], couplings.COUPLINGS[how], 0, 2
     table = couplings.summary([couplings.measure(*arguments, num=30)])
     assert table["length over distance"][0] > 0.99
     assert all(np.isfinite(mean) for mean, _ in table["energy distance"].values())
+
+
+def test_what_couplings_cost():
+    rows = couplings.speed(16, 0.0)
+    assert rows["ot"]["cost of a pair"] < rows["independent"]["cost of a pair"]
+    assert rows["ot"]["milliseconds"] > 0
 
 
 def test_grid2d_speed():

@@ -37,9 +37,9 @@ def normals(shape, seed=1):
 @pytest.mark.parametrize("seed", range(4))
 def test_the_cost_is_the_least(seed):
     """As SciPy finds it, of images too, and far from the origin, where squares lose digits."""
-    x0, n = 100.0 + normals((12, 2, 3), seed), normals((12, 2, 3), 10 + seed)
+    x0, n = 1000.0 + normals((12, 2, 3), seed), normals((12, 2, 3), 10 + seed)
     rows = np.asarray(OptimalTransport()(jax.random.key(seed), x0, n))
-    cost = np.sum((np.asarray(x0 - 100)[:, None] - np.asarray(n)[None]) ** 2, axis=(2, 3))
+    cost = np.sum((np.asarray(x0 - 1000)[:, None] - np.asarray(n)[None]) ** 2, axis=(2, 3))
     least = cost[linear_sum_assignment(cost)].sum()
     np.testing.assert_allclose(cost[np.arange(12), rows].sum(), least, rtol=1e-5)
 
@@ -226,12 +226,11 @@ def test_a_coupling_of_ones_own_is_optimal_in_one_dimension():
 
 
 @pytest.mark.usefixtures("adam")
-@pytest.mark.parametrize("coupling", ["ot", Sorted()])
-def test_training_with_a_coupling(coupling):
+def test_training_with_a_coupling():
     """In micro-batches it is the same, since the pairs are those of the whole batch."""
     path, data = PATHS["kac"], np.asarray(normals((64, 2)))
     network = kacjax.models.MLP(2, rngs=nnx.Rngs(0), width=8, depth=1)
-    options = {"coupling": coupling, "progress": False}
+    options = {"coupling": Sorted(), "progress": False}
     run = kacjax.fit(network, path, data, KEY, 5, 16, **options)
     parts = kacjax.fit(network, path, data, KEY, 5, 16, accumulate=2, **options)
     np.testing.assert_allclose(parts.losses, run.losses, rtol=1e-4)

@@ -185,7 +185,7 @@ def test_imports_point_one_way():
         order += free
     assert len(order) == len(rooms), {n: e - set(order) for n, e in edges.items() if n not in order}
     # Down the drawing: from noise to generation.
-    chain = ("processes", "paths", "couplings", "losses")
+    chain = ("processes", "paths", "losses")
     assert [order.index(name) for name in chain] == sorted(order.index(name) for name in chain)
 
 
