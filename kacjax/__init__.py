@@ -17,7 +17,13 @@ from kacjax.generation import (
 )
 from kacjax.losses import flow_matching_loss
 from kacjax.paths import PathSample, ProbabilityPath, diffusion_path, flow_matching_path, kac_path
-from kacjax.processes import KacProcess, Process, WienerProcess
+from kacjax.processes import (
+    KacProcess,
+    Process,
+    QuantileProcess,
+    UniformProcess,
+    WienerProcess,
+)
 from kacjax.training import FitResult, Trainer, TrainState, fit
 from kacjax.velocity import Velocity, guided
 
@@ -46,8 +52,10 @@ __all__ = [
     "PathSample",
     "ProbabilityPath",
     "Process",
+    "QuantileProcess",
     "TrainState",
     "Trainer",
+    "UniformProcess",
     "Velocity",
     "WienerProcess",
     "decode",

@@ -10,17 +10,19 @@ Source: Y. Lipman et al., *Flow Matching for Generative Modeling*, arXiv 2210.02
 
 import abc
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float, Int
 
 from kacjax._typing import Key
 from kacjax._validation import check_labels, check_positive, choose, widen
-from kacjax.paths import Points, ProbabilityPath, Times
+from kacjax.paths import Atoms, Points, ProbabilityPath, Times
 
 Weight: TypeAlias = str | Callable[[Times], Array]
 """The weight of each time: `balanced`, `velocity`, or a function of times of shape `(batch,)`."""
@@ -34,6 +36,7 @@ class Draw(NamedTuple):
     target: Points
     labels: Int[Array, " batch"] | None
     weight: Float[Array, "batch ..."]
+    atoms: Atoms | None = None
 
 
 def flow_matching_loss(
@@ -54,6 +57,9 @@ def flow_matching_loss(
     With the gain $\gamma$ of `ProbabilityPath.x0_gain`, like $1/t$, the velocity's error is $|\gamma|$
     times that of a prediction of the data. The balanced weight $1 / (|\gamma| (1 + |\gamma| / 300))$ lies
     half-way between errors of the velocity, which near the data outweigh all others, and of the data.
+
+    Its first derivatives in the numbers of the path, of process, signal and clock, are unbiased for
+    those of the expected loss, also where atoms change their mass; see `Process.atom_terms`.
 
     Args:
         velocity: A `kacjax.Velocity`, or any `velocity(t, x)`, with labels `velocity(t, x, labels)`.
@@ -82,14 +88,17 @@ def flow_matching_loss(
     """
     prediction = getattr(velocity, "prediction", None)
     options = (labels, weight, time_power, label_dropout, null_label)
-    draw = draw_points(path, key, x0, prediction, *options)
+    draw = draw_points(path, key, x0, prediction, *options, atoms=True)
     return jnp.mean(weighted_errors(velocity, draw, dropout_key))
 
 
 def draw_points(
-    path, key, x0, prediction, labels, weight, time_power, label_dropout, null_label
+    path, key, x0, prediction, labels, weight, time_power, label_dropout, null_label, atoms=False
 ) -> Draw:
-    """The random part of the loss, for a whole batch; see `flow_matching_loss`."""
+    """The random part of the loss, for a whole batch; see `flow_matching_loss`.
+
+    With `atoms` gradients in the path's numbers go through it.
+    """
     x0 = as_data(x0)
     batch, broadcast = x0.shape[:1], (-1,) + (1,) * (x0.ndim - 1)
     time_key, noise_key, label_key = jax.random.split(key, 3)
@@ -101,7 +110,8 @@ def draw_points(
         dropped = jax.random.bernoulli(label_key, label_dropout, batch)
         labels = jnp.where(dropped, jnp.asarray(null_label, labels.dtype), labels)
     t = sample_times(time_key, path, batch[0], time_power).astype(x0.dtype)
-    point = path.sample(noise_key, t, x0)
+    draw = path.sample_with_atoms if atoms else lambda *given: (path.sample(*given), None)
+    point, terms = draw(noise_key, t, x0)
     if callable(weight):
         weights = jnp.asarray(weight(t), t.dtype)
         if weights.shape != batch:
@@ -113,7 +123,7 @@ def draw_points(
         weights = 1 / (gain * (1 + gain / 300))
     else:
         weights = jnp.ones_like(t).reshape(broadcast)
-    return Draw(t, point.x_t, point.velocity, labels, weights)
+    return Draw(t, point.x_t, point.velocity, labels, weights, terms)
 
 
 def weighted_errors(velocity: Any, draw: Draw, dropout_key: Key | None = None) -> Array:
@@ -124,8 +134,45 @@ def weighted_errors(velocity: Any, draw: Draw, dropout_key: Key | None = None) -
     shape = draw.x_t.shape
     if jnp.shape(predicted) != shape:
         raise ValueError(f"velocity must return shape {shape}, got {jnp.shape(predicted)}.")
-    errors = draw.weight * jnp.square(predicted.astype(draw.target.dtype) - draw.target)
+    difference = predicted.astype(draw.target.dtype) - draw.target
+    errors = draw.weight * jnp.square(difference)
+    if draw.atoms is not None:
+        # The error less that with the velocity beside the atom.
+        jump = draw.atoms.jump
+        change = -draw.weight * jump * (2 * difference + jump)
+        errors = count_atoms(errors, draw.atoms.log_mass, change)
     return jnp.mean(errors.reshape(shape[0], -1), axis=-1)
+
+
+@jax.custom_jvp
+def count_atoms(values: Array, log_mass: Array, change: Array) -> Array:
+    """The `values`, whose derivatives get what those of atoms lack; see `Process.atom_terms`.
+
+    Args:
+        values: A function of samples and velocities.
+        log_mass: Of `atom_terms`, at each sample.
+        change: The values less those with the velocity beside the atom.
+
+    Example:
+        >>> def speed(a, y, v):  # E|v| at s = 1, of samples and their velocities.
+        ...     log_mass, jump = kacjax.KacProcess(a, 1.0).atom_terms(1.0, y)
+        ...     change = jnp.abs(v) - jnp.abs(v - jump)
+        ...     return kacjax.losses.count_atoms(jnp.abs(v), log_mass, change)
+        >>> float(jax.grad(speed)(2.0, 1.0, 1.0))  # On an atom: d log p / da = -1, jump 1 / 2.
+        -0.5
+    """
+    return values
+
+
+@partial(count_atoms.defjvp, symbolic_zeros=True)
+def _count_atoms_jvp(primals, tangents):
+    # Nothing is computed unless the probability is differentiated.
+    dot, log_mass_dot, _ = tangents
+    if isinstance(dot, SymbolicZero):
+        dot = jnp.zeros_like(primals[0])
+    if not isinstance(log_mass_dot, SymbolicZero):
+        dot = dot + log_mass_dot * primals[2]
+    return primals[0], dot
 
 
 def sample_times(key: Key, path: ProbabilityPath, batch: int, power: float = 1.0) -> Times:

@@ -36,6 +36,13 @@ class PathSample(NamedTuple):
     velocity: Points
 
 
+class Atoms(NamedTuple):
+    """Log-probabilities of the atoms that points are at, and the jumps of their velocities there."""
+
+    log_mass: Points
+    jump: Points
+
+
 class Coefficients(NamedTuple):
     r"""The data's factor, process time and noise's deviation at a time; derivatives in `t`."""
 
@@ -139,10 +146,28 @@ class ProbabilityPath(eqx.Module):
             >>> point.x_t.shape, bool(jnp.all(jnp.abs(point.velocity) <= 3))
             ((2, 3), True)
         """
+        return self._sample(key, t, x0)[0]
+
+    def sample_with_atoms(self, key: Key, t: Times, x0: Points) -> tuple[PathSample, Atoms]:
+        """What `sample` draws, and what gradients of expectations need; see `Process.atom_terms`.
+
+        Example:
+            >>> path, t, x0 = kacjax.kac_path(), jnp.array([0.2, 0.9]), jnp.zeros((2, 3))
+            >>> point, atoms = path.sample_with_atoms(jax.random.key(0), t, x0)
+            >>> atoms.jump.shape
+            (2, 3)
+        """
+        point, c, noise = self._sample(key, t, x0)
+        log_mass, jump = self.process.atom_terms(c.g, noise)
+        return point, Atoms(jnp.broadcast_to(log_mass, noise.shape), c.g_dot * jump)
+
+    def _sample(self, key: Key, t: Times, x0: Points) -> tuple[PathSample, Coefficients, Array]:
+        """A sample, with the coefficients and the noise that it was made of."""
         t, x0 = self._check(t, x0=x0)
         c = self.coefficients(t, x0.ndim)
         noise, velocity = self.process.sample_with_velocity(key, c.g, x0.shape)
-        return PathSample(t, x0, c.f * x0 + noise, c.f_dot * x0 + c.g_dot * velocity)
+        point = PathSample(t, x0, c.f * x0 + noise, c.f_dot * x0 + c.g_dot * velocity)
+        return point, c, noise
 
     def conditional_velocity(self, t: Times, x: Points, x0: Points) -> Points:
         """The velocity at `x` of the path that started in `x0`.

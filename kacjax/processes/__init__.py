@@ -2,6 +2,8 @@
 
 from kacjax.processes.base import Process
 from kacjax.processes.kac import KacProcess
+from kacjax.processes.quantile import QuantileProcess
+from kacjax.processes.uniform import UniformProcess
 from kacjax.processes.wiener import WienerProcess
 
-__all__ = ["KacProcess", "Process", "WienerProcess"]
+__all__ = ["KacProcess", "Process", "QuantileProcess", "UniformProcess", "WienerProcess"]
