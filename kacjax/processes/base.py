@@ -244,7 +244,14 @@ class Process(eqx.Module):
 
     def cdf(self, s: ArrayLike, y: ArrayLike) -> Values:
         """Distribution function, in the middle of its step at an atom."""
-        return ndtr(self.to_normal(s, y))
+        n = self.to_normal(s, y)
+        if type(self).atom_mass is Process.atom_mass:
+            return ndtr(n)
+        s, y = align(s=s, y=y)
+        low, high = _edges(self, s, n)
+        half = self.atom_mass(s) / 2
+        share = jnp.where((y <= low) & (half > 0), jnp.where(y < low, 0, half / 2), ndtr(n))
+        return jnp.where((y >= high) & (half > 0), jnp.where(y > high, 1, 1 - half / 2), share)
 
     def quantile(self, s: ArrayLike, u: ArrayLike) -> Values:
         """The displacement whose distribution function is `u` in (0, 1), atoms included.
@@ -258,7 +265,7 @@ class Process(eqx.Module):
         return _quantile(self, s, u)
 
     def atom_mass(self, s: ArrayLike) -> Values:
-        """Total probability of the atoms: zero unless the process has some."""
+        """Total probability of the atoms, half of it at each end: zero unless there are some."""
         return jnp.zeros_like(align(s=s)[0])
 
     def atom_terms(self, s: ArrayLike, y: ArrayLike) -> Pair:

@@ -148,7 +148,11 @@ class QuantileProcess(Process):
         return jnp.power(s, power) * self.shape_from_normal(n)
 
     def to_normal(self, s: ArrayLike, y: ArrayLike) -> Values:  # noqa: D102
-        numbers = {"power": self.power, "bound": self.bound, "mean": self._moments()[0]}
+        numbers: dict[str, Any] = {
+            "power": self.power,
+            "bound": self.bound,
+            "mean": self._moments()[0],
+        }
         s, y, power, bound, mean, _ = self._align(s=s, y=y, **numbers)
         y = y / jnp.power(s, power)
         if self.odd:
