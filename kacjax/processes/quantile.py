@@ -204,14 +204,16 @@ class QuantileProcess(Process):
     def _inverse(self, y: Array) -> Array:
         """The distance from the first knot at which the spline is `y`: a root of a quadratic."""
         width, starts, heights, slopes = self._tables(y.dtype)
-        bins, ends = heights.shape[-1], starts + heights
+        bins = heights.shape[-1]
         # Tables have one axis more than the event.
-        ends = ends.reshape((1,) * (y.ndim + 1 - ends.ndim) + ends.shape)
-        index = jnp.sum(y[..., None] >= ends[..., :-1], axis=-1).astype(y.dtype)
+        knots = starts[..., 1:].reshape((1,) * (y.ndim - starts.ndim + 1) + starts[..., 1:].shape)
+        index = jnp.sum(y[..., None] >= knots, axis=-1).astype(y.dtype)
         start, height, low, high = _pick(index, starts, heights, slopes[..., :-1], slopes[..., 1:])
         rise, slope = y - start, height / width
-        inside = (rise >= 0) & (rise <= height)
-        rise = jnp.where(inside, rise, 0)
+        # Rounding may leave a knot a little below the interval that ends there.
+        below, above = y < 0, (rise > height) & (index == bins - 1)
+        inside = ~(below | above)
+        rise = jnp.where(inside, jnp.clip(rise, 0, height), 0)
         change = rise * (low + high - 2 * slope)
         a, b = height * (slope - low) + change, height * low - change
         theta = 2 * slope * rise / (b + jnp.sqrt(jnp.maximum(b * b + 4 * a * slope * rise, 0)))

@@ -302,4 +302,4 @@ def test_one_fault_is_not_taken_for_many(without_hook):
     ):
         found = {finding.property for finding in check(process).findings}
         assert name in found
-        assert found <= {name, "velocity"}
+        assert found <= {name, "velocity", "derivatives"}

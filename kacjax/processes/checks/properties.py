@@ -42,7 +42,7 @@ def _variance(probe: Probe) -> Messages:
         yield f"variance is {own[~np.isfinite(own)][0]}, and must be finite for a path"
         return
     say = "variance is {found}, but the map has {wanted}"
-    yield from probe.differ(own, variance, 0.01 * variance, say)
+    yield from probe.differ(own, variance, 0.015 * variance, say)
     say = "the mean is {found}, and must be 0"
     yield from probe.differ(mean, 0, 0.01 * np.sqrt(variance), say)
 
@@ -60,7 +60,7 @@ def _samples(probe: Probe) -> Messages:
     most = 3 * np.sqrt(probe.call("variance", probe.s))
     sizes, of_map = (np.minimum(np.abs(part), most) for part in (y, probe.wide_x))
     wanted = np.sum(weight * of_map, axis=1, keepdims=True)
-    allowed = 5.5 * np.std(sizes, axis=1, keepdims=True) / math.sqrt(y.shape[1])
+    allowed = 5.5 * np.std(sizes, 1, keepdims=True) / math.sqrt(y.shape[1]) + 0.015 * wanted
     say = "samples are {found} far from 0 in the mean, where the map has {wanted}"
     yield from probe.differ(np.mean(sizes, 1, keepdims=True), wanted, allowed, say)
     # Shares of samples against the map's, on both sides of atoms; by Kolmogorov and Smirnov.
@@ -112,7 +112,7 @@ def _density(probe: Probe) -> Messages:
     gaussian = np.exp(-np.square(probe.n) / 2) / math.sqrt(2 * math.pi)
     wanted = gaussian / np.maximum(probe.dx_dn, 1e-30)
     say = "density is {found}, where mass by length of the map is {wanted}"
-    allowed = (0.02 + probe.noise) * wanted
+    allowed = (0.05 + probe.noise) * wanted
     yield from probe.differ(density, wanted, allowed, say, probe.inner & (probe.noise < 0.5))
     with np.errstate(divide="ignore"):
         wanted = np.log(density)

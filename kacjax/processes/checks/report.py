@@ -53,7 +53,7 @@ def check(
 
     The methods are compared with each other, with differences and with samples, at times from
     `1e-3 T` to `T`, where paths begin, and in the tails; `Report.checked` lists the properties. Samples
-    have a fixed key, and right ones fail with probability below 1e-5. What is found are faults of a
+    have a fixed key, and right ones fail with probability below 1e-5. What is found are faults of some
     percent, not of rounding. It takes seconds, most of them compiling.
 
     Args:
