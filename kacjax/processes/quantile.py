@@ -175,7 +175,7 @@ class QuantileProcess(Process):
         s, power, event = self._align(s=s, power=self.power)
         return base.quotient(power + jnp.zeros_like(s), s) + event
 
-    def _align(self, **values: ArrayLike) -> tuple[Array, ...]:
+    def _align(self, **values: Any) -> tuple[Array, ...]:
         """The values, and zeros of the event shape that the parameters have."""
         event = jnp.zeros(self.log_heights.shape[:-1], self.log_heights.dtype)
         return align(**values, event=event)
