@@ -246,11 +246,11 @@ def _parameters(probe: Probe, s: np.ndarray, n: np.ndarray) -> Messages:
     leaves, structure = jax.tree.flatten(numbers)
     if not leaves:
         return
-    s, n, step = probe.array(s), probe.array(n), 0.01
+    times, normals, step = probe.array(s), probe.array(n), 0.01
 
     def moved(by: jax.Array) -> jax.Array:
         tree = jax.tree.unflatten(structure, [p + by[i] * p for i, p in enumerate(leaves)])
-        return eqx.combine(tree, rest).from_normal(s, n)
+        return eqx.combine(tree, rest).from_normal(times, normals)
 
     @jax.jit
     def slope(by: jax.Array, along: jax.Array) -> tuple[jax.Array, jax.Array]:
