@@ -25,7 +25,13 @@ from kacjax.paths import (
     kac_path,
     vp_path,
 )
-from kacjax.processes import KacProcess, Process, WienerProcess
+from kacjax.processes import (
+    KacProcess,
+    Process,
+    QuantileProcess,
+    UniformProcess,
+    WienerProcess,
+)
 from kacjax.training import FitResult, Trainer, TrainState, fit
 from kacjax.velocity import Velocity, guided
 
@@ -57,8 +63,10 @@ __all__ = [
     "PathSample",
     "ProbabilityPath",
     "Process",
+    "QuantileProcess",
     "TrainState",
     "Trainer",
+    "UniformProcess",
     "Velocity",
     "WienerProcess",
     "decode",

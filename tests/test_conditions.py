@@ -9,7 +9,7 @@ import pytest
 import kacjax
 from kacjax import decode, encode, flow_matching_path, generate, guided, interpolate, log_density
 from kacjax._validation import check_labels
-from kacjax.losses import draw_points
+from kacjax.losses.loss import draw_points
 from tests.statistics import frequency_bound
 
 KEY, PATH = jax.random.key(0), flow_matching_path()

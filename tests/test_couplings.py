@@ -11,7 +11,7 @@ from scipy.stats import norm
 import kacjax
 from kacjax import ProbabilityPath, diffusion_path, flow_matching_path, kac_path
 from kacjax.couplings import OptimalTransport, Sinkhorn, couple, make_coupling
-from kacjax.losses import draw_points
+from kacjax.losses.loss import draw_points
 from tests.processes.test_base import UniformProcess
 from tests.statistics import frequency_bound, ks_bound, ks_distance
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from kacjax import diffusion_path, flow_matching_loss, flow_matching_path, kac_path
-from kacjax.losses import draw_points, sample_times, weighted_errors
+from kacjax.losses import sample_times
+from kacjax.losses.loss import draw_points, weighted_errors
 from tests.statistics import ks_bound, ks_distance
 
 pytestmark = pytest.mark.optimised

@@ -22,6 +22,7 @@ __all__ = [
 
 for _class in (
     *(ProbabilityPath, processes.KacProcess, processes.WienerProcess),
+    *(processes.QuantileProcess, processes.UniformProcess),
     *(schedules.LinearSignal, schedules.ExponentialSignal, schedules.CosineSignal),
     *(schedules.ConstantSignal, schedules.LinearClock, schedules.QuadraticClock),
     *(schedules.SineClock, schedules.LinearBetaSignal, schedules.LinearBetaClock),

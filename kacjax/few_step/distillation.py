@@ -30,7 +30,8 @@ from jaxtyping import Array, Float
 from kacjax._typing import Key
 from kacjax._validation import check_choice, check_count, check_positive
 from kacjax.generation.coordinates import Coordinates, make_coordinates
-from kacjax.losses import Objective, Points, as_data
+from kacjax.losses import Objective, as_data
+from kacjax.paths import Points
 from kacjax.training import fit
 from kacjax.velocity import Velocity
 

@@ -26,7 +26,8 @@ from kacjax._typing import Key, Shape
 from kacjax._validation import check_choice, check_count, check_positive
 from kacjax.few_step.distillation import rows, straight
 from kacjax.generation import generate, initial_noise, solve
-from kacjax.losses import Objective, Points, as_data, sample_times
+from kacjax.losses import Objective, as_data, sample_times
+from kacjax.paths import Points
 
 _KINDS = ("lsd", "meanflow")
 # In the root of the time: before it, variances may underflow, and there is nothing to learn.

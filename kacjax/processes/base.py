@@ -115,8 +115,9 @@ def _quotient_jvp(primals, tangents):
 class Process(eqx.Module):
     """A noising process: a monotone map of a standard normal variable, for each component.
 
-    A subclass defines `from_normal` and `variance`, with atoms also `atom_mass` and
-    `conditional_law`, and overrides what it knows better formulas for. Floats may be traced.
+    A subclass defines `from_normal` and `variance`, with atoms also `atom_mass`, `atom_terms` and
+    `conditional_law`, and overrides what it knows better formulas for; one whose law is not symmetric
+    sets `symmetric` to false. Floats may be traced. `kacjax.processes.check` looks for mistakes.
 
     Example:
         >>> class Uniform(kacjax.Process):
@@ -135,9 +136,14 @@ class Process(eqx.Module):
         ((3, 2), 0.0)
     """
 
+    @property
+    def symmetric(self) -> bool:
+        """Whether the map is odd in `n`, so that the law is symmetric; its mean is 0 in any case."""
+        return True
+
     @abc.abstractmethod
     def from_normal(self, s: ArrayLike, n: ArrayLike) -> Values:
-        """The map `y = X(s, n)` of standard normal variables: odd and nondecreasing in `n`."""
+        """The map `y = X(s, n)` of standard normal variables, nondecreasing in `n`."""
 
     @abc.abstractmethod
     def variance(self, s: ArrayLike) -> Values:
@@ -208,8 +214,8 @@ class Process(eqx.Module):
         s, y = align(s=s, y=y)
         n = self.to_normal(s, y)
         slope = jax.jvp(lambda n: self.from_normal(s, n), (n,), (jnp.ones_like(n),))[1]
-        edge = jnp.abs(self.from_normal(s, jnp.full_like(n, _MAX_NORMAL)))
-        inside = (slope > 0) & (jnp.abs(y) < edge)
+        low, high = _edges(self, s, n)
+        inside = (slope > 0) & (low < y) & (y < high)
         density = norm.logpdf(n) - jnp.log(jnp.where(inside, slope, 1))
         return jnp.where(inside | jnp.isnan(y), density, -jnp.inf)
 
@@ -238,10 +244,10 @@ class Process(eqx.Module):
         """
         refuse_blur(self, blur)
         s, y = align(s=s, y=y, positive=True)
-        edge = jnp.abs(self.from_normal(s, jnp.full_like(s, _MAX_NORMAL)))
-        inner = edge * (1 - 8 * jnp.finfo(y.dtype).eps)
-        nearest = jnp.clip(y, -inner, inner)
-        reach = jnp.abs(y) / jnp.maximum(edge, 1e-25)
+        low, high = _edges(self, s, s)
+        margin = 1 - 8 * jnp.finfo(y.dtype).eps
+        nearest = jnp.clip(y, low * margin, high * margin)
+        reach = jnp.abs(y) / jnp.maximum(jnp.where(y < 0, -low, high), 1e-25)
         log_density = self.log_density(s, nearest)
         log_density = jnp.where(jnp.isneginf(log_density), -1e3 - reach, log_density)
         beyond = jnp.where(y == nearest, 0, self.linear_velocity(s) * (y - nearest))
@@ -250,12 +256,20 @@ class Process(eqx.Module):
 
     def cdf(self, s: ArrayLike, y: ArrayLike) -> Values:
         """Distribution function, in the middle of its step at an atom."""
-        return ndtr(self.to_normal(s, y))
+        n = self.to_normal(s, y)
+        if type(self).atom_mass is Process.atom_mass:
+            return ndtr(n)
+        s, y = align(s=s, y=y)
+        low, high = _edges(self, s, n)
+        half = self.atom_mass(s) / 2
+        share = jnp.where((y <= low) & (half > 0), jnp.where(y < low, 0, half / 2), ndtr(n))
+        return jnp.where((y >= high) & (half > 0), jnp.where(y > high, 1, 1 - half / 2), share)
 
     def quantile(self, s: ArrayLike, u: ArrayLike) -> Values:
         """The displacement whose distribution function is `u` in (0, 1), atoms included.
 
-        The upper tail is `quantile(s, 1 - u) = -quantile(s, u)`, accurate for the smallest `u`.
+        It is accurate for the smallest `u`; the upper tail of a symmetric law is
+        `quantile(s, 1 - u) = -quantile(s, u)`.
         """
         s, u = align(s=s, u=u)
         if is_concrete(u) and not np.all((np.asarray(u) >= 0) & (np.asarray(u) <= 1)):
@@ -263,12 +277,38 @@ class Process(eqx.Module):
         return _quantile(self, s, u)
 
     def atom_mass(self, s: ArrayLike) -> Values:
-        """Total probability of the atoms: zero unless the process has some."""
+        """Total probability of the atoms, half of it at each end: zero unless there are some."""
         return jnp.zeros_like(align(s=s)[0])
 
     def max_speed(self) -> ArrayLike:
-        """A bound of the velocity's size at all times; infinite by default."""
+        """A bound of the velocity's size at all times."""
         return math.inf
+
+    def atom_terms(self, s: ArrayLike, y: ArrayLike) -> Pair:
+        r"""What gradients of expectations need to know of the atoms, at displacements of samples.
+
+        A sample that crosses the edge of an atom of probability $p$ changes its velocity by a jump, which
+        derivatives at a fixed normal variable do not see. The gradient of $\mathbb E[\ell(Y, V)]$ lacks
+        $\mathbb E[\partial \log p \, (\ell(Y, V) - \ell(Y, V - J))]$, which `flow_matching_loss` adds.
+
+        Args:
+            s: Process time.
+            y: Displacements, as a sampler made them.
+
+        Returns:
+            The logarithm of the probability of the atom at `y`; and the jump $J$, the velocity on it
+            less its limit beside it, zero where there is none.
+
+        Example:
+            >>> process = kacjax.KacProcess(a=2.0, c=3.0)
+            >>> log_mass, jump = process.atom_terms(0.5, jnp.array([0.3, 1.5]))
+            >>> jump, 2 * jnp.exp(log_mass[1]) == process.atom_mass(0.5)  # c and c as / (as + 2)
+            (Array([0., 2.], dtype=float32), Array(True, dtype=bool))
+        """
+        s, y = align(s=s, y=y)
+        zero = jnp.zeros(jnp.broadcast_shapes(s.shape, y.shape), y.dtype)
+        known = type(self).atom_mass is Process.atom_mass
+        return zero if known else _without_atom_terms(self, s, zero), zero
 
     def linear_velocity(self, s: ArrayLike) -> Values:
         r"""The best linear predictor of the velocity, $\beta(s)$ in $v \approx \beta(s) y$.
@@ -290,8 +330,30 @@ class Process(eqx.Module):
 def refuse_blur(process: Process, blur: Blur) -> None:
     """Raises a `ValueError` if the law is to be blurred."""
     if blur is not None:
-        name = type(process).__name__
-        raise ValueError(f"blur must be None but for Brownian motion, got {blur} for {name}.")
+        raise ValueError(f"blur must be None but for Brownian motion, got {blur} for {process!r}.")
+
+
+def _edges(process: Process, s: Array, like: Array) -> Pair:
+    """The ends of the support, or of what floats can express of it, of the shape of `like`."""
+    high = process.from_normal(s, jnp.full_like(like, _MAX_NORMAL))
+    if not process.symmetric:
+        return process.from_normal(s, jnp.full_like(like, -_MAX_NORMAL)), high
+    return -high, high
+
+
+@eqx.filter_custom_jvp
+def _without_atom_terms(process: Process, s: Array, zero: Array) -> Array:
+    return zero
+
+
+@_without_atom_terms.def_jvp
+def _without_atom_terms_jvp(primals, tangents):
+    if any(tangent is not None for tangent in jax.tree.leaves(tangents[:2])):
+        raise ValueError(
+            "process must have kacjax.Process.atom_terms for a gradient in its parameters: the mass "
+            f"of its atoms changes; got {type(primals[0]).__name__}."
+        )
+    return primals[2], jnp.zeros_like(primals[2])
 
 
 @eqx.filter_jit
@@ -326,8 +388,7 @@ def _quantile(process: Process, s: Array, u: Array) -> Array:
 @_quantile.def_jvp
 def _quantile_jvp(primals, tangents):
     # In u by the density: the chain through the normal variable overflows.
-    process, s, u = primals
-    *others, u_dot = tangents
+    (process, s, u), (*others, u_dot) = primals, tangents
     n = ndtri(u)
     y = _quantile(process, s, u)
     _, y_dot = eqx.filter_jvp(lambda p, s: p.from_normal(s, n), (process, s), tuple(others))

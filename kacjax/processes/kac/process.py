@@ -73,8 +73,9 @@ class KacProcess(Process):
         r"""Draws displacements with their velocities, which are exact on the atoms.
 
         Derivatives of samples are exact along each path, at a fixed normal variable:
-        $dy = v \, ds + (y / c) \, dc + (s v - y) / a \, da$. Gradients in `a` of *expectations*
-        that contain the velocity, as a loss does, miss the change of the atoms' mass $e^{-as}$.
+        $dy = v \, ds + (y / c) \, dc + (s v - y) / a \, da$. Gradients of *expectations* that contain
+        the velocity miss the change of the atoms' mass $e^{-as}$: `flow_matching_loss` adds it, and
+        `atom_terms` are for losses of one's own.
 
         Args:
             key: As in `Process`, as are `s`, `shape` and what is returned and raised.
@@ -134,6 +135,12 @@ class KacProcess(Process):
 
     def max_speed(self) -> ArrayLike:  # noqa: D102
         return self.c
+
+    def atom_terms(self, s: ArrayLike, y: ArrayLike) -> Pair:  # noqa: D102
+        s, y, a, c = align(s=s, y=y, a=self.a, c=self.c)
+        _, _, side = law.cone_coordinates(c, s, y)
+        jump = jnp.where(side < 0, 0, jnp.sign(y) * (2 * c / (a * s + 2)))
+        return jnp.broadcast_to(-a * s - math.log(2), jump.shape), jump
 
     def cdf(self, s: ArrayLike, y: ArrayLike) -> Values:  # noqa: D102
         s, y, a, c = align(s=s, y=y, a=self.a, c=self.c)

@@ -1,10 +1,4 @@
-r"""Probability paths from data to noise: one type, of which the models are settings.
-
-A path fades the data and adds the noise of a process $K$, of velocity $v$, in every component:
-
-$$ x_t = f(t) \, x_0 + K_{g(t)}, \qquad
-   u(t, x \mid x_0) = f'(t) \, x_0 + g'(t) \, v\bigl(g(t), x - f(t) x_0\bigr). $$
-"""
+"""The type of all paths."""
 
 from typing import NamedTuple, TypeAlias
 
@@ -15,17 +9,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from kacjax._typing import ArrayLike, Key, Shape
-from kacjax._validation import check_choice, check_nonnegative, check_positive, is_concrete, widen
-from kacjax.processes import KacProcess, Process, WienerProcess
+from kacjax._validation import check_nonnegative, check_positive, is_concrete, widen
+from kacjax.processes import Process
 from kacjax.processes.base import as_numbers
-from kacjax.schedules import (
-    LinearBetaClock,
-    LinearBetaSignal,
-    Schedule,
-    SineClock,
-    make_clock,
-    make_signal,
-)
+from kacjax.schedules import Schedule, make_clock, make_signal
 
 Points: TypeAlias = Float[Array, "batch *event"]
 Times: TypeAlias = Float[Array, " batch"]
@@ -41,6 +28,13 @@ class PathSample(NamedTuple):
     x0: Points
     x_t: Points
     velocity: Points
+
+
+class Atoms(NamedTuple):
+    """Log-probabilities of the atoms that points are at, and the jumps of their velocities there."""
+
+    log_mass: Points
+    jump: Points
 
 
 class Coefficients(NamedTuple):
@@ -155,10 +149,28 @@ class ProbabilityPath(eqx.Module):
             >>> point.x_t.shape, bool(jnp.all(jnp.abs(point.velocity) <= 3))
             ((2, 3), True)
         """
+        return self._sample(key, t, x0)[0]
+
+    def sample_with_atoms(self, key: Key, t: Times, x0: Points) -> tuple[PathSample, Atoms]:
+        """What `sample` draws, and what gradients of expectations need; see `Process.atom_terms`.
+
+        Example:
+            >>> path, t, x0 = kacjax.kac_path(), jnp.array([0.2, 0.9]), jnp.zeros((2, 3))
+            >>> point, atoms = path.sample_with_atoms(jax.random.key(0), t, x0)
+            >>> atoms.jump.shape
+            (2, 3)
+        """
+        point, c, noise = self._sample(key, t, x0)
+        log_mass, jump = self.process.atom_terms(c.g, noise)
+        return point, Atoms(jnp.broadcast_to(log_mass, noise.shape), c.g_dot * jump)
+
+    def _sample(self, key: Key, t: Times, x0: Points) -> tuple[PathSample, Coefficients, Array]:
+        """A sample, with the coefficients and the noise that it was made of."""
         t, x0 = self._check(t, x0=x0)
         c = self.coefficients(t, x0.ndim)
         noise, velocity = self.process.sample_with_velocity(key, c.g, x0.shape)
-        return PathSample(t, x0, c.f * x0 + noise, c.f_dot * x0 + c.g_dot * velocity)
+        point = PathSample(t, x0, c.f * x0 + noise, c.f_dot * x0 + c.g_dot * velocity)
+        return point, c, noise
 
     def sample_from_normal(self, t: Times, x0: Points, n: Points) -> PathSample:
         """The points of the path whose noise is made of given standard normal variables.
@@ -275,126 +287,3 @@ class ProbabilityPath(eqx.Module):
             if latest > _LATEST * np.max(np.asarray(self.T)):
                 raise ValueError(f"t must not exceed T = {self.T}, got {latest}.")
         return [widen(part) for part in (jnp.asarray(t), *arrays.values())]
-
-
-def kac_path(
-    a: ArrayLike = 9.0,
-    c: ArrayLike = 3.0,
-    T: ArrayLike = 1.0,
-    signal: str | Schedule = "linear",
-    clock: str | Schedule = "t",
-) -> ProbabilityPath:
-    r"""The Kac flow: noise moves at speed `c` and turns around at rate `a`.
-
-    - At process time `s` a component has not turned yet with probability $e^{-as}$: with $aT$ of 9
-      one in 8,000 at the end; below about 5 the prior has visible atoms.
-    - The noise's deviation at `T` is close to $c \sqrt{T / a}$, the size that compares with the
-      `sigma` of `flow_matching_path`. Data of deviation 1 want about 0.4 to 1.
-    - The noise's velocity never exceeds `c`, the conditional velocity $|f'| |x_0| + g' c$.
-    - As `a` and `c` grow with $c^2 / a$ fixed, the noise becomes Brownian.
-
-    Args:
-        a: Jump rate, positive, in 1 / time.
-        c: Speed, positive, in units of the data / time.
-        T: Final time.
-        signal: As in `ProbabilityPath`.
-        clock: As in `ProbabilityPath`.
-
-    Raises:
-        ValueError: If `a`, `c` or `T` is not positive and finite, or a name is unknown.
-
-    Source: R. Duong, J. Chemseddine, P. K. Friz, G. Steidl, *Telegrapher's Generative Model via
-    Kac Flows*, arXiv 2506.20641.
-
-    Example:
-        >>> path = kacjax.kac_path(a=25.0, c=2.0)
-        >>> round(float(path.coefficients(path.T).sigma), 2)
-        0.4
-    """
-    return ProbabilityPath(KacProcess(a=a, c=c), signal, clock, T)
-
-
-def diffusion_path(
-    sigma: ArrayLike = 1.0,
-    T: ArrayLike = 1.0,
-    signal: str | Schedule = "linear",
-    clock: str | Schedule = "t",
-) -> ProbabilityPath:
-    """The probability flow of a diffusion: Brownian motion of volatility `sigma`.
-
-    Args:
-        sigma: Volatility, positive: the noise's deviation at `T` is `sigma * sqrt(T)`.
-        T: Final time.
-        signal: As in `ProbabilityPath`.
-        clock: As in `ProbabilityPath`.
-
-    Raises:
-        ValueError: If `sigma` or `T` is not positive and finite, or a name is unknown.
-
-    Example:
-        >>> path = kacjax.diffusion_path(sigma=0.5)
-        >>> float(path.coefficients(path.T).sigma)
-        0.5
-    """
-    return ProbabilityPath(WienerProcess(sigma=sigma), signal, clock, T)
-
-
-def flow_matching_path(sigma: ArrayLike = 1.0) -> ProbabilityPath:
-    r"""Linear flow matching, $x_t = (1 - t) x_0 + t \sigma \varepsilon$: a diffusion on the clock `t2`.
-
-    Its target is $\sigma \varepsilon - x_0$; $\sigma$, the noise's deviation at the end, is positive.
-
-    Source: Y. Lipman et al., *Flow Matching for Generative Modeling*, arXiv 2210.02747.
-
-    Example:
-        >>> kacjax.flow_matching_path(sigma=0.4).process
-        WienerProcess(sigma=0.4)
-    """
-    return diffusion_path(sigma, 1.0, "linear", "t2")
-
-
-def vp_path(
-    schedule: str = "cosine", beta_min: ArrayLike = 0.1, beta_max: ArrayLike = 20.0
-) -> ProbabilityPath:
-    r"""A variance preserving diffusion, $x_t = f x_0 + \sqrt{1 - f^2} \, \varepsilon$ for `t` in `[0, 1]`.
-
-    With `cosine`, $f = \cos(\pi t / 2)$, the prior is noise exactly. With `linear-beta`,
-    $f = e^{-\beta_0 t / 2 - (\beta_1 - \beta_0) t^2 / 4}$, it is an approximation: generation leaves out the
-    0.0066 of the data that are left at the end, beside noise of deviation 1 (to 2e-5). The rates
-    are positive; others, and another name, are a `ValueError`.
-
-    Sources: A. Nichol, P. Dhariwal, arXiv 2102.09672, without their offset; Y. Song et al., arXiv
-    2011.13456.
-
-    Example:
-        >>> c = kacjax.vp_path("linear-beta").coefficients(0.5)
-        >>> round(float(c.f**2 + c.sigma**2), 5)
-        1.0
-    """
-    check_choice("schedule", schedule, ("cosine", "linear-beta"))
-    if schedule == "cosine":
-        return ProbabilityPath(WienerProcess(), "cosine", SineClock())
-    rates = as_numbers("beta_min", beta_min), as_numbers("beta_max", beta_max)
-    parts = LinearBetaSignal(*rates), LinearBetaClock(*rates)
-    return ProbabilityPath(WienerProcess(), *parts, approximate_prior=True)
-
-
-def edm_path(sigma_max: ArrayLike = 80.0) -> ProbabilityPath:
-    r"""A variance exploding diffusion, $x_t = x_0 + t \, \varepsilon$ for `t` in `[0, sigma_max]`.
-
-    The time is the noise's deviation, as in EDM. Data never fade, so that the prior, noise alone,
-    is an approximation, off by $x_0 / \sigma_\text{max}$ of its deviations. To train as EDM does:
-    `fit(network, path, data, key, prediction="edm", times=losses.LogNormalTimes())`; its steps are
-    `schedules.karras_times`. A `sigma_max` that is not positive is a `ValueError`.
-
-    Source: T. Karras et al., *Elucidating the Design Space of Diffusion-Based Generative Models*,
-    arXiv 2206.00364.
-
-    Example:
-        >>> c = kacjax.edm_path().coefficients(2.5)
-        >>> float(c.f), round(float(c.sigma), 4)
-        (1.0, 2.5)
-    """
-    check_positive("sigma_max", sigma_max)
-    process = WienerProcess(as_numbers("sigma_max", sigma_max) ** 0.5)
-    return ProbabilityPath(process, "constant", "t2", sigma_max, approximate_prior=True)
