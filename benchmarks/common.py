@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import os
 import pathlib
 import platform
 import re
@@ -14,7 +15,8 @@ import jax
 
 from experiments.report import commit
 
-RESULTS = pathlib.Path(__file__).parent / "results"
+# Elsewhere for a run that is not to replace what is committed.
+RESULTS = pathlib.Path(os.environ.get("KACJAX_RESULTS", pathlib.Path(__file__).parent / "results"))
 
 
 def time_calls(calls: Mapping[str, Callable[[], Any]], seconds: float) -> dict[str, float]:

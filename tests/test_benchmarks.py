@@ -1,5 +1,9 @@
 """The benchmarks run, at sizes that measure nothing."""
 
+import json
+import os
+import sys
+
 import jax
 import numpy as np
 import pytest
@@ -7,6 +11,7 @@ from flax import nnx
 
 import kacjax
 from benchmarks import (
+    accelerator,
     common,
     couplings,
     exact_flow,
@@ -167,3 +172,45 @@ def test_options_of_the_compiler():
     assert train_speed.read_option("a=FUSION,CUBLAS") == ("a", "FUSION,CUBLAS")
     with pytest.raises(Exception, match="NAME=VALUE"):
         train_speed.read_option("a")
+
+
+@pytest.mark.slow
+def test_every_stage_of_the_accelerator_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(
+        "sys.argv", ["accelerator", "--dry-run", "--minutes", "20", "--out", str(tmp_path)]
+    )
+    assert accelerator.main() == 0
+    report = json.loads((tmp_path / "accelerator.json").read_text())
+    states = {entry["stage"]: entry["status"] for entry in report["stages"]}
+    data = "status 0" if os.environ.get("KACJAX_DATA") else "no data"
+    assert (states["law"], states["noise"], states["train"]) == ("status 0",) * 3
+    assert states["mnist"] == data
+    assert "images/s at 2" in capsys.readouterr().out
+
+
+def test_a_stage_that_takes_too_long_is_stopped_and_said(tmp_path):
+    def stage(*command):
+        return accelerator.Stage(
+            "one", list(command), [], 1, lambda result: result["best"], "*.json"
+        )
+
+    code = "import sys, time; print('begun', flush=True); time.sleep(60)"
+    command = [sys.executable, "-c", code]
+    entry = accelerator.run_stage(stage(*command), command, 1.0, tmp_path)
+    assert entry["status"] == "stopped after 1 s"
+    assert entry["seconds"] < 30
+    (tmp_path / "found.json").write_text('{"best": "3 images/s"}')
+    command = [sys.executable, "-c", "raise SystemExit(3)"]
+    entry = accelerator.run_stage(stage(*command), command, 60.0, tmp_path)
+    assert (entry["status"], entry["headline"]) == ("status 3", "3 images/s")
+    (tmp_path / "found.json").write_text("{}")
+    entry = accelerator.run_stage(stage(*command), command, 60.0, tmp_path)
+    assert "no headline: KeyError('best')" in entry["headline"]
+
+
+def test_stages_are_named(monkeypatch, tmp_path, capsys):
+    argv = ["accelerator", "--stages", "warp", "--out", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", argv)
+    with pytest.raises(SystemExit, match="2"):
+        accelerator.main()
+    assert "--stages must be among law, noise, train" in capsys.readouterr().err
