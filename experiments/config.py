@@ -206,6 +206,15 @@ class SamplingConfig:
         missing = {name: value for name, value in known.items() if getattr(self, name) is None}
         return dataclasses.replace(self, **missing)
 
+    def check_for(self, training: TrainingConfig) -> None:
+        """Raises a `UserError` if what is trained is a map and is to be drawn as another velocity."""
+        way = self.filled(solver="euler")
+        if training.is_map and (way.solver, way.coordinates) != ("euler", "straight"):
+            raise UserError(
+                "a flow map is drawn by --solver euler in --coordinates straight; "
+                f"got {way.solver} and {way.coordinates}."
+            )
+
     def options(self) -> dict[str, Any]:
         """The keywords of `kacjax.generate` and `kacjax.trajectory` that say how to solve."""
         common = {"solver": self.solver, "coordinates": self.coordinates}
@@ -304,6 +313,7 @@ class RunConfig:
         classifier = getattr(self.source, "classifier", None)
         if classifier is not None and not classifier.is_file():
             raise UserError(f"--classifier: there is no file {classifier}.")
+        self.sampling.check_for(self.training)
         if self.resume + self.overwrite + self.dry_run > 1:
             raise UserError("--resume, --overwrite and --dry-run exclude each other.")
 

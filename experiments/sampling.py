@@ -15,7 +15,7 @@ from jaxtyping import PRNGKeyArray as Key
 import kacjax
 from experiments import runs
 from experiments.command import UserError, available_memory, user_errors
-from experiments.config import SamplingConfig
+from experiments.config import SamplingConfig, TrainingConfig
 from kacjax import Velocity, few_step, sharding
 from kacjax.diagnostics import field_statistics
 
@@ -52,11 +52,7 @@ def as_drawn(
     if not getattr(velocity.network, "config", {}).get("second_time"):
         return velocity, sampling.filled(**own)
     way = sampling.filled(solver="euler", solver_steps=4)
-    if (way.solver, way.coordinates) != ("euler", "straight"):
-        raise UserError(
-            "a flow map is drawn by --solver euler in --coordinates straight; "
-            f"got {way.solver} and {way.coordinates}."
-        )
+    way.check_for(TrainingConfig(objective="lsd"))
     steps = way.solver_steps, way.grid_power
     return few_step.stepwise(velocity, velocity.path, *steps), way
 

@@ -249,6 +249,7 @@ class Residual(Prediction):
         return PREDICTIONS["x0"].weight(path, t)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("adam")
 def test_a_prediction_of_ones_own_trains_generates_and_is_saved(tmp_path):
     kacjax.register(Residual)

@@ -320,6 +320,14 @@ def made(dataset, **evaluation):
     return Work(config, dataset, print, SimpleNamespace(asked=False))
 
 
+def cell_of(model, seed):
+    return SimpleNamespace(model=model, seed=seed, run=defaults()["moons"][1].runs()[0][1])
+
+
+def velocity_of(path):
+    return SimpleNamespace(path=path, network=None)
+
+
 def test_models_of_one_seed_start_from_the_same_normals(monkeypatch):
     dataset, priors = Plane("moons"), []
 
@@ -335,7 +343,7 @@ def test_models_of_one_seed_start_from_the_same_normals(monkeypatch):
         (kacjax.diffusion_path(), 0),
         (kacjax.kac_path(), 1),
     ):
-        judge("model", SimpleNamespace(path=path), seed)
+        judge(cell_of("model", seed), velocity_of(path))
     kac, wiener, other = priors[0], priors[-2], priors[-1]
     # On the atoms, beyond 3.8 deviations, Kac's position does not tell the normal.
     inside = np.abs(wiener) < 3.5
@@ -356,7 +364,7 @@ def test_a_way_of_generating_may_fail(monkeypatch):
 
     monkeypatch.setattr(kacjax, "generate", generate)
     judge = made(dataset, num_samples=5, nfe=(2, 3)).judge
-    rows, samples = judge("kac-t", SimpleNamespace(path=kacjax.kac_path()), 0)
+    rows, samples = judge(cell_of("kac-t", 0), velocity_of(kacjax.kac_path()))
     assert samples.shape == (5, 2)
     assert [(row["asked"], row["nfe"], row["quality"] is None) for row in rows] == [
         *((2, 2.0, True), (3, 3.0, False), (0, None, True)),

@@ -70,6 +70,7 @@ def known():
     return kacjax.Velocity(network, PATH)
 
 
+@pytest.mark.slow
 def test_the_way_up_takes_them_too():
     labels = conditions(5)
     x = jnp.asarray(data_of(labels)) + 0.1

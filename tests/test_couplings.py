@@ -130,6 +130,7 @@ def test_dropped_labels_change_no_pairs():
     np.testing.assert_array_equal(given.x_t, dropped.x_t)
 
 
+@pytest.mark.slow
 def test_noise_of_each_class_stays_normal():
     """Within classes, over 400 batches of 16: the noise of the 3,200 data of a class.
 
@@ -162,6 +163,7 @@ def test_equal_data_meet_noise_at_random(coupling):
         assert np.max(np.abs(shares - 0.25)) < frequency_bound(0.25, 4000)
 
 
+@pytest.mark.slow
 def test_sinkhorn_tends_to_the_assignment_and_to_independence():
     """And takes each noise as often on average: 2,000 keys of 8, Bernstein at 1e-7 each."""
     x0, n = normals((8, 2)), normals((8, 2), 2)

@@ -134,7 +134,7 @@ def test_refusals():
     with pytest.raises(ValueError, match="labels, but Bare takes no argument 'label'"):
         plain(Bare())(T, X, LABEL)
     with pytest.raises(
-        ValueError, match="prediction must be one of edm, velocity, x0; got 'noise'"
+        ValueError, match="prediction must be one of bounded, edm, velocity, x0; got 'noise'"
     ):
         Velocity(Bare(), PATH, "noise")
     with pytest.raises(ValueError, match="classes must be 3, as of the network, got 2"):

@@ -188,7 +188,8 @@ class CompareConfig:
         for path in make_models(self.models).values():
             path.make()
         if self.against is not None:
-            check_choice("--against", self.against, [each.model for each in make_cells(self, "")])
+            names = dict.fromkeys(cell.model for cell in make_cells(self, ""))
+            check_choice("--against", self.against, names)
         if self.network.conditional:
             raise UserError("--conditional: a comparison is of networks that know no classes.")
         if getattr(self.source, "stream", False):

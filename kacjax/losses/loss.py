@@ -221,7 +221,12 @@ def _count_atoms_jvp(primals, tangents):
 
 
 def as_data(x0: Any) -> Float[Array, "batch *event"]:
-    """Data as floats of at least 32 bits; bytes stand for numbers in `[-1, 1]`."""
+    """Data as floats of at least 32 bits; bytes stand for numbers in `[-1, 1]`.
+
+    Example:
+        >>> kacjax.losses.as_data(np.array([0, 255], np.uint8))
+        Array([-1.,  1.], dtype=float32)
+    """
     x0 = jnp.asarray(x0)
     if x0.ndim < 1 or x0.size == 0:
         raise ValueError(f"x0 must hold at least one datum, got shape {x0.shape}.")

@@ -20,6 +20,19 @@ class Objective(eqx.Module):
     """What `fit` minimizes, the mean of `errors`; a user's own is a subclass, or has both methods.
 
     Its arrays are arguments of the compiled program, so that a teacher in it costs no compilation.
+
+    Example:
+        >>> class ToData(kacjax.losses.Objective):
+        ...     def draw(self, velocity, average, key, x0, labels, path):
+        ...         t = kacjax.losses.sample_times(key, path, len(x0))
+        ...         return path.sample(key, t, x0)
+        ...     def errors(self, velocity, draw, key, path):
+        ...         x0 = draw.x_t - draw.t[:, None] * velocity(draw.t, draw.x_t)
+        ...         return jnp.sum((x0 - draw.x0) ** 2, axis=-1)
+        >>> network = kacjax.models.MLP(2, rngs=nnx.Rngs(0), width=8, depth=1)
+        >>> arguments = network, kacjax.flow_matching_path(), np.zeros((20, 2)), jax.random.key(0)
+        >>> kacjax.fit(*arguments, 3, 8, objective=ToData(), progress=False).losses.shape
+        (3,)
     """
 
     @abc.abstractmethod
@@ -48,7 +61,15 @@ class Objective(eqx.Module):
 
 
 class FlowMatching(Objective):
-    """`flow_matching_loss` as an objective, with its arguments; the default of `fit`."""
+    """`flow_matching_loss` as an objective, with its arguments; the default of `fit`.
+
+    Example:
+        >>> objective = kacjax.losses.FlowMatching(weight="velocity", time_power=1.0)
+        >>> network = kacjax.models.MLP(2, rngs=nnx.Rngs(0), width=8, depth=1)
+        >>> arguments = network, kacjax.kac_path(), np.zeros((20, 2)), jax.random.key(0), 3, 8
+        >>> kacjax.fit(*arguments, objective=objective, progress=False).losses.shape
+        (3,)
+    """
 
     weight: Weight = eqx.field(static=True, default="balanced")
     time_power: float = eqx.field(static=True, default=2.0)

@@ -114,6 +114,7 @@ def test_what_does_not_fit_is_refused(flags, words, arrays, tmp_path, capsys):
     assert not (tmp_path / "students").exists()
 
 
+@pytest.mark.slow
 def test_guidance_needs_classes_and_a_file_is_no_run(arrays, tmp_path, capsys):
     plain = tmp_path / "plain"
     assert train.main(["moons", *arguments("moons", plain)[1:]]) == 0

@@ -226,7 +226,7 @@ def test_a_checkpoint_has_the_sums_of_its_steps_alone():
     saved, metrics = [], StepMetrics(*(np.ones((1, *rest)) for rest in ((), (), (8,), (8,), ())))
     config = DEFAULTS["moons"][1]
     session = SimpleNamespace(
-        **{"step": 1, "_saved": 0, "config": config, "dataset": SimpleNamespace(fingerprint="")},
+        **{"step": 1, "_saved": 0, "config": config, "_fingerprint": ""},
         **{"_interval": Interval(), "loss": None, "state": None, "_wait": lambda checkpoints: None},
     )
     session._interval.add(metrics)

@@ -218,6 +218,7 @@ def test_the_coordinates_do_not_change_the_solution(name, x64):
         np.testing.assert_allclose(straight, in_time, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make",
     [kacjax.diffusion_path, pytest.param(lambda a: kac_path(a, 2.0), marks=pytest.mark.slow)],

@@ -103,6 +103,7 @@ def test_hutchinson_is_right_on_average_and_exact_for_diagonal_fields(x64):
     np.testing.assert_allclose(diagonal, density, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_gradients_in_the_points(x64):
     """The score of a Gaussian, -x / variance."""
     path = flow_matching_path()

@@ -131,6 +131,7 @@ def test_a_velocity_that_knows_its_path_refuses_another(name):
         CALLS[name](velocity, kac_path(jnp.asarray(9), np.float32(3)))
 
 
+@pytest.mark.slow
 def test_functions_modules_and_partials_are_velocities():
     path, x = PATH, jnp.ones((2, 1))
 

@@ -95,7 +95,7 @@ def test_in_float64_the_state_keeps_its_types(x64):
         ({"labels": [0, 1]}, r"labels must be integers of shape \(64,\), got .* \(2,\)"),
         ({"ema_decay": 1.0}, r"ema_decay must lie in \[0, 1\), got 1.0"),
         ({"time_power": 0.0}, "time_power must be positive"),
-        ({"prediction": "noise"}, "prediction must be one of edm, velocity, x0"),
+        ({"prediction": "noise"}, "prediction must be one of bounded, edm, velocity, x0"),
         ({"data": iter([DATA[:16]]), "labels": np.zeros(64, int)}, "labels must be None if data"),
         ({"data": iter([])}, "source must hold a batch for each step from 0 to 20, got none"),
         ({"labels": np.zeros(64, int)}, "label must be None for a network without classes"),

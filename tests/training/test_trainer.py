@@ -243,7 +243,7 @@ def test_an_infinite_gradient_is_named():
         ({"time_power": 0.0}, "time_power must be positive"),
         (
             {"prediction": "noise"},
-            "prediction must be one of edm, velocity, x0|prediction must be one of",
+            "prediction must be one of bounded, edm, velocity, x0|prediction must be one of",
         ),
     ],
 )

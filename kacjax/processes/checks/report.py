@@ -75,11 +75,10 @@ def check(
         ...         return s * n
         ...     def variance(self, s):
         ...         return s
-        >>> report = kacjax.processes.check(Wrong(), properties=("variance", "velocity"))
+        >>> report = kacjax.processes.check(Wrong(), properties=("variance",))
         >>> for finding in report.findings:
         ...     print(f"{finding.property}: {finding.message}")
         variance: variance is 0.001, but the map has 1e-06, at s = 0.001
-        velocity: linear_velocity is 500, but half of d log variance / ds 1000, at s = 0.001
         >>> kacjax.processes.check(kacjax.WienerProcess(), properties=("tails",)).ok
         True
     """
