@@ -31,6 +31,22 @@ def public_names(module):
     ]
 
 
+def _entry(full):
+    """What mkdocstrings is asked for: an object, of which a module may have the name."""
+    package, _, name = full.rpartition(".")
+    value = getattr(importlib.import_module(package), name)
+    where = getattr(value, "__module__", "")
+    if where.rpartition(".")[2] != name:
+        return f"::: {full}\n"
+    options = f"    options:\n      heading: {full}\n      toc_label: {name}\n"
+    return f"::: {where}.{name}\n{options}"
+
+
+def _anchor(full):
+    """The name under which mkdocstrings knows an object."""
+    return _entry(full).split()[1]
+
+
 def _title(module):
     return (module.__doc__ or "").strip()
 
@@ -54,9 +70,9 @@ def pages():
                 own.append(full)
         parts = [f"# {module.__name__}\n", _title(module) + "\n"]
         if elsewhere:
-            links = ", ".join(f"[`{public}`][{full}]" for public, full in elsewhere)
+            links = ", ".join(f"[`{public}`][{_anchor(full)}]" for public, full in elsewhere)
             parts.append(f"Also here: {links}.\n")
-        parts += [f"::: {full}\n" for full in own]
+        parts += [_entry(full) for full in own]
         texts[f"reference/{name}.md"] = "\n".join(parts)
         first = _title(module).split("\n\n")[0].replace("\n", " ")
         rows.append(f"| [`{module.__name__}`]({name}.md) | {first} |")
