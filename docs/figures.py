@@ -57,8 +57,15 @@ def law(ink):
             ends = np.array([-3 * s, 3 * s])
             ax.vlines(ends, 0, mass * top, color=RED, linewidth=2.5, label=label)
             for y0, side in zip(ends, (1, -1), strict=True):
-                ax.annotate(f"{mass:.2f}", (y0, mass * top), (4 * side, 3), color=RED, ha="center",
-                            textcoords="offset points", fontsize=9)
+                ax.annotate(
+                    f"{mass:.2f}",
+                    (y0, mass * top),
+                    (4 * side, 3),
+                    color=RED,
+                    ha="center",
+                    textcoords="offset points",
+                    fontsize=9,
+                )
         ax.set(xlabel="displacement $y$", title=f"$s = {s:g}$", yticks=[], ylim=(0, 1.15 * top))
     axes[0].set(ylabel="density")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
@@ -105,8 +112,11 @@ def straight(ink):
     axes[0].plot(times, x, color=BLUE, linewidth=0.9)
     axes[1].plot(c.sigma / scale[:, 0], x / scale, color=GREEN, linewidth=0.9)
     axes[0].set(xlabel="time $t$", ylabel="$x$", title="in time")
-    axes[1].set(xlabel=r"$\rho = \sigma / (f + \sigma)$", ylabel=r"$u = x / (f + \sigma)$",
-                title="in straight coordinates")
+    axes[1].set(
+        xlabel=r"$\rho = \sigma / (f + \sigma)$",
+        ylabel=r"$u = x / (f + \sigma)$",
+        title="in straight coordinates",
+    )
     return figure
 
 
@@ -116,8 +126,14 @@ def generation(ink):
     figure, axes = panels(len(times), 2.0, sharex=True, sharey=True)
     for ax, t, points in zip(axes, times, x, strict=True):
         ax.scatter(*np.asarray(points).T, s=1.0, color=BLUE, alpha=0.5, linewidths=0)
-        ax.set(title=f"$t = {float(t):.2g}$", xticks=[], yticks=[], aspect="equal",
-               xlim=(-2.4, 2.4), ylim=(-2.4, 2.4))
+        ax.set(
+            title=f"$t = {float(t):.2g}$",
+            xticks=[],
+            yticks=[],
+            aspect="equal",
+            xlim=(-2.4, 2.4),
+            ylim=(-2.4, 2.4),
+        )
     return figure
 
 
@@ -129,8 +145,9 @@ def trained(memory={}):  # noqa: B006  Trained once for both grounds.
         found = kacjax.fit(network, path, data, jax.random.key(1), 6000, progress=False)
         times = jnp.asarray([1.0, 0.5, 0.25, 0.1, 0.0])
         shape = (4000, 2)
-        memory["x"] = times, kacjax.trajectory(
-            found.velocity, path, jax.random.key(2), shape, times, steps=50
+        memory["x"] = (
+            times,
+            kacjax.trajectory(found.velocity, path, jax.random.key(2), shape, times, steps=50),
         )
     return memory["x"]
 
@@ -139,7 +156,7 @@ def panels(columns, height, **options):
     """A figure without ground, and its axes."""
     figure = Figure((WIDTH, height), layout="constrained")
     axes = figure.subplots(1, columns, **options)
-    return figure, axes if columns > 1 else axes
+    return figure, axes
 
 
 FIGURES = (paths, law, cone, velocity, straight, generation)
@@ -157,7 +174,8 @@ def main():
             continue
         for ground, ink in GROUNDS.items():
             style = dict.fromkeys(
-                ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), ink
+                ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"),
+                ink,
             )
             style |= {"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False}
             style |= {"mathtext.fontset": "cm", "font.size": 10}

@@ -17,6 +17,8 @@ import results
 _FORMULA = re.compile(
     r'<(?P<tag>span|div) class="arithmatex">\\[(\[](?P<tex>.*?)\\[)\]]</(?P=tag)>', re.DOTALL
 )
+# A prime is raised by itself.
+_PRIME = re.compile(r"<msup>(<mi>\w</mi>)<mi>&#x02032;</mi></msup>")
 
 
 def on_files(files, config):
@@ -40,6 +42,7 @@ def on_page_content(content, **_):
     def mathml(found):
         display = "block" if found["tag"] == "div" else "inline"
         formula = convert(html.unescape(found["tex"]).strip(), display=display)
+        formula = _PRIME.sub(r"\1<mo lspace='0' rspace='0'>&#x02032;</mo>", formula)
         return f'<{found["tag"]} class="arithmatex">{formula}</{found["tag"]}>'
 
     return _FORMULA.sub(mathml, content)

@@ -16,7 +16,10 @@ _PAGES = {
     "grid2d": ("grid2d", "Nine modes on {-1, 0, 1}² of deviation 1e-4."),
     "checkerboard": ("checkerboard", "Eight squares of a checkerboard."),
     "spirals": ("spirals", "Two interleaved spirals."),
-    "digits": ("digits", "1,797 real handwritten digits of 8 by 8 pixels, which come with scikit-learn."),
+    "digits": (
+        "digits",
+        "1,797 real handwritten digits of 8 by 8 pixels, which come with scikit-learn.",
+    ),
     "mnist": ("MNIST", "60,000 handwritten digits of 28 by 28 pixels."),
     "cifar10": ("CIFAR-10", "50,000 small color images of ten classes."),
     "few-steps": ("Few steps", "Students and flow maps beside their teachers."),
@@ -187,7 +190,9 @@ def _path(path):
     """The numbers of a path that matter to its kind."""
     kind = path["path"]
     numbers = {"kac": ("a", "c", "clock"), "diffusion": ("sigma",), "flow-matching": ("sigma",)}
-    return ", ".join([kind, *(f"{n} = {show(path[n])}" for n in numbers.get(kind, ()) if n in path)])
+    return ", ".join(
+        [kind, *(f"{n} = {show(path[n])}" for n in numbers.get(kind, ()) if n in path)]
+    )
 
 
 def explosion(results):
@@ -201,7 +206,14 @@ def explosion(results):
                 columns = ("t", "max_component", "mean_norm", "max_lipschitz")
                 known = "" if bound[i] is None or math.isinf(bound[i]) else bound[i]
                 rows.append([model, which, *(field[c][i] for c in columns), known])
-    header = ["model", "velocity", "t", "largest component", "mean norm", "largest Lipschitz constant"]
+    header = [
+        "model",
+        "velocity",
+        "t",
+        "largest component",
+        "mean norm",
+        "largest Lipschitz constant",
+    ]
     return table([*header, "bound of the exact velocity"], rows)
 
 
@@ -278,7 +290,9 @@ def headlines(nfe, link=""):
     rows = []
     for name in _HEADLINES:
         lines = (FOLDER / f"compare-{name}.md").read_text().splitlines()
-        cells = [[c.strip() for c in line.strip("| ").split(" | ")] for line in lines if "|" in line]
+        cells = [
+            [c.strip() for c in line.strip("| ").split(" | ")] for line in lines if "|" in line
+        ]
         header, data = cells[0], name.partition("-")[0]
         column = header.index(_COLUMNS.get(data, header[2]))
         at = {}
@@ -303,7 +317,13 @@ def calculator(T=1.0):
         stay = math.exp(-a * T)
         whole = f"1 in {1 / stay:,.0f}" if stay > 1e-9 else f"{stay:.1e}"
         rows.append([a, c, f"{c / math.sqrt(a):.2f}", f"{math.sqrt(variance):.2f}", whole, c * T])
-    header = ["`a`", "`c`", "`c / sqrt(a)`", "deviation at `T = 1`", "no turn until `T`, `exp(-aT)`"]
+    header = [
+        "`a`",
+        "`c`",
+        "`c / sqrt(a)`",
+        "deviation at `T = 1`",
+        "no turn until `T`, `exp(-aT)`",
+    ]
     return table([*header, "cone at `T`"], rows)
 
 

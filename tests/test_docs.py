@@ -2,9 +2,11 @@
 
 import importlib.util
 import inspect
+import os
 import pathlib
 import pkgutil
 import re
+import subprocess
 import sys
 import unicodedata
 
@@ -30,7 +32,14 @@ results, reference = load("results"), load("reference")
 WRITTEN = {str(path.relative_to(DOCS)): path.read_text() for path in sorted(DOCS.rglob("*.md"))}
 GENERATED = results.pages() | reference.pages()
 PAGES = GENERATED | {name: results.fill(text) for name, text in WRITTEN.items()}
-WITH_CODE = [name for name, text in WRITTEN.items() if "```python\n" in text]
+# Those that train U-Nets or students, or compile many solvers, take long.
+SLOW = ("choose-solver.md", "guides/conditioning.md", "guides/data.md", "guides/few-steps.md")
+SLOW += ("guides/likelihood.md",)
+WITH_CODE = [
+    pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW))
+    for name, text in WRITTEN.items()
+    if "```python\n" in text
+]
 
 
 @pytest.fixture
@@ -48,10 +57,18 @@ def users_settings(monkeypatch, tmp_path):
 @pytest.mark.parametrize("page", WITH_CODE)
 def test_examples_run(page, users_settings, monkeypatch):
     """The Python of a page, from top to bottom, in one module."""
+    blocks = re.findall(r"^```python\n(.*?)^```$", WRITTEN[page], re.DOTALL | re.MULTILINE)
+    settings = dict(re.findall(r"`(EQX_[A-Z_]+)=(\w+)`", WRITTEN[page]))
+    if settings:  # They are read when Python starts.
+        command, paths = [sys.executable, "-c", "\n".join(blocks)], {"PYTHONPATH": str(ROOT)}
+        environment = os.environ | settings | paths
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stderr
+        return
     name = "example_" + re.sub(r"\W", "_", page)
     module = type(sys)(name)
     monkeypatch.setitem(sys.modules, name, module)  # For dataclasses, which look there.
-    for code in re.findall(r"^```python\n(.*?)^```$", WRITTEN[page], re.DOTALL | re.MULTILINE):
+    for code in blocks:
         exec(compile(code, page, "exec"), vars(module))
 
 
@@ -163,8 +180,6 @@ def test_the_version_has_one_source():
 def test_the_site_builds_without_a_warning(tmp_path):
     pytest.importorskip("mkdocs")
     pytest.importorskip("mkdocstrings")
-    import subprocess
-
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "-d", str(tmp_path / "site")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
