@@ -17,6 +17,12 @@ import results
 _FORMULA = re.compile(
     r'<(?P<tag>span|div) class="arithmatex">\\[(\[](?P<tex>.*?)\\[)\]]</(?P=tag)>', re.DOTALL
 )
+# What the converter does not know in one spelling, it does in another.
+_TEX = (
+    (r"\\math(bb|cal) *([A-Za-z])", r"\\math\1{\2}"),
+    (r"\\[bB]igg?l\b", r"\\left"),
+    (r"\\[bB]igg?r\b", r"\\right"),
+)
 # A prime is raised by itself.
 _PRIME = re.compile(r"<msup>(<mi>\w</mi>)<mi>&#x02032;</mi></msup>")
 
@@ -41,7 +47,10 @@ def on_page_content(content, **_):
 
     def mathml(found):
         display = "block" if found["tag"] == "div" else "inline"
-        formula = convert(html.unescape(found["tex"]).strip(), display=display)
+        tex = html.unescape(found["tex"]).strip()
+        for pattern, other in _TEX:
+            tex = re.sub(pattern, other, tex)
+        formula = convert(tex, display=display)
         formula = _PRIME.sub(r"\1<mo lspace='0' rspace='0'>&#x02032;</mo>", formula)
         return f'<{found["tag"]} class="arithmatex">{formula}</{found["tag"]}>'
 
