@@ -105,6 +105,30 @@ def test_links_lead_somewhere(page):
             assert (DOCS / name).stat().st_size > 5000, link
 
 
+def commands():
+    """The commands of this repository that pages and README name, with their flags."""
+    for text in [*WRITTEN.values(), (ROOT / "README.md").read_text()]:
+        for module, rest in re.findall(r"python -m ((?:experiments|benchmarks|tools)\S*)(.*)", text):
+            module = re.sub(r"[^\w.].*", "", module).rstrip(".")
+            yield module, re.findall(r"(?<!\S)--([a-z0-9-]+)", rest.partition("`")[0])
+
+
+def test_commands_and_their_flags_are_there():
+    fields = "".join(path.read_text() for path in (ROOT / "experiments").rglob("*.py"))
+    benchmarks = "".join(path.read_text() for path in (ROOT / "benchmarks").glob("*.py"))
+    found = list(commands())
+    assert len(found) > 30
+    for module, flags in found:
+        if not module.endswith("NAME"):
+            assert importlib.util.find_spec(module), module
+        for flag in flags:
+            name = flag.replace("-", "_")
+            if module.startswith("experiments"):
+                assert flag == "help" or re.search(rf"^    {name}: ", fields, re.MULTILINE), flag
+            else:
+                assert f'"--{flag}"' in benchmarks, flag
+
+
 def test_every_page_is_in_the_navigation():
     navigation = (ROOT / "mkdocs.yml").read_text().partition("\nnav:")[2]
     assert sorted(re.findall(r"(\S+\.md)$", navigation, re.MULTILINE)) == sorted(PAGES)
