@@ -22,7 +22,7 @@ _PAGES = {
     ),
     "mnist": ("MNIST", "60,000 handwritten digits of 28 by 28 pixels."),
     "cifar10": ("CIFAR-10", "50,000 small color images of ten classes."),
-    "few-steps": ("Few steps", "Students and flow maps beside their teachers."),
+    "few-steps": ("Few steps", "What few evaluations give: students, flow maps and couplings."),
     "exact": (
         "Exact velocities",
         "What a solver does with the velocity in closed form, and how velocities grow toward the data.",
@@ -31,6 +31,7 @@ _PAGES = {
 }
 # Files that belong to no comparison, by how their names begin, and the command that makes each.
 _OTHERS = {
+    "couplings": ("few-steps", "python -m benchmarks.couplings"),
     "exact_flow": ("exact", "python -m benchmarks.exact_flow"),
     "explosion": ("exact", "python -m experiments.explosion"),
     "features-cifar10": ("cifar10", "python -m experiments.features cifar10 --epochs 4"),
@@ -74,7 +75,9 @@ def page_of(name):
     for start, (page, _) in _OTHERS.items():
         if name.startswith(start):
             return page
-    return read(name)["data"]
+    results = read(name)
+    maps = any(model.endswith(("-lsd", "-meanflow")) for model in results.get("models", ()))
+    return "few-steps" if maps or results.get("students") else results.get("data", "other")
 
 
 def number(value):
@@ -179,6 +182,8 @@ def comparison(name):
     caption, _, rest = text.partition("\n\n")
     models = ", ".join(f"`{model}` ({_path(path)})" for model, path in results["models"].items())
     parts = [f"## {name}\n", caption.replace("\n", ", ") + ".\n", f"Models: {models}.\n"]
+    if students := results.get("students"):
+        parts.append(tables_of({"student": students}))
     parts += [f"{about(results)}. File: `benchmarks/results/{name}.json`.\n", rest.strip() + "\n"]
     for plot in plots_of(name):
         kind = plot.stem.removeprefix(name)
@@ -236,7 +241,7 @@ def few_steps(name="few_step"):
 def other(name):
     """A results file that is no comparison."""
     results = read(name)
-    command = next(c for start, (_, c) in _OTHERS.items() if name.startswith(start))
+    command = next((c for start, (_, c) in _OTHERS.items() if name.startswith(start)), name)
     parts = [f"## {name}\n"]
     if what := results.get("what"):
         parts.append(what[0].upper() + what[1:] + ".\n")
@@ -256,13 +261,15 @@ def other(name):
 
 def pages():
     """The texts of the pages by the names of their files."""
-    bodies = {page: [] for page in (*_PAGES, "index")}
+    bodies = {page: [] for page in (*_PAGES, "index", *map(page_of, names()))}
     for name in names():
         page, compared = page_of(name), (FOLDER / f"{name}.md").exists()
         bodies[page].append(comparison(name) if compared else other(name))
     for plot, (page, title) in _PLOTS.items():
         bodies[page].insert(0, picture(FOLDER / f"{plot}.png", title))
     texts, rows = {}, []
+    for page in bodies.keys() - {"index"} - _PAGES.keys():  # To be given a title above.
+        _PAGES[page] = (page, "")
     for page, (title, lead) in _PAGES.items():
         texts[f"results/{page}.md"] = "\n".join([f"# {title}\n", lead + "\n", *bodies[page]])
         files = ", ".join(f"`{name}`" for name in names() if page_of(name) == page)
@@ -327,7 +334,17 @@ def calculator(T=1.0):
     return table([*header, "cone at `T`"], rows)
 
 
-_TABLES = {"headlines": headlines, "calculator": calculator, "few-steps": few_steps}
+def all_few_steps(link=""):
+    """The tables of few steps, and links to the comparisons that have students or maps."""
+    every = [name for name in names() if page_of(name) == "few-steps"]
+    parts = [few_steps(name) for name in every if name.startswith("few_step")]
+    if more := [name for name in every if not name.startswith("few_step")]:
+        listed = ", ".join(f"[{name}]({link}few-steps.md#{name.lower()})" for name in more)
+        parts.append(f"More: {listed}.\n")
+    return "\n".join(parts)
+
+
+_TABLES = {"headlines": headlines, "calculator": calculator, "few-steps": all_few_steps}
 
 
 def fill(text):

@@ -108,7 +108,9 @@ def test_links_lead_somewhere(page):
 def commands():
     """The commands of this repository that pages and README name, with their flags."""
     for text in [*WRITTEN.values(), (ROOT / "README.md").read_text()]:
-        for module, rest in re.findall(r"python -m ((?:experiments|benchmarks|tools)\S*)(.*)", text):
+        for module, rest in re.findall(
+            r"python -m ((?:experiments|benchmarks|tools)\S*)(.*)", text
+        ):
             module = re.sub(r"[^\w.].*", "", module).rstrip(".")
             yield module, re.findall(r"(?<!\S)--([a-z0-9-]+)", rest.partition("`")[0])
 
