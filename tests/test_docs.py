@@ -12,7 +12,9 @@ import unicodedata
 
 import jax
 import jaxtyping
+import numpy as np
 import pytest
+from flax import nnx
 
 import kacjax
 
@@ -103,6 +105,61 @@ def test_links_lead_somewhere(page):
             assert not anchor or anchor in slugs(PAGES[name]), link
         else:
             assert (DOCS / name).stat().st_size > 5000, link
+
+
+DATA, PATH = np.zeros((20, 2), np.float32), kacjax.kac_path()
+
+
+def train(data=DATA, network=None, **options):
+    network = mlp() if network is None else network
+    return kacjax.fit(network, PATH, data, jax.random.key(0), 5, 4, progress=False, **options)
+
+
+def mlp(**options):
+    return kacjax.models.MLP(2, rngs=nnx.Rngs(0), width=4, depth=1, **options)
+
+
+def draw(shape=(3, 2), path=PATH, velocity=lambda t, x: x, **options):
+    return kacjax.generate(velocity, path, jax.random.key(0), shape, 2, **options)
+
+
+ERRORS = {
+    "integers": lambda: train(np.zeros((20, 2), int)),
+    "not finite": lambda: train(DATA * np.nan),
+    "a vector": lambda: train(np.zeros(500)),
+    "a list": lambda: train([DATA]),
+    "shape": lambda: train(network=mlp(), data=np.zeros((20, 3))),
+    "output": lambda: train(network=jax.tree_util.Partial(lambda w, t, x: w * t, np.ones(1))),
+    "final time": lambda: kacjax.Velocity(mlp(T=1.0), kacjax.kac_path(T=2.0)),
+    "no argument": lambda: train(
+        network=jax.tree_util.Partial(lambda w, t, x: w * x, np.ones(1)), labels=np.zeros(20, int)
+    ),
+    "dropout": lambda: train(network=mlp(classes=2), label_dropout=0.1),
+    "no classes": lambda: train(network=mlp(), label_dropout=0.1),
+    "prior": lambda: draw(path=kacjax.kac_path(signal="constant")),
+    "path": lambda: draw(velocity=kacjax.Velocity(mlp(), kacjax.kac_path(a=1.0))),
+    "no samples": lambda: draw(shape=(0, 2)),
+    "labels": lambda: draw(
+        velocity=kacjax.Velocity(mlp(classes=2), PATH), labels=np.zeros((1,), int)
+    ),
+    "solver": lambda: draw(solver="eulr"),
+    "chunks": lambda: jax.jit(lambda: draw(chunk_size=2))(),
+    "register": lambda: kacjax.export.path_to_dict(kacjax.kac_path(clock=lambda u: u)),
+}
+
+
+@pytest.mark.parametrize("case", ERRORS)
+def test_errors_are_in_troubleshooting_as_they_are(case, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    lines = re.findall(r"^\*\*.*\*\*$", WRITTEN["troubleshooting.md"], re.MULTILINE)
+    messages = [part for line in lines for part in re.findall(r"`([^`]+)`", line)]
+    # Numbers and what is left out may be anything.
+    fixed = [re.split(r"\.\.\.|\d[\d.]*", message) for message in messages]
+    patterns = [".*".join(map(re.escape, parts)) for parts in fixed]
+    with jax.numpy_dtype_promotion("standard"), pytest.raises(ValueError) as caught:  # noqa: PT011
+        ERRORS[case]()
+    found = [pattern for pattern in patterns if re.match(pattern, str(caught.value), re.DOTALL)]
+    assert any(len(pattern) > 20 for pattern in found), caught.value
 
 
 def commands():
