@@ -49,11 +49,12 @@ def users_settings(monkeypatch, tmp_path):
     """Examples are for users, who have not asked for strictness; their files go elsewhere."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     monkeypatch.chdir(tmp_path)
-    known = dict(kacjax.export.velocity._CLASSES)
+    # Without what other examples have registered by the same name.
+    classes = kacjax.export.velocity._CLASSES
+    own = {name: cls for name, cls in classes.items() if cls.__module__.startswith("kacjax.")}
+    monkeypatch.setattr(kacjax.export.velocity, "_CLASSES", own)
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         yield
-    kacjax.export.velocity._CLASSES.clear()
-    kacjax.export.velocity._CLASSES.update(known)
 
 
 @pytest.mark.parametrize("page", WITH_CODE)
