@@ -1,0 +1,372 @@
+"""The pages of results, made of the files in `benchmarks/results` alone: no number is copied by hand.
+
+`python docs/results.py --out DIR` writes them; MkDocs makes them when it builds the site.
+"""
+
+import argparse
+import json
+import math
+import pathlib
+import re
+
+FOLDER = pathlib.Path(__file__).parents[1] / "benchmarks" / "results"
+
+# What each page is about: its title, and what is said before its tables.
+_PAGES = {
+    "grid2d": ("grid2d", "Nine modes on {-1, 0, 1}² of deviation 1e-4."),
+    "checkerboard": ("checkerboard", "Eight squares of a checkerboard."),
+    "spirals": ("spirals", "Two interleaved spirals."),
+    "digits": (
+        "digits",
+        "1,797 real handwritten digits of 8 by 8 pixels, which come with scikit-learn.",
+    ),
+    "mnist": ("MNIST", "60,000 handwritten digits of 28 by 28 pixels."),
+    "cifar10": ("CIFAR-10", "50,000 small color images of ten classes."),
+    "few-steps": ("Few steps", "What few evaluations give: students, flow maps and couplings."),
+    "exact": (
+        "Exact velocities",
+        "What a solver does with the velocity in closed form, and how velocities grow toward the data.",
+    ),
+    "speed": ("Speed and memory", "Sampling the noise, training, and generating in chunks."),
+}
+# Files that belong to no comparison, by how their names begin, and the command that makes each.
+_OTHERS = {
+    "couplings": ("few-steps", "python -m benchmarks.couplings"),
+    "exact_flow": ("exact", "python -m benchmarks.exact_flow"),
+    "explosion": ("exact", "python -m experiments.explosion"),
+    "features-cifar10": ("cifar10", "python -m experiments.features cifar10 --epochs 4"),
+    "few_step": ("few-steps", "python -m benchmarks.few_step"),
+    "generation_memory": ("speed", "python -m benchmarks.generation_memory"),
+    "grid2d_speed": ("speed", "python -m benchmarks.grid2d_speed"),
+    "grids": ("exact", "python -m benchmarks.grids"),
+    "process_speed": ("speed", "python -m benchmarks.process_speed"),
+    "run-digits": ("digits", "python -m experiments.train digits"),
+    "train_speed": ("speed", "python -m benchmarks.train_speed"),
+}
+# Plots that no results file goes with.
+_PLOTS = {
+    "digits": ("digits", "Generated digits beside real ones"),
+    "paths": ("index", "Paths of the Kac process"),
+    "velocity": ("index", "Velocity of Kac and of diffusion as t goes to 0"),
+}
+_PLOT_TITLES = {
+    "": "Quality by number of evaluations, or samples",
+    "-field": "Norm and Lipschitz constant of the learned velocities",
+    "-time-per-sample": "Quality by the time of a sample",
+    "-training": "Quality by training steps",
+}
+# Tables of more rows are folded.
+_LONG = 40
+_ABOUT = ("commit", "device", "platform", "versions")
+
+
+def read(name):
+    """A results file by its name."""
+    return json.loads((FOLDER / f"{name}.json").read_text())
+
+
+def names():
+    """The names of all results files, without their ends."""
+    return sorted(path.stem for path in FOLDER.glob("*.json"))
+
+
+def page_of(name):
+    """The page that a results file stands on."""
+    for start, (page, _) in _OTHERS.items():
+        if name.startswith(start):
+            return page
+    results = read(name)
+    maps = any(model.endswith(("-lsd", "-meanflow")) for model in results.get("models", ()))
+    return "few-steps" if maps or results.get("students") else results.get("data", "other")
+
+
+def number(value):
+    """A number as short as it may be."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    if isinstance(value, int) or (value == int(value) and abs(value) < 1e6):
+        return f"{int(value):,}"
+    return f"{value:.3g}"
+
+
+def show(value):
+    """What stands in a cell: a number, a text, or a list of few."""
+    if isinstance(value, list):
+        if len(value) > 6:
+            return f"{number(value[0])} … {number(value[-1])} ({len(value)} values)"
+        return ", ".join(map(show, value))
+    return number(value).replace("|", "\\|")
+
+
+def table(header, rows):
+    """A table in Markdown; columns of numbers are set to the right."""
+    body = [[show(cell) for cell in row] for row in rows]
+    numeric = [
+        all(re.match(r"^[-(*]*[\d–]", row[i]) or not row[i] for row in body)
+        for i in range(len(header))
+    ]
+    rule = ["---:" if right and i else "---" for i, right in enumerate(numeric)]
+    lines = [header, rule, *body]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines) + "\n"
+
+
+def tables_of(value):
+    """Tables of a nest of dictionaries: a row for each innermost one, by its way down."""
+    found = {}
+
+    def visit(value, way):
+        plain = {k: v for k, v in value.items() if not isinstance(v, dict)}
+        if plain:
+            found.setdefault(tuple(plain), []).append((way, plain))
+        for key, part in value.items():
+            if isinstance(part, dict):
+                visit(part, (*way, key))
+
+    visit(value, ())
+    parts = []
+    for columns, rows in found.items():
+        if len(rows) == 1:  # Rather a line for each.
+            ((way, row),) = rows
+            parts.append(table([" / ".join(way), "value"], list(row.items())))
+            continue
+        made = table(["", *columns], [[" / ".join(way), *row.values()] for way, row in rows])
+        if len(rows) > _LONG:
+            made = f'??? info "{len(rows)} rows"\n\n' + "".join(
+                f"    {line}\n" for line in made.splitlines()
+            )
+        parts.append(made)
+    return "\n".join(parts)
+
+
+def about(results):
+    """A line about what was run, where and when."""
+    parts = []
+    if isinstance(seeds := results.get("seeds"), list):
+        parts.append(f"seeds {', '.join(map(str, seeds))}")
+    if "steps" in results and isinstance(results["steps"], list):
+        parts.append(f"{results['steps'][-1]:,} steps")
+    training = results.get("training", {})
+    if "batch_size" in training:
+        parts.append(f"batches of {training['batch_size']}")
+    if "num_samples" in results.get("evaluation", {}):
+        parts.append(f"{results['evaluation']['num_samples']:,} samples")
+    device = results.get("device", {})
+    parts.append(device if isinstance(device, str) else device.get("kind", ""))
+    if jax := results.get("versions", {}).get("jax"):
+        parts.append(f"JAX {jax}")
+    if isinstance(commit := results.get("commit"), str):
+        parts.append(f"commit {commit.partition('+')[0][:7]}")
+    return ", ".join(part for part in parts if part)
+
+
+def plots_of(name):
+    """The plots that go with a results file, each with the longest name that fits."""
+    every = sorted(FOLDER.glob("*.png"))
+    return [p for p in every if owner(p.stem) == name]
+
+
+def owner(plot):
+    """The results file that a plot goes with, or None."""
+    fitting = [name for name in names() if plot == name or plot.startswith(f"{name}-")]
+    return max(fitting, key=len, default=None)
+
+
+def picture(path, title):
+    """A plot on a page."""
+    return f"![{title}](files/{path.name})\n"
+
+
+def comparison(name):
+    """A comparison or sweep: what was compared, its table as it was written, and its plots."""
+    results, text = read(name), (FOLDER / f"{name}.md").read_text()
+    caption, _, rest = text.partition("\n\n")
+    models = ", ".join(f"`{model}` ({_path(path)})" for model, path in results["models"].items())
+    parts = [f"## {name}\n", caption.replace("\n", ", ") + ".\n", f"Models: {models}.\n"]
+    if students := results.get("students"):
+        parts.append(tables_of({"student": students}))
+    parts += [f"{about(results)}. File: `benchmarks/results/{name}.json`.\n", rest.strip() + "\n"]
+    for plot in plots_of(name):
+        kind = plot.stem.removeprefix(name)
+        parts.append(picture(plot, f"{_PLOT_TITLES.get(kind, kind)}, {name}"))
+    return "\n".join(parts)
+
+
+def _path(path):
+    """The numbers of a path that matter to its kind."""
+    kind = path["path"]
+    numbers = {"kac": ("a", "c", "clock"), "diffusion": ("sigma",), "flow-matching": ("sigma",)}
+    return ", ".join(
+        [kind, *(f"{n} = {show(path[n])}" for n in numbers.get(kind, ()) if n in path)]
+    )
+
+
+def explosion(results):
+    """The largest components, norms and Lipschitz constants at the earliest time and in the middle."""
+    rows = []
+    for model, found in results["models"].items():
+        for which in ("exact", "learned"):
+            field, last = found[which], len(found[which]["t"]) - 1
+            for i in (last // 2, last):
+                bound = found.get("bound") or [math.inf] * (last + 1)
+                columns = ("t", "max_component", "mean_norm", "max_lipschitz")
+                known = "" if bound[i] is None or math.isinf(bound[i]) else bound[i]
+                rows.append([model, which, *(field[c][i] for c in columns), known])
+    header = [
+        "model",
+        "velocity",
+        "t",
+        "largest component",
+        "mean norm",
+        "largest Lipschitz constant",
+    ]
+    return table([*header, "bound of the exact velocity"], rows)
+
+
+def few_steps(name="few_step"):
+    """The energy distance of teachers, students and flow maps by number of evaluations."""
+    results, rows = read(name), []
+    for setting, found in results.items():
+        if not isinstance(found, dict) or "mean and half-width" not in found:
+            continue
+        for kind, by_count in found["mean and half-width"].items():
+            for count, (mean, half) in sorted(by_count.items(), key=lambda pair: int(pair[0])):
+                rows.append([setting, kind, int(count), f"{mean:.2g} ± {half:.1g}"])
+    caption = (
+        f"Energy distance of {results['samples']:,} samples, {results['seeds']} seeds with 95 % "
+        f"t-intervals, teachers of {results['steps']:,} training steps.\n\n"
+    )
+    return caption + table(["data, path", "model", "evaluations", "energy distance"], rows)
+
+
+def other(name):
+    """A results file that is no comparison."""
+    results = read(name)
+    command = next((c for start, (_, c) in _OTHERS.items() if name.startswith(start)), name)
+    parts = [f"## {name}\n"]
+    if what := results.get("what"):
+        parts.append(what[0].upper() + what[1:] + ".\n")
+    parts.append(f"`{command}`: {about(results)}. File: `benchmarks/results/{name}.json`.\n")
+    if name.startswith("few_step"):
+        parts.append(few_steps(name))
+    elif name == "explosion":
+        parts.append(explosion(results))
+    elif name.startswith("run-"):
+        parts.append(tables_of({"quality": results["quality"]}))
+    else:
+        skipped = (*_ABOUT, "what")
+        parts.append(tables_of({k: v for k, v in results.items() if k not in skipped}))
+    parts += [picture(plot, name) for plot in plots_of(name)]
+    return "\n".join(parts)
+
+
+def pages():
+    """The texts of the pages by the names of their files."""
+    bodies = {page: [] for page in (*_PAGES, "index", *map(page_of, names()))}
+    for name in names():
+        page, compared = page_of(name), (FOLDER / f"{name}.md").exists()
+        bodies[page].append(comparison(name) if compared else other(name))
+    for plot, (page, title) in _PLOTS.items():
+        bodies[page].insert(0, picture(FOLDER / f"{plot}.png", title))
+    texts, rows = {}, []
+    for page in bodies.keys() - {"index"} - _PAGES.keys():  # To be given a title above.
+        _PAGES[page] = (page, "")
+    for page, (title, lead) in _PAGES.items():
+        texts[f"results/{page}.md"] = "\n".join([f"# {title}\n", lead + "\n", *bodies[page]])
+        files = ", ".join(f"`{name}`" for name in names() if page_of(name) == page)
+        rows.append([f"[{title}]({page}.md)", files])
+    lead = (
+        "Every table and plot that is committed in `benchmarks/results`, a page for each data set. "
+        "These pages are made of those files by `docs/results.py`; no number is copied by hand. "
+        "What they say, in words, is on [another page](../report.md).\n"
+    )
+    summary = "## At 20 evaluations\n\n" + headlines(20)
+    index = ["# Results\n", lead, table(["page", "files"], rows), summary, *bodies["index"]]
+    texts["results/index.md"] = "\n".join(index)
+    return texts
+
+
+# The comparison that speaks for a data set.
+_HEADLINES = ("grid2d-a25-c2", "checkerboard", "spirals", "digits", "mnist", "cifar10")
+_MODELS = ("Kac, clock t", "Kac, clock t²", "diffusion", "flow matching")
+# Which column of a table, where it is not the first.
+_COLUMNS = {"digits": "2-sample acc."}
+
+
+def headlines(nfe, link=""):
+    """One figure of quality for each data set and model, at a number of evaluations."""
+    rows = []
+    for name in _HEADLINES:
+        lines = (FOLDER / f"compare-{name}.md").read_text().splitlines()
+        cells = [
+            [c.strip() for c in line.strip("| ").split(" | ")] for line in lines if "|" in line
+        ]
+        header, data = cells[0], name.partition("-")[0]
+        column = header.index(_COLUMNS.get(data, header[2]))
+        at = {}
+        for row in cells:  # A later table has the ratios.
+            if row[0] == str(nfe):
+                at.setdefault(row[1], row[column].strip("*"))
+        page = f"[{_PAGES[data][0]}]({link}{data}.md#compare-{name})"
+        rows.append([page, header[column], *(at.get(model, "–") for model in _MODELS)])
+    caption = (
+        f"Solved in straight coordinates by `ab2` with {nfe} evaluations. Smaller is better in every "
+        "row, but for the two-sample accuracy, which is best at 0.5. Means over three seeds with 95 % "
+        "t-intervals; CIFAR-10 has one seed. Kac has `a = 9, c = 3`, on grid2d `a = 25, c = 2`.\n\n"
+    )
+    return caption + table(["data", "figure", *_MODELS], rows)
+
+
+def calculator(T=1.0):
+    """What follows from `a` and `c`, by the formulas of the process."""
+    rows = []
+    for a, c in ((4, 2), (9, 2), (9, 3), (16, 3), (25, 2), (25, 5), (64, 8)):
+        variance = c**2 / a * T - c**2 / (2 * a**2) * -math.expm1(-2 * a * T)
+        stay = math.exp(-a * T)
+        whole = f"1 in {1 / stay:,.0f}" if stay > 1e-9 else f"{stay:.1e}"
+        rows.append([a, c, f"{c / math.sqrt(a):.2f}", f"{math.sqrt(variance):.2f}", whole, c * T])
+    header = [
+        "`a`",
+        "`c`",
+        "`c / sqrt(a)`",
+        "deviation at `T = 1`",
+        "no turn until `T`, `exp(-aT)`",
+    ]
+    return table([*header, "cone at `T`"], rows)
+
+
+def all_few_steps(link=""):
+    """The tables of few steps, and links to the comparisons that have students or maps."""
+    every = [name for name in names() if page_of(name) == "few-steps"]
+    parts = [few_steps(name) for name in every if name.startswith("few_step")]
+    if more := [name for name in every if not name.startswith("few_step")]:
+        listed = ", ".join(f"[{name}]({link}few-steps.md#{name.lower()})" for name in more)
+        parts.append(f"More: {listed}.\n")
+    return "\n".join(parts)
+
+
+_TABLES = {"headlines": headlines, "calculator": calculator, "few-steps": all_few_steps}
+
+
+def fill(text):
+    """The text of a page with the tables that it asks for: `<!-- results: NAME NUMBER -->`."""
+
+    def made(found):
+        name, *rest = found[1].split()
+        values = [int(part) if part.isdigit() else part for part in rest]
+        return _TABLES[name](*values)
+
+    return re.sub(r"<!-- results: (.+?) -->", made, text)
+
+
+def main():
+    """Writes the pages."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=pathlib.Path, required=True)
+    out = parser.parse_args().out
+    for name, text in pages().items():
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_text(text)
+
+
+if __name__ == "__main__":
+    main()
