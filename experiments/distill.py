@@ -26,7 +26,13 @@ from experiments.command import (
     parse,
     run,
 )
-from experiments.config import DeviceConfig, RecordConfig, RunConfig, StudentConfig
+from experiments.config import (
+    DeviceConfig,
+    RecordConfig,
+    RunConfig,
+    SamplingConfig,
+    StudentConfig,
+)
 from experiments.generate import load
 from experiments.train import train
 
@@ -98,15 +104,10 @@ def stages(config: DistillConfig) -> list[RunConfig]:
     check_count("--num-samples", num)
     if config.guidance != 1 and not teacher.network.conditional:
         raise UserError("--guidance needs a run that has learned classes.")
-    sampling = dataclasses.replace(
-        teacher.sampling, num_samples=num, solver=None, solver_steps=None, coordinates="straight"
-    )
+    # A student is right on the steps of its training only.
+    sampling = SamplingConfig(num, chunk_size=teacher.sampling.chunk_size)
     folder = (config.out or config.run.with_name(config.run.name + "-students")).expanduser()
-    file, solver, guidance = (
-        config.run.expanduser().resolve() / runs.VELOCITY,
-        "ab2",
-        config.guidance,
-    )
+    file, guidance = config.run.expanduser().resolve() / runs.VELOCITY, config.guidance
     solver, found = ("ab2" if own is None else "euler"), []
     for above, below in itertools.pairwise(ladder):
         out = folder / f"steps-{below}"
