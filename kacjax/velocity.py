@@ -255,13 +255,13 @@ def guided(
         raise ValueError(f"scale must be a number, got shape {jnp.shape(scale)}.")
     if is_concrete(scale) and not np.isfinite(scale):
         raise ValueError(f"scale must be finite, got {scale}.")
-    if is_number(null_label):
+    if is_number(null_label) and not isinstance(null_label, float):
         check_count("null_label", null_label, 0)
     low, high = interval
     if is_concrete(low) and is_concrete(high) and not low <= high:
         raise ValueError(f"interval must run from a lower to a higher time, got {interval}.")
     classes = getattr(velocity, "classes", None)
-    if classes is not None and not (is_number(null_label) and 0 <= null_label <= classes):
+    if classes is not None and not (isinstance(null_label, int) and 0 <= null_label <= classes):
         raise ValueError(f"null_label must lie in 0..{classes}, got {null_label}.")
     # As arrays of floats, so that another number is no other program.
     numbers = (float(part) if isinstance(part, int) else part for part in (scale, low, high))

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 import kacjax
 from kacjax import decode, encode, flow_matching_path, generate, guided, interpolate, log_density
@@ -100,6 +101,16 @@ def test_guidance_by_its_formula(null):
     strong = guided(known(), 1.0, null)
     plain, same = (generate(v, PATH, KEY, (5, 2), 4, labels=labels) for v in (known(), strong))
     np.testing.assert_allclose(plain, same, rtol=1e-4, atol=1e-5)
+
+
+def test_any_number_may_stand_for_no_condition():
+    field = lambda t, x, label: label * jnp.ones_like(x)  # noqa: E731
+    t, x, label = jnp.full(2, 0.5), jnp.zeros((2, 2)), jnp.ones((2, 2))
+    # -0.5 + 3 (1 + 0.5)
+    np.testing.assert_allclose(kacjax.guided(field, 3.0, null_label=-0.5)(t, x, label), 4.0)
+    velocity = kacjax.Velocity(kacjax.models.MLP(2, rngs=nnx.Rngs(0), width=8, classes=3), PATH)
+    with pytest.raises(ValueError, match=r"null_label must lie in 0..3, got 1.5"):
+        kacjax.guided(velocity, 2.0, null_label=1.5)
 
 
 def test_dropout_drops_whole_conditions():
