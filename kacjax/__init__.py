@@ -4,7 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from kacjax.exact import ExactVelocity, exact_velocity
-from kacjax.export import load_velocity, register, save_velocity
+from kacjax.export import load_pretrained, load_velocity, register, save_velocity
 from kacjax.few_step import DistillResult, distill
 from kacjax.generation import (
     decode,
@@ -83,6 +83,7 @@ __all__ = [
     "initial_noise",
     "interpolate",
     "kac_path",
+    "load_pretrained",
     "load_velocity",
     "log_density",
     "register",
