@@ -132,7 +132,7 @@ def test_killed_at_random_moments(kind, kills, sources, cache, tmp_path):
         resumed.update(line for line in said.splitlines() if line.startswith("going on at step"))
         if (out / "metrics.json").exists():
             # Through: once more from where the kills have not been yet.
-            os.rename(out, tmp_path / f"run-{done}")
+            os.rename(out, tmp_path / f"run-{len(list(tmp_path.glob('run-*')))}")
     finished(start(source, out, *flags, "--resume", cache=cache))
     expected, samples = outcome(whole), (whole / "samples.npy").read_bytes()
     for run in (out, *tmp_path.glob("run-*")):
