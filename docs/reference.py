@@ -1,12 +1,10 @@
 """The pages of the reference: every public name of kacjax once, under its shortest name.
 
-`python docs/reference.py --out DIR` writes them; MkDocs makes them when it builds the site.
+MkDocs makes them when it builds the site, see `docs/hooks.py`.
 """
 
-import argparse
 import importlib
 import inspect
-import pathlib
 import pkgutil
 
 import kacjax
@@ -82,17 +80,3 @@ def pages():
         "The examples are run by the tests.\n\n" + table + "\n"
     )
     return texts
-
-
-def main():
-    """Writes the pages."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=pathlib.Path, required=True)
-    out = parser.parse_args().out
-    for name, text in pages().items():
-        (out / name).parent.mkdir(parents=True, exist_ok=True)
-        (out / name).write_text(text)
-
-
-if __name__ == "__main__":
-    main()

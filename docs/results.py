@@ -1,9 +1,8 @@
 """The pages of results, made of the files in `benchmarks/results` alone: no number is copied by hand.
 
-`python docs/results.py --out DIR` writes them; MkDocs makes them when it builds the site.
+MkDocs makes them when it builds the site, see `docs/hooks.py`.
 """
 
-import argparse
 import json
 import math
 import pathlib
@@ -356,17 +355,3 @@ def fill(text):
         return _TABLES[name](*values)
 
     return re.sub(r"<!-- results: (.+?) -->", made, text)
-
-
-def main():
-    """Writes the pages."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=pathlib.Path, required=True)
-    out = parser.parse_args().out
-    for name, text in pages().items():
-        (out / name).parent.mkdir(parents=True, exist_ok=True)
-        (out / name).write_text(text)
-
-
-if __name__ == "__main__":
-    main()

@@ -8,6 +8,8 @@ with; with 130 if it was interrupted.
 import contextlib
 import difflib
 import io
+import itertools
+import logging
 import math
 import os
 import re
@@ -87,6 +89,9 @@ def run(
     Returns:
         The exit status, see above.
     """
+    # Orbax reports through them at length what an error says in a line.
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     before, sys.stderr = sys.stderr, _Steady(sys.stderr)
     try:
         status = body() or 0
@@ -206,6 +211,18 @@ def check_count(name: str, value: Any, low: int = 1, high: int = _LARGEST) -> No
         raise UserError(f"{name} must be an integer of at least {low}, got {value!r}.")
     if value > high:
         raise UserError(f"{name} must be at most {high:,}, got {value:,}.")
+
+
+def check_ladder(name: str, steps: Sequence[int], above: str, first: int) -> None:
+    """Raises a `UserError` unless students have falling steps, each a divisor of the one before."""
+    for each, counts in ((above, [first]), (name, steps)):
+        for count in counts:
+            check_count(each, count, 1, 1_000_000)
+    if any(a % b or a == b for a, b in itertools.pairwise([first, *steps])):
+        shown = " ".join(map(str, steps))
+        raise UserError(
+            f"{name} must fall from {above} {first}, each dividing the one before; got {shown}."
+        )
 
 
 def check_choice(name: str, value: Any, known: Collection[str]) -> None:

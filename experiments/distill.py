@@ -6,7 +6,6 @@ python -m experiments.distill --run runs/mnist-kac --steps 8 2 --guidance 3 --ou
 
 import dataclasses
 import itertools
-import logging
 import shlex
 import sys
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from experiments.command import (
     STOPPED,
     UserError,
     check_count,
+    check_ladder,
     check_range,
     optional,
     parse,
@@ -87,16 +87,9 @@ def stages(config: DistillConfig) -> list[RunConfig]:
         raise UserError(
             f"--teacher-steps of this student must be {own.student_steps}, got {first}."
         )
-    for name, counts in (("--teacher-steps", [first]), ("--steps", config.steps)):
-        for count in counts:
-            check_count(name, count, 1, 1_000_000)
-    ladder = (first, *config.steps)
-    if not config.steps or any(a % b or a == b for a, b in itertools.pairwise(ladder)):
-        shown = " ".join(map(str, config.steps)) or "none"
-        raise UserError(
-            f"--steps must fall from --teacher-steps {first}, each dividing the one before; "
-            f"got {shown}."
-        )
+    if not config.steps:
+        raise UserError("--steps needs at least one value.")
+    check_ladder("--steps", config.steps, "--teacher-steps", first)
     steps, num = max(1, teacher.training.steps // 2), teacher.sampling.num_samples
     steps = steps if config.training_steps is None else config.training_steps
     num = num if config.num_samples is None else config.num_samples
@@ -109,7 +102,7 @@ def stages(config: DistillConfig) -> list[RunConfig]:
     folder = (config.out or config.run.with_name(config.run.name + "-students")).expanduser()
     file, guidance = config.run.expanduser().resolve() / runs.VELOCITY, config.guidance
     solver, found = ("ab2" if own is None else "euler"), []
-    for above, below in itertools.pairwise(ladder):
+    for above, below in itertools.pairwise((first, *config.steps)):
         out = folder / f"steps-{below}"
         found.append(
             dataclasses.replace(
@@ -150,8 +143,6 @@ def distill(config: DistillConfig, command: str = "") -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    for name in ("absl", "asyncio"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
 
     def body() -> int:
         about, _, examples = str(__doc__).strip().partition("\n\n")

@@ -7,7 +7,6 @@ python -m experiments.train arrays --data table.csv --labels species
 import contextlib
 import dataclasses
 import json
-import logging
 import shlex
 import sys
 import tempfile
@@ -201,9 +200,6 @@ def dry_run(session: Session) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    # Orbax reports through them at length what an error says in a line.
-    for name in ("absl", "asyncio"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
 
     def body() -> int:
         about = "Trains one model on one data set, generates, and judges the samples."

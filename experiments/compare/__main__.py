@@ -4,7 +4,6 @@ python -m experiments.compare grid2d --quick
 python -m experiments.compare digits --a 9 25 --solver euler heun --out runs/a
 """
 
-import logging
 import sys
 import time
 from collections.abc import Sequence
@@ -70,9 +69,6 @@ def compare(config: CompareConfig) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    # Orbax reports through them at length what an error says in a line.
-    for name in ("absl", "asyncio"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
 
     def body() -> int:
         about, _, examples = str(__doc__).strip().partition("\n\n")

@@ -23,7 +23,14 @@ import tyro
 
 from experiments import checks, runs
 from experiments import config as run_config
-from experiments.command import UserError, check_choice, check_count, optional, user_errors
+from experiments.command import (
+    UserError,
+    check_choice,
+    check_count,
+    check_ladder,
+    optional,
+    user_errors,
+)
 from experiments.config import PathConfig, RunConfig, TrainingConfig, to_dict
 from experiments.defaults import DEFAULTS
 from experiments.report import digest
@@ -178,13 +185,8 @@ class CompareConfig:
         if 1 not in self.checkpoints or not all(0 < each <= 1 for each in self.checkpoints):
             shown = " ".join(f"{each:g}" for each in self.checkpoints)
             raise UserError(f"--checkpoints must lie in (0, 1] and hold 1, got {shown}.")
-        ladder = (self.models.teacher_steps, *self.models.students)
-        if any(a % b or a == b for a, b in itertools.pairwise(ladder)):
-            shown = " ".join(map(str, self.models.students))
-            raise UserError(
-                f"--students must fall from --teacher-steps {ladder[0]}, each dividing the one "
-                f"before; got {shown}."
-            )
+        ladder = self.models.students, "--teacher-steps", self.models.teacher_steps
+        check_ladder("--students", *ladder)
         for path in make_models(self.models).values():
             path.make()
         if self.against is not None:

@@ -99,7 +99,7 @@ def test_another_teacher_is_refused(arrays, tmp_path, capsys):
     [
         (["--steps", "3"], ("--steps must fall from --teacher-steps 4", "got 3")),
         (["--steps", "2", "2"], ("--steps must fall", "got 2 2")),
-        (["--steps"], ("--steps must fall", "got none")),
+        (["--steps"], ("--steps needs at least one value",)),
         (["--steps", "0"], ("--steps must be an integer of at least 1, got 0",)),
         (["--teacher-steps", "0"], ("--teacher-steps", "at least 1")),
         (["--training-steps", "0"], ("--training-steps", "at least 1")),
