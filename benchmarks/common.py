@@ -7,6 +7,7 @@ import pathlib
 import platform
 import re
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -19,27 +20,41 @@ from experiments.report import commit
 RESULTS = pathlib.Path(os.environ.get("KACJAX_RESULTS", pathlib.Path(__file__).parent / "results"))
 
 
-def time_calls(calls: Mapping[str, Callable[[], Any]], seconds: float) -> dict[str, float]:
+def time_calls(
+    calls: Mapping[str, Callable[[], Any]], seconds: float, repeats: int | None = None
+) -> dict[str, float]:
     """Median seconds of each call, measured in turns so that all meet the same machine.
 
     A call runs once more, untimed, before each measurement: what it takes must not depend on whose
-    buffers and threads it comes after.
+    buffers and threads it comes after. On an accelerator, where a call returns before its work is
+    done, calls follow one another and the clock stops after the last.
 
     Args:
-        calls: Functions of no argument.
+        calls: Functions of no argument, of JAX or PyTorch.
         seconds: Time to spend, about.
+        repeats: Calls between two looks at the clock; by default 1 on a CPU, and else 20.
     """
+    repeats = repeats or (1 if jax.default_backend() == "cpu" else 20)
     for call in calls.values():
-        jax.block_until_ready(call())
+        _finish(call())
     times: dict[str, list[float]] = {name: [] for name in calls}
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(next(iter(times.values()))) < 5:
         for name, call in calls.items():
-            jax.block_until_ready(call())
+            _finish(call())
             begin = time.perf_counter()
-            jax.block_until_ready(call())
-            times[name].append(time.perf_counter() - begin)
+            for _ in range(repeats):
+                result = call()
+            _finish(result)
+            times[name].append((time.perf_counter() - begin) / repeats)
     return {name: statistics.median(values) for name, values in times.items()}
+
+
+def _finish(result: Any) -> None:
+    """Waits for the device that a result of JAX or PyTorch is made on."""
+    jax.block_until_ready(result)
+    if any(getattr(leaf, "is_cuda", False) for leaf in jax.tree.leaves(result)):
+        sys.modules["torch"].cuda.synchronize()
 
 
 def surroundings(*packages: str) -> dict[str, Any]:

@@ -28,6 +28,7 @@ import numpy as np
 from flax import nnx
 
 import kacjax
+from benchmarks import profile_table
 from benchmarks.common import RESULTS, device_name, surroundings, write_result
 from benchmarks.unet_flops import forward_flops, matrix_peak
 from kacjax.models import UNet, unet_size
@@ -131,6 +132,10 @@ class TorchTraining:
         )
         self._send({"config": config, "dtype": dtype, "compile": compile})
 
+    def compile(self, batch: int) -> None:
+        """Begins to compile for a batch size; the answer to be read before anything else."""
+        self._send({"batch": batch, "steps": 3})
+
     def _send(self, message: dict[str, Any]) -> None:
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(message) + "\n")
@@ -138,8 +143,12 @@ class TorchTraining:
 
     def run(self, batch: int, steps: int) -> dict[str, Any]:
         """What the worker answers."""
-        assert self.process.stdout is not None
         self._send({"batch": batch, "steps": steps})
+        return self.answer()
+
+    def answer(self) -> dict[str, Any]:
+        """The answer to what was asked last."""
+        assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
             raise SystemExit(f"The PyTorch process ended with status {self.process.wait()}.")
@@ -160,24 +169,30 @@ def measure_batch(
     turns: int = 3,
     trace: str | None = None,
 ) -> dict[str, Any]:
-    """Images per second of both, in turns."""
+    """Images per second of both, in turns, when PyTorch has compiled."""
+    theirs = torch.answer() if torch else {}
     ours.run(2)
-    theirs = torch.run(batch, 3) if torch else {}
     speeds: dict[str, list[float]] = {"kacjax": [], "torch": []}
     for _ in range(turns):
         speeds["kacjax"].append(batch * steps / ours.run(steps))
         if torch:
             theirs = torch.run(batch, steps)
             speeds["torch"].append(batch * steps / theirs["seconds"])
+    profile = {}
     if trace:
         with jax.profiler.trace(trace):
             ours.run(3)
+        program = ours.program.as_text()
+        pathlib.Path(trace, f"program-{batch}.txt").write_text(program)
+        profile = profile_table.summarize(trace, program, steps=3)
+        print(profile_table.show(profile), flush=True)
     result = {
         "images per second": {name: values for name, values in speeds.items() if values},
         "steps per call": ours.steps_per_call,
         "compile seconds": ours.compile_seconds,
         "bytes": ours.memory(),
         "step flops per image, XLA": ours.flops and ours.flops / batch,
+        "profile": profile,
     }
     if torch:
         pairs = zip(speeds["kacjax"], speeds["torch"], strict=True)
@@ -255,6 +270,8 @@ def main() -> None:
         **surroundings("jaxlib", "flax", "optax", "kacjax"),
     }
     for batch in arguments.batch:
+        if torch:
+            torch.compile(batch)  # While ours compiles too.
         ours = JaxTraining(model, batch, xla_options, arguments.steps_per_call)
         row = measure_batch(ours, batch, torch, arguments.steps, arguments.turns, arguments.trace)
         speed = statistics.median(row["images per second"]["kacjax"])

@@ -82,9 +82,13 @@ def without_hook(monkeypatch):
 
 @pytest.fixture(autouse=True, scope="module")
 def quick_compilation(request):
-    """Programs are compiled quickly, but in `optimised` modules, where they are the users'."""
+    """Programs are compiled quickly, but in `optimised` modules, where they are the users'.
+
+    So they are on accelerators, whose own compiler is what is tried there.
+    """
     before = jax.config.read("jax_disable_most_optimizations")
-    quick = request.node.get_closest_marker("optimised") is None
+    optimised = request.node.get_closest_marker("optimised") is not None
+    quick = not optimised and jax.default_backend() == "cpu"
     jax.config.update("jax_disable_most_optimizations", quick)
     with pytest.MonkeyPatch.context() as patch:
         if quick:

@@ -156,16 +156,14 @@ def integrate(
     numbers = (jnp.asarray(n, jnp.result_type(float)) for n in (high, low, power, rtol, atol))
     arrays = (state, args, given, saved, *numbers)
     choices = (int(steps), to_zero, edged, adaptive, per_sample, upwards)
-    try:
-        states, tried = _integrate(as_arrays(field), coordinates, solver, arrays, choices)
-    except eqx.EquinoxRuntimeError as error:
-        if "maximum number of solver steps" not in str(error):
-            raise
-        # Diffrax advises to raise max_steps, which is no argument here.
+    states, tried, failed = _integrate(as_arrays(field), coordinates, solver, arrays, choices)
+    # Diffrax's own error would be raised within the program: by a callback of the host, which no
+    # exported program may have, and advice to raise max_steps, which is no argument here.
+    if adaptive and _validation.is_concrete(failed) and np.any(failed):
         raise ValueError(
             f"solver {name} did not reach rtol={float(rtol):.2g}, "
             f"atol={float(atol):.2g} in {_MAX_STEPS} steps; take larger ones, or fixed steps."
-        ) from None
+        )
     if counted:
         jax.effects_barrier()
         return states, jnp.asarray(len(_EVALUATIONS))
@@ -206,18 +204,21 @@ def _integrate(field, coordinates, solver, arrays, choices):
     start = (coordinates.scaled(ends[0], state[0], -1), *state[1:])
     if per_sample:  # Each in a batch of its own.
         start, args = jax.tree.map(lambda leaf: leaf[:, None], (start, args))
-        states, tried = jax.vmap(run, out_axes=(1, 0))(start, args)
+        states, tried, failed = jax.vmap(run, out_axes=(1, 0, 0))(start, args)
         states = jax.tree.map(lambda leaf: leaf[:, :, 0], states)
     else:
-        states, tried = run(start, args)
+        states, tried, failed = run(start, args)
     states = (coordinates.scaled(wanted, states[0], 1), *states[1:])
-    return states if saved is not None else tuple(leaf[0] for leaf in states), tried
+    return states if saved is not None else tuple(leaf[0] for leaf in states), tried, failed
 
 
 def _solve(
     field, coordinates, solver, state, args, upwards, dense, steps, edge, wanted, floor, tolerances
 ) -> Any:
-    """States where the control is `wanted`, the end only unless `dense`; and the steps tried."""
+    """States where the control is `wanted`, the end only unless `dense`; steps tried; if it failed.
+
+    What failed is NaN.
+    """
     solver_time, start = coordinates.inverse(steps.dtype), state
 
     def slope(rho, state, args):
@@ -234,7 +235,7 @@ def _solve(
     span, border = steps[-1] - steps[0], jnp.minimum(steps[0], steps[-1])
     if steps.size == 1:
         states = jax.tree.map(lambda leaf: jnp.stack([leaf] * wanted.size), state)
-        tried = jnp.asarray(0)
+        tried, failed = jnp.asarray(0), jnp.asarray(False)
     else:
         if tolerances is None:
             first, most, controller = None, steps.size - 1, diffrax.StepTo(steps)
@@ -244,12 +245,15 @@ def _solve(
         saveat = diffrax.SaveAt(t1=True, ts=jnp.maximum(wanted, border) if dense else None)
         problem = (diffrax.ODETerm(slope), solver, steps[0], steps[-1], first, state, args)
         solution = diffrax.diffeqsolve(
-            *problem, saveat=saveat, stepsize_controller=controller, max_steps=most
+            *problem, saveat=saveat, stepsize_controller=controller, max_steps=most, throw=False
         )
         states, tried = solution.ys, solution.stats["num_steps"]
+        failed = solution.result != diffrax.RESULTS.successful
+        if tolerances is not None:
+            states = jax.tree.map(lambda leaf: jnp.where(failed, jnp.nan, leaf), states)
     rows = jax.tree.map(lambda leaf: leaf[: wanted.size], states)
     if edge is None:
-        return rows, tried
+        return rows, tried, failed
     last = jax.tree.map(lambda leaf: leaf[-1], states)
     low, high = (start, state) if upwards else (cross(last), last)
 
@@ -257,7 +261,7 @@ def _solve(
         share = jnp.expand_dims(wanted / border, tuple(range(1, leaf.ndim)))
         return jnp.where(share < 1, low[None] + share * (high - low)[None], leaf)
 
-    return jax.tree.map(fill, rows, low, high), tried
+    return jax.tree.map(fill, rows, low, high), tried, failed
 
 
 _EVALUATIONS: list[None] = []
