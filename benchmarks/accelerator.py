@@ -5,6 +5,7 @@ Stages, in order of worth, each in a process of its own with a time limit of its
 - `law`: the law, the samplers and the solvers against the oracle, on the device
 - `noise`: `benchmarks.process_speed`
 - `train`: `benchmarks.train_speed`, the U-Net of CIFAR-10 in bfloat16 against PyTorch, with a profile
+- `generation`: `benchmarks.generation_speed`, images per second of the same network
 - `plane`: `benchmarks.grid2d_speed`, steps per second in two dimensions
 - `mnist`: Kac, matched flow matching and variance preserving diffusion on equal terms
 - `judge`: a classifier of CIFAR-10, which the next stage needs
@@ -21,6 +22,7 @@ import json
 import os
 import pathlib
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -60,6 +62,10 @@ def _train(result: dict[str, Any]) -> str:
         f"({row['share of the matrix peak']:.0%} of the peak)"
         for batch, row in entry["batches"].items()
     )
+
+
+def _generation(result: dict[str, Any]) -> str:
+    return f"{result['images per second']['generate']:.0f} images/s of {result['steps']} steps"
 
 
 def _compare(result: dict[str, Any]) -> str:
@@ -116,16 +122,27 @@ def make_stages(out: pathlib.Path, data: str) -> list[Stage]:
                 *("benchmarks.train_speed", "--size", "tiny", "--batch", "2", "--steps", "1"),
                 *("--turns", "1", "--no-torch"),
             ),
-            240,
+            330,
             _train,
             "train_speed-*.json",
+        ),
+        Stage(
+            "generation",
+            _module("benchmarks.generation_speed", "--seconds", "6"),
+            _module(
+                *("benchmarks.generation_speed", "--size", "tiny", "--batch", "2"),
+                *("--steps", "2", "--seconds", "0"),
+            ),
+            100,
+            _generation,
+            "generation_speed-*.json",
         ),
         Stage(
             "plane",
             _module("benchmarks.grid2d_speed"),
             _module("benchmarks.grid2d_speed", "--steps", "20", "--turns", "1") if torch else [],
-            60,
-            lambda result: "",
+            120,
+            lambda result: f"ratio to PyTorch {statistics.median(result['ratio']):.2f}",
             "grid2d_speed-*.json",
         ),
         Stage(

@@ -7,6 +7,7 @@ alone: what is between is the solver's. Writes `benchmarks/results/generation_sp
 """
 
 import argparse
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,18 +20,10 @@ from benchmarks.unet_flops import forward_flops, matrix_peak
 from kacjax.models import UNet, unet_size
 
 
-def main() -> None:
-    """Runs the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", choices=sorted(SHAPES), default="cifar10")
-    parser.add_argument("--batch", type=int, default=512, help="images at a time (512)")
-    parser.add_argument("--steps", type=int, default=50, help="steps of ab2, evaluations (50)")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: by the device")
-    parser.add_argument("--seconds", type=float, default=20.0, help="time to spend (20)")
-    arguments = parser.parse_args()
-    dtype = arguments.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
-    shape, batch, steps = SHAPES[arguments.size], arguments.batch, arguments.steps
-    model = UNet(shape, rngs=nnx.Rngs(0), **unet_size(arguments.size) | {"dtype": dtype})
+def measure(size: str, batch: int, steps: int, dtype: str, seconds: float) -> dict[str, Any]:
+    """Seconds of both, and what follows from them."""
+    shape = SHAPES[size]
+    model = UNet(shape, rngs=nnx.Rngs(0), **unet_size(size) | {"dtype": dtype})
     path = kacjax.kac_path()
     velocity = kacjax.Velocity(kacjax.velocity.wrap_network(model), path)
     graphdef, state = nnx.split(model)
@@ -51,22 +44,36 @@ def main() -> None:
         "network alone": lambda: evaluations(state, x),
     }
     # Calls that take this long need not follow one another.
-    times = time_calls(calls, arguments.seconds, repeats=1)
+    times = time_calls(calls, seconds, repeats=1)
     peak, flops = max(matrix_peak(dtype).values()), forward_flops(model.config) * steps * batch
-    result = {
+    return {
         "what": "seconds of generating a batch of images, and of as many evaluations of the network",
-        "size": arguments.size,
+        "size": size,
         "dtype": dtype,
         "batch": batch,
         "steps": steps,
         "seconds": times,
-        "images per second": {name: batch / seconds for name, seconds in times.items()},
+        "images per second": {name: batch / s for name, s in times.items()},
         "share of the matrix peak": {name: flops / s / peak for name, s in times.items()},
         **surroundings("jaxlib", "flax", "diffrax", "kacjax"),
     }
-    for name, seconds in times.items():
-        share = flops / seconds / peak
-        print(f"{name:<14} {batch / seconds:9.1f} images/s, {share:.1%} of the matrix peak")
+
+
+def main() -> None:
+    """Runs the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size", choices=sorted(SHAPES), default="cifar10")
+    parser.add_argument("--batch", type=int, default=512, help="images at a time (512)")
+    parser.add_argument("--steps", type=int, default=50, help="steps of ab2, evaluations (50)")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: by the device")
+    parser.add_argument("--seconds", type=float, default=20.0, help="time to spend (20)")
+    arguments = parser.parse_args()
+    dtype = arguments.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
+    choices = arguments.size, arguments.batch, arguments.steps, dtype, arguments.seconds
+    result = measure(*choices)
+    for name, speed in result["images per second"].items():
+        share = result["share of the matrix peak"][name]
+        print(f"{name:<14} {speed:9.1f} images/s, {share:.1%} of the matrix peak")
     print("written:", write_result(f"generation_speed-{device_name()}", result).name)
 
 

@@ -95,6 +95,8 @@ def main() -> None:
         speeds["torch"].append(
             torch_loop.steps_per_second(table, data, A, C, BATCH, arguments.steps // 4, 20)
         )
+        row = ", ".join(f"{name} {values[-1]:.1f}" for name, values in speeds.items())
+        print(f"turn {turn + 1}: {row} steps/s", flush=True)
     ratios = [ours / theirs for ours, theirs in zip(*speeds.values(), strict=True)]
     shares = {
         "grid2d": noise_share(2, BATCH, default_step_seconds(2, BATCH, 128, 1000)),
@@ -107,8 +109,6 @@ def main() -> None:
         "noise as a share of a step": shares,
         **surroundings("jaxlib", "flax", "optax", "torch", "kacjax"),
     }
-    for name, values in speeds.items():
-        print(f"{name:<8}" + "".join(f"{value:9.1f}" for value in values) + "  steps/s")
     print(f"ratio, median: {statistics.median(ratios):.2f}")
     for name, share in shares.items():
         print(f"noise in a step of {name}: {share:.1%}")

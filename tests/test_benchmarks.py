@@ -5,6 +5,7 @@ import os
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -17,9 +18,11 @@ from benchmarks import (
     exact_flow,
     few_step,
     generation_memory,
+    generation_speed,
     grid2d_speed,
     grids,
     process_speed,
+    profile_table,
     table_method,
     train_speed,
     unet_flops,
@@ -145,6 +148,36 @@ def test_grid2d_speed():
         network, path, data, jax.random.key(0), 2, 4, prediction="velocity", progress=False
     )
     assert np.all(np.isfinite(run.losses))
+
+
+@pytest.mark.slow
+def test_generation_speed(monkeypatch):
+    monkeypatch.setattr(generation_speed, "matrix_peak", lambda dtype: {"4": 1e12})
+    result = generation_speed.measure("tiny", 2, 2, "float32", 0.0)
+    assert set(result["seconds"]) == {"generate", "network alone"}
+    assert all(0 < share < 1 for share in result["share of the matrix peak"].values())
+
+
+def test_a_profile_says_what_takes_long(tmp_path):
+    @jax.jit
+    def step(x):
+        with jax.named_scope("products"):
+            for _ in range(10):
+                x = x @ x
+        return jnp.sin(x)
+
+    x = jnp.eye(200)
+    program = step.lower(x).compile()
+    program(x)
+    with jax.profiler.trace(str(tmp_path)):
+        for _ in range(3):
+            jax.block_until_ready(program(x))
+    profile = profile_table.summarize(tmp_path, program.as_text(), steps=3)
+    assert profile["milliseconds of a step"] == pytest.approx(sum(profile["by kind"].values()))
+    assert next(iter(profile["by kind"])) == "matrix product"
+    text = profile_table.show(profile)
+    assert "matrix product" in text
+    assert "products/dot_general" in text
 
 
 @pytest.mark.parametrize("steps_per_call", [1, pytest.param(3, marks=pytest.mark.slow)])
