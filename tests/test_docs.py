@@ -2,7 +2,6 @@
 
 import importlib.util
 import inspect
-import os
 import pathlib
 import pkgutil
 import re
@@ -61,13 +60,6 @@ def users_settings(monkeypatch, tmp_path):
 def test_examples_run(page, users_settings, monkeypatch):
     """The Python of a page, from top to bottom, in one module."""
     blocks = re.findall(r"^```python\n(.*?)^```$", WRITTEN[page], re.DOTALL | re.MULTILINE)
-    settings = dict(re.findall(r"`(EQX_[A-Z_]+)=(\w+)`", WRITTEN[page]))
-    if settings:  # They are read when Python starts.
-        command, paths = [sys.executable, "-c", "\n".join(blocks)], {"PYTHONPATH": str(ROOT)}
-        environment = os.environ | settings | paths
-        done = subprocess.run(command, capture_output=True, text=True, env=environment)
-        assert done.returncode == 0, done.stderr
-        return
     name = "example_" + re.sub(r"\W", "_", page)
     module = type(sys)(name)
     monkeypatch.setitem(sys.modules, name, module)  # For dataclasses, which look there.

@@ -73,6 +73,7 @@ def generate(
     rtol: Scalar | None = None,
     atol: Scalar | None = None,
     per_sample_steps: bool | None = None,
+    adjoint: diffrax.AbstractAdjoint | None = None,
     x0: Samples | None = None,
     labels: Any = None,
     chunk_size: int | None = None,
@@ -98,6 +99,8 @@ def generate(
         atol: Absolute tolerance of adaptive steps; 1e-3 if only `rtol` is given.
         per_sample_steps: Whether adaptive steps are chosen for each sample, as by default with chunks
             or a mesh, or for the batch, on which samples then depend.
+        adjoint: How Diffrax differentiates the solution; by default in reverse mode with checkpoints,
+            `diffrax.RecursiveCheckpointAdjoint()`; `diffrax.ForwardMode()` is for `jax.jvp`.
         x0: Data of that shape, where the path's signal does not vanish at `T`.
         labels: Class labels of shape `(num,)`, or conditions, as in `fit`; see `guided` for guidance.
         chunk_size: Samples that the device holds at a time; the result is then a NumPy array.
@@ -128,6 +131,7 @@ def generate(
         per_sample_steps = chunk_size is not None or mesh is not None
     options: Any = {"solver": solver, "coordinates": coordinates, "grid_power": grid_power}
     options |= {"rtol": rtol, "atol": atol, "per_sample_steps": per_sample_steps}
+    options |= {} if adjoint is None else {"adjoint": adjoint}
     if mesh is not None:
         # Of automatic axes: the compiler places what lies between.
         mesh = Mesh(mesh.devices, mesh.axis_names)
@@ -136,8 +140,10 @@ def generate(
 
     def chunk(first: int, size: int) -> tuple[Any, Any]:
         # Samples past the last one, with the data of others, fill up what is divided.
-        rows = np.arange(first, first + -(-size // devices) * devices)
-        known = jax.tree.map(lambda part: part[rows % num], (x0, labels))
+        rows, known = jnp.arange(num), (x0, labels)
+        if size < num or num % devices:
+            rows = np.arange(first, first + -(-size // devices) * devices)
+            known = jax.tree.map(lambda part: part[rows % num], known)
         index, data, label = _put((jnp.asarray(rows), *known), split)
         noise = _put(_draw(as_arrays(path), key, index, shape[1:], data), split)
         field, times = eqx.Partial(point_slope, velocity), (path.T, 0.0, steps)
@@ -209,7 +215,7 @@ def _check_draw(key: Key, shape: Shape, x0: Any) -> tuple[Shape, Samples | None]
     check_draw(key, shape)
     if not shape or not all(shape):
         raise ValueError(f"shape must be (num, *event), of sizes of at least 1, got {shape}.")
-    shape = tuple(map(int, shape))
+    shape = tuple(n if jax.export.is_symbolic_dim(n) else int(n) for n in shape)
     x0 = x0 if x0 is None or isinstance(x0, jax.Array) else np.asarray(x0)
     if x0 is not None and (x0.shape != shape or not jnp.issubdtype(x0.dtype, jnp.floating)):
         raise ValueError(f"x0 must hold floats of shape {shape}, got {x0.dtype} of {x0.shape}.")

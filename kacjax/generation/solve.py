@@ -20,7 +20,7 @@ from kacjax import _validation
 from kacjax._pytrees import as_arrays
 from kacjax._typing import ArrayLike, Scalar, Vector
 from kacjax.generation.coordinates import Coordinates, make_coordinates
-from kacjax.generation.solvers import evaluations, make_solver
+from kacjax.generation.solvers import GivenSteps, evaluations, make_solver
 from kacjax.paths import Points, ProbabilityPath
 
 # First and longest step of an adaptive solver, in parts of the whole: over longer ones the velocity
@@ -43,6 +43,7 @@ class Options(TypedDict, total=False):
     rtol: Scalar | None
     atol: Scalar | None
     per_sample_steps: bool
+    adjoint: diffrax.AbstractAdjoint
 
 
 def solve(
@@ -155,7 +156,10 @@ def integrate(
         field = eqx.Partial(_count, field)
     numbers = (jnp.asarray(n, jnp.result_type(float)) for n in (high, low, power, rtol, atol))
     arrays = (state, args, given, saved, *numbers)
-    choices = (int(steps), to_zero, edged, adaptive, per_sample, upwards)
+    adjoint = options.get("adjoint", diffrax.RecursiveCheckpointAdjoint())
+    if not isinstance(adjoint, diffrax.AbstractAdjoint):
+        raise ValueError(f"adjoint must be a diffrax.AbstractAdjoint, got {adjoint!r:.80}.")
+    choices = (int(steps), to_zero, edged, adaptive, per_sample, upwards, adjoint)
     states, tried, failed = _integrate(as_arrays(field), coordinates, solver, arrays, choices)
     # Diffrax's own error would be raised within the program: by a callback of the host, which no
     # exported program may have, and advice to raise max_steps, which is no argument here.
@@ -176,7 +180,7 @@ def integrate(
 def _integrate(field, coordinates, solver, arrays, choices):
     """The compiled part: where the control is at the steps, and the state in its coordinates."""
     state, args, times, saved, high, low, power, rtol, atol = arrays
-    steps, to_zero, edged, adaptive, per_sample, upwards = choices
+    steps, to_zero, edged, adaptive, per_sample, upwards, adjoint = choices
     # The same times both ways: they are laid downwards.
     taus = coordinates.grid(high, low, steps, power)
     if times is not None:
@@ -199,7 +203,8 @@ def _integrate(field, coordinates, solver, arrays, choices):
     plan = jax.tree.map(lambda leaf: leaf.astype(state[0].dtype), (*rhos, floor, tolerances))
 
     def run(state, args):
-        return _solve(field, coordinates, solver, state, args, upwards, saved is not None, *plan)
+        whole = field, coordinates, solver, adjoint, state, args, upwards, saved is not None
+        return _solve(*whole, *plan)
 
     start = (coordinates.scaled(ends[0], state[0], -1), *state[1:])
     if per_sample:  # Each in a batch of its own.
@@ -213,7 +218,19 @@ def _integrate(field, coordinates, solver, arrays, choices):
 
 
 def _solve(
-    field, coordinates, solver, state, args, upwards, dense, steps, edge, wanted, floor, tolerances
+    field,
+    coordinates,
+    solver,
+    adjoint,
+    state,
+    args,
+    upwards,
+    dense,
+    steps,
+    edge,
+    wanted,
+    floor,
+    tolerances,
 ) -> Any:
     """States where the control is `wanted`, the end only unless `dense`; steps tried; if it failed.
 
@@ -238,15 +255,14 @@ def _solve(
         tried, failed = jnp.asarray(0), jnp.asarray(False)
     else:
         if tolerances is None:
-            first, most, controller = None, steps.size - 1, diffrax.StepTo(steps)
+            first, most, controller = None, steps.size - 1, GivenSteps(steps)
         else:
             first, most, dtmax = _FIRST * span, _MAX_STEPS, _LONGEST * jnp.abs(span)
             controller = diffrax.PIDController(*tolerances, dtmax=dtmax)
         saveat = diffrax.SaveAt(t1=True, ts=jnp.maximum(wanted, border) if dense else None)
         problem = (diffrax.ODETerm(slope), solver, steps[0], steps[-1], first, state, args)
-        solution = diffrax.diffeqsolve(
-            *problem, saveat=saveat, stepsize_controller=controller, max_steps=most, throw=False
-        )
+        how = {"saveat": saveat, "stepsize_controller": controller, "adjoint": adjoint}
+        solution = diffrax.diffeqsolve(*problem, **how, max_steps=most, throw=False)
         states, tried = solution.ys, solution.stats["num_steps"]
         failed = solution.result != diffrax.RESULTS.successful
         if tolerances is not None:

@@ -10,6 +10,7 @@ import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from kacjax._validation import choose
 
@@ -61,6 +62,31 @@ class AdamsBashforth2(diffrax.AbstractSolver):
     def func(self, terms, t0, y0, args):
         """The slope."""
         return terms.vf(t0, y0, args)
+
+
+class GivenSteps(diffrax.AbstractStepSizeController):
+    """Steps to given times, as `diffrax.StepTo`, without its checks while a program runs.
+
+    They are callbacks of the host, with which no program can be exported for other platforms. Times
+    that are equal are steps of no length.
+    """
+
+    ts: Array
+
+    def wrap(self, direction):
+        """With times that rise."""
+        return GivenSteps(self.ts * direction)
+
+    def init(self, terms, t0, t1, y0, dt0, args, func, error_order):
+        """The end of the first step, and which time follows."""
+        return self.ts[1], 2
+
+    def adapt_step_size(
+        self, t0, t1, y0, y1_candidate, args, y_error, error_order, controller_state
+    ):
+        """Every step is kept."""
+        following, index = self.ts[controller_state], controller_state + 1
+        return True, t1, following, False, index, diffrax.RESULTS.successful
 
 
 FIXED: dict[str, diffrax.AbstractSolver] = {
