@@ -215,8 +215,8 @@ def _check_draw(key: Key, shape: Shape, x0: Any) -> tuple[Shape, Samples | None]
     check_draw(key, shape)
     if not shape or not all(shape):
         raise ValueError(f"shape must be (num, *event), of sizes of at least 1, got {shape}.")
-    shape = tuple(n if jax.export.is_symbolic_dim(n) else int(n) for n in shape)
-    x0 = x0 if x0 is None or isinstance(x0, jax.Array) else np.asarray(x0)
+    sizes: Any = tuple(n if jax.export.is_symbolic_dim(n) else int(n) for n in shape)
+    shape, x0 = sizes, x0 if x0 is None or isinstance(x0, jax.Array) else np.asarray(x0)
     if x0 is not None and (x0.shape != shape or not jnp.issubdtype(x0.dtype, jnp.floating)):
         raise ValueError(f"x0 must hold floats of shape {shape}, got {x0.dtype} of {x0.shape}.")
     return shape, x0
