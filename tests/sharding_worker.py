@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 
 import kacjax
-from kacjax import Trainer, sharding
+from kacjax import Trainer, few_step, sharding
 from kacjax.models import MLP, UNet, unet_size
 from kacjax.training import default_optimizer
 from kacjax.training.data import DeviceData, cursor_at, next_batch
@@ -21,9 +21,9 @@ KEY = jax.random.key
 DATA = np.random.default_rng(0).normal(size=(100, DIM)).astype(np.float32)
 
 
-def make_trainer(mesh=None, width=64, **options) -> Trainer:
+def make_trainer(mesh=None, width=64, second_time=False, **options) -> Trainer:
     """A run of twenty steps, with layers of which some are split and some are not."""
-    model = MLP(DIM, rngs=nnx.Rngs(0), width=width, depth=1)
+    model = MLP(DIM, rngs=nnx.Rngs(0), width=width, depth=1, second_time=second_time)
     optimizer = default_optimizer(STEPS, warmup=2)
     numbers = {"steps": STEPS, "batch_size": BATCH, "optimizer": optimizer, "steps_per_call": 12}
     return Trainer(model, kacjax.kac_path(), **numbers, mesh=mesh, **options)
@@ -116,6 +116,20 @@ def unet_on_eight_devices() -> dict[str, np.ndarray]:
     return named({name: train(t, t.device_data(images, labels)) for name, t in trainers.items()})
 
 
+def few_steps_on_eight_devices() -> dict[str, np.ndarray]:
+    """A student and a flow map: on one device; data parallel; split."""
+    # A network would not do as the teacher: before training its output is zero, as the student's.
+    teacher = kacjax.exact_velocity(kacjax.kac_path(), DATA[:10])
+    meshes = {"1": None, "8x1": sharding.make_mesh(), "1x8": sharding.make_mesh(fsdp=8)}
+    runs = {}
+    for name, mesh in meshes.items():
+        student = few_step.Distillation(teacher, steps=2, substeps=3)
+        runs[f"student {name}"] = train(make_trainer(mesh, objective=student))
+        flow_map = few_step.FlowMapLoss()
+        runs[f"map {name}"] = train(make_trainer(mesh, objective=flow_map, second_time=True))
+    return named(runs)
+
+
 def refusal(batch_size: int, accumulate: int = 1) -> str:
     """What is said of a batch that does not divide."""
     try:
@@ -142,6 +156,8 @@ if __name__ == "__main__":
         outcome = on_two_processes(processes[0], int(processes[1]))
     elif network == "unet":
         outcome = unet_on_eight_devices()
+    elif network == "few steps":
+        outcome = few_steps_on_eight_devices()
     else:
         outcome = on_eight_devices()
     np.savez(Path(file), **outcome)

@@ -94,6 +94,17 @@ def test_a_network_of_convolutions_trains_as_on_one_device(tmp_path):
 
 
 @pytest.mark.slow
+def test_students_and_flow_maps_are_trained_as_on_one_device(tmp_path):
+    results = finish(*start(tmp_path, "few", "few steps", devices=8))
+    for kind in ("student", "map"):
+        own = f"{kind} 1/"
+        single = {key[len(own) :]: x for key, x in results.items() if key.startswith(own)}
+        for name in ("8x1", "1x8"):
+            agree(results, f"{kind} {name}", single)
+        assert results[f"{kind} 1x8/bytes"] < single["bytes"] / 2
+
+
+@pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path, single):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
