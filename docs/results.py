@@ -36,10 +36,13 @@ _OTHERS = {
     "features-cifar10": ("cifar10", "python -m experiments.features cifar10 --epochs 4"),
     "few_step": ("few-steps", "python -m benchmarks.few_step"),
     "generation_memory": ("speed", "python -m benchmarks.generation_memory"),
+    "generation_speed": ("speed", "python -m benchmarks.generation_speed"),
     "grid2d_speed": ("speed", "python -m benchmarks.grid2d_speed"),
     "grids": ("exact", "python -m benchmarks.grids"),
+    "guidance": ("few-steps", "python -m benchmarks.guidance"),
     "process_speed": ("speed", "python -m benchmarks.process_speed"),
     "run-digits": ("digits", "python -m experiments.train digits"),
+    "tpu_programs": ("speed", "python -m benchmarks.tpu_programs"),
     "train_speed": ("speed", "python -m benchmarks.train_speed"),
 }
 # Plots that no results file goes with.
@@ -199,6 +202,15 @@ def _path(path):
     )
 
 
+def without_profiles(results):
+    """Results without the long lists of a profile's operations."""
+    return {
+        key: without_profiles(value) if isinstance(value, dict) else value
+        for key, value in results.items()
+        if key != "longest"
+    }
+
+
 def explosion(results):
     """The largest components, norms and Lipschitz constants at the earliest time and in the middle."""
     rows = []
@@ -237,6 +249,50 @@ def few_steps(name="few_step"):
     return caption + table(["data, path", "model", "evaluations", "energy distance"], rows)
 
 
+def tpu_programs(results):
+    """A row for each compiled program; sizes in MB, estimates in milliseconds."""
+    header = [
+        *("program", "network", "chips", "state", "images a chip"),
+        *("arguments + temporaries, MB", "sent, MB", "gathers", "copies"),
+        *("arithmetic", "memory", "collectives", "estimate, ms"),
+    ]
+    rows = []
+    for row in results["programs"]:
+        sent = sum(
+            size
+            for sizes in row["collectives"].values()
+            for kind, size in sizes.items()
+            if kind != "count"
+        )
+        held = f"{row['argument bytes'] / 1e6:.0f} + {row['temporary bytes'] / 1e6:.0f}"
+        ms = row["milliseconds"]
+        rows.append(
+            [
+                *(row["program"], row["size"], f"{row['topology']} ({row['chips']})"),
+                *(row["state"], row["images a chip"], held, sent / 1e6),
+                *(row["gathers"], row["copies"]),
+                *(ms["arithmetic"], ms["memory"], ms["collectives"], ms["estimate"]),
+            ]
+        )
+    return table(header, rows)
+
+
+def guidance(results):
+    """A row for each path and scale, means with their intervals."""
+    rows, figures = [], []
+    for setting, found in results.items():
+        if not isinstance(found, dict) or "mean and half-width" not in found:
+            continue
+        for scale, row in found["mean and half-width"].items():
+            figures = list(row)
+            cells = [
+                f"{mean:.3g} ± {half:.1g}" if math.isfinite(half) else f"{mean:.3g}"
+                for mean, half in row.values()
+            ]
+            rows.append([setting, int(scale), *cells])
+    return table(["data, path", "guidance", *figures], rows)
+
+
 def other(name):
     """A results file that is no comparison."""
     results = read(name)
@@ -247,13 +303,19 @@ def other(name):
     parts.append(f"`{command}`: {about(results)}. File: `benchmarks/results/{name}.json`.\n")
     if name.startswith("few_step"):
         parts.append(few_steps(name))
+    elif name == "guidance":
+        parts.append(guidance(results))
     elif name == "explosion":
         parts.append(explosion(results))
     elif name.startswith("run-"):
         parts.append(tables_of({"quality": results["quality"]}))
+    elif name.startswith("tpu_programs"):
+        parts.append(tpu_programs(results))
     else:
         skipped = (*_ABOUT, "what")
-        parts.append(tables_of({k: v for k, v in results.items() if k not in skipped}))
+        parts.append(
+            tables_of({k: v for k, v in without_profiles(results).items() if k not in skipped})
+        )
     parts += [picture(plot, name) for plot in plots_of(name)]
     return "\n".join(parts)
 
