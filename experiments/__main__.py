@@ -14,6 +14,7 @@ COMMANDS = {
     "train": "train a model on a data set, generate, and judge the samples",
     "distill": "train students that draw in a few steps from a run",
     "generate": "draw samples from a run or from a velocity's file",
+    "evaluate": "judge samples from anywhere beside real data",
     "compare": "train and judge Kac, diffusion and flow matching alike",
     "compare.redraw": "make tables and curves of a comparison again",
     "gallery": "set finished runs side by side",

@@ -7,6 +7,7 @@ from kacjax.metrics.discrepancies import (
     sinkhorn_divergence,
     sliced_wasserstein,
 )
+from kacjax.metrics.efficientnet import EfficientNetFeatures
 from kacjax.metrics.frechet import InceptionFeatures, frechet_distance
 from kacjax.metrics.inference import bootstrap, classifier_two_sample_test, subsampling
 from kacjax.metrics.modes import mode_statistics
@@ -19,6 +20,7 @@ from kacjax.metrics.neighbors import (
 )
 
 __all__ = [
+    "EfficientNetFeatures",
     "InceptionFeatures",
     "bootstrap",
     "classifier_two_sample_test",

