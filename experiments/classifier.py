@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from flax import nnx
 from jaxtyping import Array
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from experiments.judging.classifier import Classifier, ImageClassifier
 from kacjax.data import ImageArrays, to_float

@@ -2,6 +2,7 @@
 
 import importlib.util
 import inspect
+import json
 import pathlib
 import pkgutil
 import re
@@ -65,6 +66,28 @@ def test_examples_run(page, users_settings, monkeypatch):
     monkeypatch.setitem(sys.modules, name, module)  # For dataclasses, which look there.
     for code in blocks:
         exec(compile(code, page, "exec"), vars(module))
+
+
+NOTEBOOKS = sorted((DOCS / "notebooks").glob("*.ipynb"))
+
+
+def test_there_are_notebooks():
+    assert len(NOTEBOOKS) == 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_run(notebook, users_settings, monkeypatch):
+    """Their cells from top to bottom, without a window; and no output names a folder of ours."""
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    content = notebook.read_text()
+    assert "/home/" not in content
+    assert "/tmp/" not in content
+    cells = json.loads(content)["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    found = {"__name__": "notebook"}
+    for part in code:
+        exec(compile(part, notebook.name, "exec"), found)
 
 
 def slugs(text):

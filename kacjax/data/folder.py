@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 from jaxtyping import Int, UInt8
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from kacjax._optional import require
 from kacjax._validation import check_choice, check_count
