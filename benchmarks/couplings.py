@@ -15,8 +15,6 @@ Both targets are made from noise, since the library has no path between two sets
 """
 
 import argparse
-import math
-import statistics
 from functools import partial
 from typing import Any
 
@@ -26,7 +24,7 @@ import numpy as np
 from flax import nnx
 
 import kacjax
-from benchmarks.common import surroundings, time_calls, write_result
+from benchmarks.common import mean_and_half, surroundings, time_calls, write_result
 from kacjax import metrics
 from kacjax.couplings import OptimalTransport, Sinkhorn, couple
 from kacjax.data import target
@@ -38,8 +36,6 @@ PATHS = {
 COUPLINGS = {"independent": "independent", "ot": OptimalTransport(64)}
 TARGETS = ("moons", "8 gaussians")
 EVALUATIONS = (1, 2, 5, 10)
-# Student's t at 97.5 % for three seeds.
-_T = 4.303
 
 
 def sample(name: str, key: Any, num: int) -> jax.Array:
@@ -104,16 +100,14 @@ def speed(batch: int, seconds: float = 5.0) -> dict[str, Any]:
     return {k: {"milliseconds": 1000 * times[k], "cost of a pair": cost[k]} for k in calls}
 
 
-def interval(values: list[float]) -> list[float]:
-    """Mean and half-width of a 95 % t-interval over three seeds."""
-    half = _T * statistics.stdev(values) / math.sqrt(3) if len(values) == 3 else math.nan
-    return [statistics.mean(values), half]
-
-
 def summary(seeds: list[dict[str, Any]]) -> dict[str, Any]:
     """Mean and half-width of every measure."""
-    table = {k: interval([s[k] for s in seeds]) for k in ("cost of a pair", "length over distance")}
-    counts = {n: interval([s["energy distance"][n] for s in seeds]) for n in map(str, EVALUATIONS)}
+    table = {
+        k: mean_and_half([s[k] for s in seeds]) for k in ("cost of a pair", "length over distance")
+    }
+    counts = {
+        n: mean_and_half([s["energy distance"][n] for s in seeds]) for n in map(str, EVALUATIONS)
+    }
     return table | {"energy distance": counts}
 
 

@@ -7,8 +7,6 @@ distance of 5,000 samples from as many data. Writes `benchmarks/results/few_step
 """
 
 import argparse
-import math
-import statistics
 from typing import Any
 
 import jax
@@ -16,7 +14,7 @@ import numpy as np
 from flax import nnx
 
 import kacjax
-from benchmarks.common import surroundings, write_result
+from benchmarks.common import mean_and_half, surroundings, write_result
 from kacjax import few_step, metrics
 from kacjax.data import target
 
@@ -26,8 +24,6 @@ PATHS = {
 }
 TARGETS = ("checkerboard", "grid2d", "spirals")
 TEACHER = (1, 2, 4, 8, 20, 50)
-# Student's t at 97.5 % for three seeds.
-_T = 4.303
 
 
 def measure(name: str, path: Any, seed: int, steps: int, num: int = 5000) -> dict[str, Any]:
@@ -63,13 +59,7 @@ def summary(seeds: list[dict[str, Any]]) -> dict[str, dict[str, list[float]]]:
     table = {}
     for method in ("teacher", "student", "flow map"):
         rows = {count: [seed[method][count] for seed in seeds] for count in seeds[0][method]}
-        table[method] = {
-            str(count): [
-                statistics.mean(values),
-                _T * statistics.stdev(values) / math.sqrt(3) if len(values) == 3 else math.nan,
-            ]
-            for count, values in rows.items()
-        }
+        table[method] = {str(count): mean_and_half(values) for count, values in rows.items()}
     return table
 
 

@@ -12,8 +12,6 @@ for MNIST. Writes `benchmarks/results/guidance.json` and prints the table.
 """
 
 import argparse
-import math
-import statistics
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -23,7 +21,7 @@ from flax import nnx
 from sklearn.svm import SVC
 
 import kacjax
-from benchmarks.common import surroundings, write_result
+from benchmarks.common import mean_and_half, surroundings, write_result
 from experiments.judging.classifier_file import mnist_classifier
 from kacjax import data, metrics
 
@@ -35,8 +33,6 @@ PATHS = {
 }
 SCALES = (1, 2, 4, 7, 10)
 STEPS, CLASSES = 20, 10
-# Student's t at 97.5 % for three seeds.
-_T = 4.303
 
 
 class Images(NamedTuple):
@@ -108,14 +104,9 @@ def measure(images: Images, path: Any, seed: int, steps: int, num: int) -> dict[
 
 def summary(seeds: list[dict[str, Any]]) -> dict[str, dict[str, list[float]]]:
     """Mean and half-width of a 95 % t-interval over three seeds, by scale and figure."""
-
-    def cell(scale: str, figure: str) -> list[float]:
-        values = [seed[scale][figure] for seed in seeds]
-        half = _T * statistics.stdev(values) / math.sqrt(3) if len(values) == 3 else math.nan
-        return [statistics.mean(values), half]
-
     return {
-        scale: {figure: cell(scale, figure) for figure in row} for scale, row in seeds[0].items()
+        scale: {name: mean_and_half([seed[scale][name] for seed in seeds]) for name in row}
+        for scale, row in seeds[0].items()
     }
 
 

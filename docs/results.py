@@ -30,6 +30,7 @@ _PAGES = {
 }
 # Files that belong to no comparison, by how their names begin, and the command that makes each.
 _OTHERS = {
+    "bounded": ("few-steps", "python -m benchmarks.bounded"),
     "couplings": ("few-steps", "python -m benchmarks.couplings"),
     "exact_flow": ("exact", "python -m benchmarks.exact_flow"),
     "explosion": ("exact", "python -m experiments.explosion"),
@@ -301,7 +302,7 @@ def other(name):
     if what := results.get("what"):
         parts.append(what[0].upper() + what[1:] + ".\n")
     parts.append(f"`{command}`: {about(results)}. File: `benchmarks/results/{name}.json`.\n")
-    if name.startswith("few_step"):
+    if name.startswith(("few_step", "bounded")):
         parts.append(few_steps(name))
     elif name == "guidance":
         parts.append(guidance(results))

@@ -9,10 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from scipy import stats
 
 import kacjax
 from benchmarks import (
     accelerator,
+    bounded,
     common,
     couplings,
     exact_flow,
@@ -21,6 +23,7 @@ from benchmarks import (
     generation_speed,
     grid2d_speed,
     grids,
+    guidance,
     process_speed,
     profile_table,
     table_method,
@@ -122,6 +125,29 @@ def test_few_step():
     table = few_step.summary(seeds)
     assert list(table["student"]) == ["4", "1"]
     assert all(np.isfinite(mean) for row in table.values() for mean, _ in row.values())
+
+
+@pytest.mark.slow
+def test_bounded(monkeypatch):
+    monkeypatch.setattr(bounded, "EVALUATIONS", (1, 2))
+    found = [bounded.measure("moons", method, 0, 2, num=30) for method in bounded.METHODS]
+    assert all(np.isfinite(value) for row in found for value in row.values())
+
+
+@pytest.mark.slow
+def test_guidance(monkeypatch):
+    monkeypatch.setattr(guidance, "SCALES", (1, 4))
+    seeds = [guidance.measure(guidance.digits(), guidance.PATHS["kac, a=9 c=3"], 0, 2, 20)]
+    table = guidance.summary(seeds)
+    assert list(table) == ["1", "4"]
+    assert table["1"]["not finite"][0] == 0
+    assert 0 <= table["4"]["of the class"][0] <= 1
+
+
+def test_an_interval_of_three():
+    mean, half = common.mean_and_half([1.0, 2.0, 3.0])
+    assert (mean, half) == (2, pytest.approx(stats.t.ppf(0.975, 2) / 3**0.5, rel=1e-3))
+    assert np.isnan(common.mean_and_half([1.0])[1])
 
 
 @pytest.mark.slow
