@@ -92,6 +92,7 @@ def run(
     # Orbax reports through them at length what an error says in a line.
     for name in ("absl", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    _keep_programs()
     before, sys.stderr = sys.stderr, _Steady(sys.stderr)
     try:
         status = body() or 0
@@ -125,6 +126,18 @@ def run(
         return 2
     finally:
         sys.stderr = before
+
+
+def _keep_programs() -> None:
+    """Has JAX keep what takes a second to compile for later commands, unless the user has chosen."""
+    if jax.config.jax_compilation_cache_dir is not None:
+        return
+    root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    folder = os.path.join(root, "kacjax", "programs")
+    with contextlib.suppress(OSError):  # Without it commands only take longer.
+        os.makedirs(folder, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            jax.config.update("jax_compilation_cache_dir", folder)
 
 
 def _shorten(text: str) -> str:

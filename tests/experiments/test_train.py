@@ -16,7 +16,7 @@ from PIL import Image
 
 import kacjax
 from experiments import __main__ as everything
-from experiments import features, gallery, generate, process, runs, train
+from experiments import command, features, gallery, generate, process, runs, train
 from experiments.command import UserError
 from experiments.config import DATA, PathConfig, SamplingConfig, differences, from_dict, to_dict
 from experiments.defaults import DEFAULTS
@@ -647,3 +647,22 @@ def test_errors_reach_the_shell(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "error: --a must lie between 1e-06 and 1e+06, got -1.0.\n"
+
+
+@pytest.mark.parametrize("chosen", [None, "mine"])
+def test_commands_keep_what_they_compile(chosen, tmp_path, monkeypatch):
+    """In the user's cache, or where the user says; and where it cannot be written, not at all."""
+    before = jax.config.jax_compilation_cache_dir
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    try:
+        jax.config.update("jax_compilation_cache_dir", chosen)
+        assert command.run(lambda: 0) == 0
+        own = str(tmp_path / "kacjax" / "programs")
+        assert jax.config.jax_compilation_cache_dir == (chosen or own)
+        jax.config.update("jax_compilation_cache_dir", None)
+        (tmp_path / "file").touch()
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+        assert command.run(lambda: 0) == 0
+        assert jax.config.jax_compilation_cache_dir is None
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
