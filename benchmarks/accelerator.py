@@ -79,7 +79,7 @@ def make_stages(out: pathlib.Path, data: str) -> list[Stage]:
         *("tests/processes/test_kac_law.py", "tests/processes/test_kac_sampling.py"),
         *("tests/generation/test_solvers.py", "tests/test_exact.py"),
     ]
-    # Its time is the host's, who compiles.
+    # Most of its time is spent compiling, on the host.
     workers = str(min(6, max(1, (os.cpu_count() or 1) // 2)))
     pytest = _module("pytest", "-n", workers, "-p", "no:cacheprovider", "-q")
     source = ["--data-root", data] if data else []

@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 
 import kacjax
-from benchmarks.common import mean_and_half, surroundings, write_result
+from benchmarks.common import mean_and_half, show_interval, surroundings, write_result
 from kacjax import losses, metrics
 from kacjax.data import target
 
@@ -55,7 +55,7 @@ def main() -> None:
             seeds = [measure(name, method, seed, arguments.steps) for seed in range(3)]
             result[f"{name}, kac"]["seeds"][method] = seeds
             table[method] = {str(n): mean_and_half([s[n] for s in seeds]) for n in EVALUATIONS}
-            cells = [f"{n}: {m:.2e} ± {h:.0e}" for n, (m, h) in table[method].items()]
+            cells = [f"{n}: {show_interval(*pair)}" for n, pair in table[method].items()]
             print(f"{name}, {method}: {'  '.join(cells)}", flush=True)
             file = write_result("bounded", result | surroundings("flax", "optax"))
     print("written:", file.name)

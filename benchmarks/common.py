@@ -58,11 +58,16 @@ def _finish(result: Any) -> None:
         sys.modules["torch"].cuda.synchronize()
 
 
-def mean_and_half(values: Sequence[float]) -> list[float]:
-    """Mean and half-width of a 95 % t-interval over three seeds; NaN for another number."""
+def mean_and_half(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean and half-width of a 95 % t-interval over three seeds; None for another number."""
     # Student's t at 97.5 % with two degrees of freedom.
-    half = 4.303 * statistics.stdev(values) / math.sqrt(3) if len(values) == 3 else math.nan
-    return [statistics.mean(values), half]
+    half = 4.303 * statistics.stdev(values) / math.sqrt(3) if len(values) == 3 else None
+    return statistics.mean(values), half
+
+
+def show_interval(mean: float, half: float | None) -> str:
+    """A mean with its interval, if it has one."""
+    return f"{mean:.3g}" if half is None else f"{mean:.3g} ± {half:.1g}"
 
 
 def surroundings(*packages: str) -> dict[str, Any]:

@@ -24,7 +24,7 @@ import numpy as np
 from flax import nnx
 
 import kacjax
-from benchmarks.common import mean_and_half, surroundings, time_calls, write_result
+from benchmarks.common import mean_and_half, show_interval, surroundings, time_calls, write_result
 from kacjax import metrics
 from kacjax.couplings import OptimalTransport, Sinkhorn, couple
 from kacjax.data import target
@@ -129,7 +129,7 @@ def main() -> None:
                 result[key] = {"mean and half-width": table, "seeds": seeds}
                 cells = [f"{k}: {v[0]:.3f} ± {v[1]:.3f}" for k, v in list(table.items())[:2]]
                 found = table["energy distance"].items()
-                cells += [f"{n}: {mean:.2e} ± {half:.0e}" for n, (mean, half) in found]
+                cells += [f"{n}: {show_interval(*pair)}" for n, pair in found]
                 print(f"{key}: {'  '.join(cells)}", flush=True)
                 file = write_result("couplings", result | surroundings("flax", "optax"))
     print("written:", file.name)

@@ -14,7 +14,7 @@ import numpy as np
 from flax import nnx
 
 import kacjax
-from benchmarks.common import mean_and_half, surroundings, write_result
+from benchmarks.common import mean_and_half, show_interval, surroundings, write_result
 from kacjax import few_step, metrics
 from kacjax.data import target
 
@@ -54,7 +54,7 @@ def measure(name: str, path: Any, seed: int, steps: int, num: int = 5000) -> dic
     return {**found, "evaluations of networks to distill": students.evaluations}
 
 
-def summary(seeds: list[dict[str, Any]]) -> dict[str, dict[str, list[float]]]:
+def summary(seeds: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Mean and half-width of a 95 % t-interval over seeds, by method and evaluations."""
     table = {}
     for method in ("teacher", "student", "flow map"):
@@ -75,9 +75,7 @@ def main() -> None:
             seeds = [measure(name, path, seed, steps) for seed in range(3)]
             result[f"{name}, {label}"] = {"mean and half-width": summary(seeds), "seeds": seeds}
             for method, row in summary(seeds).items():
-                cells = "  ".join(
-                    f"{n}: {mean:.2e} ± {half:.0e}" for n, (mean, half) in row.items()
-                )
+                cells = "  ".join(f"{n}: {show_interval(*pair)}" for n, pair in row.items())
                 print(f"{name}, {label}, {method}: {cells}", flush=True)
             file = write_result("few_step", result | surroundings("flax", "optax"))
     print("written:", file.name)

@@ -12,6 +12,7 @@ for MNIST. Writes `benchmarks/results/guidance.json` and prints the table.
 """
 
 import argparse
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -21,7 +22,7 @@ from flax import nnx
 from sklearn.svm import SVC
 
 import kacjax
-from benchmarks.common import mean_and_half, surroundings, write_result
+from benchmarks.common import mean_and_half, show_interval, surroundings, write_result
 from experiments.judging.classifier_file import mnist_classifier
 from kacjax import data, metrics
 
@@ -33,6 +34,7 @@ PATHS = {
 }
 SCALES = (1, 2, 4, 7, 10)
 STEPS, CLASSES = 20, 10
+FIGURES = "not finite", "length over data's", "out of range", "of the class", "Fréchet distance"
 
 
 class Images(NamedTuple):
@@ -90,19 +92,21 @@ def measure(images: Images, path: Any, seed: int, steps: int, num: int) -> dict[
         )
         finite = np.isfinite(x.reshape(num, -1)).all(axis=1)
         kept, own = x[finite], wanted[finite]
+        if len(kept) < 2:
+            nothing = dict.fromkeys(FIGURES[1:], math.nan)
+            found[str(scale)] = {FIGURES[0]: float(1 - finite.mean()), **nothing}
+            continue
         seen, classes = images.judge(kept)
         lengths = np.linalg.norm(kept.reshape(len(kept), -1), axis=1)
-        found[str(scale)] = {
-            "not finite": float(1 - finite.mean()),
-            "length over data's": float(lengths.mean() / length),
-            "out of range": float(np.mean(np.abs(kept) > 1.1)),
-            "of the class": float(np.mean(classes == own)),
-            "Fréchet distance": float(metrics.frechet_distance(seen, features)),
-        }
+        values = (
+            *(1 - finite.mean(), lengths.mean() / length, np.mean(np.abs(kept) > 1.1)),
+            *(np.mean(classes == own), metrics.frechet_distance(seen, features)),
+        )
+        found[str(scale)] = dict(zip(FIGURES, map(float, values), strict=True))
     return found
 
 
-def summary(seeds: list[dict[str, Any]]) -> dict[str, dict[str, list[float]]]:
+def summary(seeds: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Mean and half-width of a 95 % t-interval over three seeds, by scale and figure."""
     return {
         scale: {name: mean_and_half([seed[scale][name] for seed in seeds]) for name in row}
@@ -113,14 +117,14 @@ def summary(seeds: list[dict[str, Any]]) -> dict[str, dict[str, list[float]]]:
 def main() -> None:
     """Runs the study."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("data", nargs="*", choices=("digits", "mnist"), default=["digits"])
+    parser.add_argument("data", nargs="+", choices=("digits", "mnist"))
     parser.add_argument("--digits-steps", type=int, default=4000, help="of training (4000)")
     parser.add_argument("--mnist-steps", type=int, default=1000, help="of training (1000)")
     parser.add_argument("--num-samples", type=int, default=2000, help="samples to judge (2000)")
     parser.add_argument("--seeds", type=int, default=3, help="seeds (3)")
     arguments = parser.parse_args()
     result: dict[str, Any] = {"what": f"samples under guidance, {STEPS} steps of ab2"}
-    result |= {"samples": arguments.num_samples, "steps": {}}
+    result |= {"samples": arguments.num_samples, "number of seeds": arguments.seeds, "steps": {}}
     for name in arguments.data:
         images = {"digits": digits, "mnist": mnist}[name]()
         steps = result["steps"][name] = getattr(arguments, f"{name}_steps")
@@ -130,7 +134,7 @@ def main() -> None:
             table = summary(seeds)
             result[f"{name}, {label}"] = {"mean and half-width": table, "seeds": seeds}
             for scale, row in table.items():
-                cells = ", ".join(f"{n} {mean:.3g} ± {half:.1g}" for n, (mean, half) in row.items())
+                cells = ", ".join(f"{n} {show_interval(*pair)}" for n, pair in row.items())
                 print(f"{name}, {label}, guidance {scale}: {cells}", flush=True)
             file = write_result("guidance", result | surroundings("flax", "optax"))
     print("written:", file.name)

@@ -2,7 +2,7 @@
 
 Times, in one run on one device, two arrays being written (the least that a sample with its velocity
 can cost), random bits and a Gaussian, Brownian motion with its velocity, the Kac process with its
-velocity by every method, and the published table method, in JAX and, with the extra
+velocity (up to a million values by every method), and the published table method, in JAX and, with the extra
 `torch-baseline`, in PyTorch; counts transcendental operations and gathers in the compiled programs;
 writes `benchmarks/results/process_speed-DEVICE.json` after each shape.
 """
@@ -27,7 +27,7 @@ except ImportError:
     torch_loop = None
 
 SHAPES = ((256, 2), (128, 3072), (1024, 3072))
-# On an accelerator, of which a millisecond is long: arrays that no cache holds.
+# For accelerators alone: arrays that fit into no cache.
 LARGE = (16384, 3072)
 A, C, T = 9.0, 3.0, 1.0
 

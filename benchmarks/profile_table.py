@@ -10,13 +10,14 @@ import jax
 
 # What an operation is by its own name or, for a fusion, by what it was made of; the first that fits.
 _KINDS = (
-    ("convolution", r"conv"),
+    ("between devices", r"all-reduce|all-gather|reduce-scatter|all-to-all|nccl|collective"),
+    ("convolution", r"conv(?!ert)"),
     ("attention", r"fmha|flash|attention"),
     ("matrix product", r"gemm|cublas|cutlass|dot|nvjet|wgmma|ynn"),
     ("copy or transpose", r"copy|transpose|concatenate|memcpy|pad"),
     ("look-up or scatter", r"gather|scatter"),
     ("random bits", r"threefry|random|rng|shift"),
-    ("reduction", r"reduce"),
+    ("reduction", r"reduce(?!.?precision)"),
 )
 _CONTROL = r"^(while|conditional|call|tuple)\b"
 
@@ -45,6 +46,11 @@ def operations(folder: str | pathlib.Path) -> Iterator[tuple[str, str, float]]:
                         yield name, event.name, float(event.duration_ns)
 
 
+def kind_of(text: str) -> str:
+    """The kind of an operation, by its names in small letters."""
+    return next((kind for kind, fits in _KINDS if re.search(fits, text)), "elementwise")
+
+
 def summarize(
     folder: str | pathlib.Path, program: str, steps: int, count: int = 30
 ) -> dict[str, Any]:
@@ -67,8 +73,7 @@ def summarize(
     for name, kernel, nanoseconds in operations(folder):
         source = made_of.get(name, "")
         text = f"{name} {kernel} {source.rsplit('/', 1)[-1]}".lower()
-        kind = next((kind for kind, fits in _KINDS if re.search(fits, text)), "elementwise")
-        kinds[kind] += nanoseconds
+        kinds[kind_of(text)] += nanoseconds
         row = name, kernel if kernel != name else "", "/".join(source.split("/")[-3:])
         longest[row] += nanoseconds
         counts[row] += 1

@@ -4,8 +4,8 @@ Compiles a step of training and a batch of generation of the U-Net ahead of time
 TPUs, by the package `libtpu` (extra `tpu-check`) on a machine without any, and reads from the
 compiled programs: bytes of arguments and temporaries, operations and bytes accessed per chip,
 collectives with their bytes, gathers and copies. A roofline of the vendor's peaks estimates the time:
-the longer of arithmetic and memory, and after it the collectives, as if nothing overlapped. Writes
-`benchmarks/results/tpu_programs.json` after each program. The estimate is none of a measured speed.
+the longer of arithmetic and memory, and after it the collectives, as if nothing overlapped; nothing is
+measured. Writes `benchmarks/results/tpu_programs.json` after each program.
 
     python -m benchmarks.tpu_programs --size mnist --topologies v5e:2x4 v6e:2x4 v5p:2x2x2
 
@@ -54,7 +54,18 @@ PEAKS = {
     "v5p": Peak(459e12, 2765e9, 1200e9 / 2),
     "v6e": Peak(918e12, 1600e9, 3200e9 / 8),
 }
-_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8}
+_BYTES = {
+    "pred": 1,
+    "s8": 1,
+    "u8": 1,
+    "bf16": 2,
+    "f16": 2,
+    "s32": 4,
+    "u32": 4,
+    "f32": 4,
+    "s64": 8,
+    "u64": 8,
+}
 _COLLECTIVES = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
 
 
@@ -81,8 +92,11 @@ def lower_training(size: str, mesh: Mesh, images: int) -> tuple[jax.stages.Lower
 
 
 def lower_generation(size: str, mesh: Mesh, images: int) -> tuple[jax.stages.Lowered, float]:
-    """A batch of `images` images a chip in ten steps, and its matrix operations a chip by hand."""
-    network, batch, steps = make_network(size), images * mesh.size, 10
+    """A batch of `images` images a chip in one step, and its matrix operations a chip by hand.
+
+    One step, as the compiler counts the body of a loop once, however often it runs.
+    """
+    network, batch, steps = make_network(size), images * mesh.size, 1
     graphdef, state = nnx.split(network)
     rows = kacjax.sharding.batch_sharding(mesh)
     whole = NamedSharding(mesh, PartitionSpec())
@@ -111,8 +125,10 @@ def read_program(program: Any) -> dict[str, Any]:
     """What a compiled program says of one chip."""
     memory, cost, text = program.memory_analysis(), program.cost_analysis() or {}, program.as_text()
     messages: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
-    for result, name in re.findall(rf"= (\S+|\(.*?\)) ({_COLLECTIVES})(?:-start)?\(", text):
-        for kind, dims in re.findall(r"\b([a-z]+\d+|pred)\[([\d,]*)\]", result):
+    for result, name, start in re.findall(rf"= (\S+|\(.*?\)) ({_COLLECTIVES})(-start)?\(", text):
+        # What is started has operand and result side by side.
+        arrays = re.findall(r"\b([a-z]+\d+|pred)\[([\d,]*)\]", result)
+        for kind, dims in arrays[len(arrays) // 2 :] if start else arrays:
             size = math.prod(int(n) for n in dims.split(",") if n) * _BYTES.get(kind, 4)
             messages[name][kind] += size
         messages[name]["count"] += 1
@@ -133,8 +149,10 @@ def roofline(row: dict[str, Any], chips: int, peak: Peak) -> dict[str, float]:
     sent = 0.0
     for name, sizes in row["collectives"].items():
         total = sum(size for kind, size in sizes.items() if kind != "count")
-        # A ring passes an array once around to gather or scatter it, and twice to reduce it.
-        sent += total * (chips - 1) / chips * (2 if name == "all-reduce" else 1)
+        # A ring passes an array once around to gather it, twice to reduce it; of what is scattered
+        # a program names the part that stays.
+        times = {"all-reduce": 2, "reduce-scatter": chips}.get(name, 1)
+        sent += total * (chips - 1) / chips * times
     parts = {
         "arithmetic": 1e3 * row["matrix flops by hand"] / peak.flops,
         "memory": 1e3 * (row["bytes accessed"] or 0) / peak.memory,

@@ -40,7 +40,7 @@ _OTHERS = {
     "generation_speed": ("speed", "python -m benchmarks.generation_speed"),
     "grid2d_speed": ("speed", "python -m benchmarks.grid2d_speed"),
     "grids": ("exact", "python -m benchmarks.grids"),
-    "guidance": ("few-steps", "python -m benchmarks.guidance"),
+    "guidance": ("few-steps", "python -m benchmarks.guidance digits"),
     "process_speed": ("speed", "python -m benchmarks.process_speed"),
     "run-digits": ("digits", "python -m experiments.train digits"),
     "tpu_programs": ("speed", "python -m benchmarks.tpu_programs"),
@@ -87,9 +87,16 @@ def number(value):
     """A number as short as it may be."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)
+    if not math.isfinite(value):
+        return "–"
     if isinstance(value, int) or (value == int(value) and abs(value) < 1e6):
         return f"{int(value):,}"
     return f"{value:.3g}"
+
+
+def interval(mean, half, digits):
+    """A mean with its interval, if it has one."""
+    return f"{mean:.{digits}g}" if half is None else f"{mean:.{digits}g} ± {half:.1g}"
 
 
 def show(value):
@@ -242,7 +249,7 @@ def few_steps(name="few_step"):
             continue
         for kind, by_count in found["mean and half-width"].items():
             for count, (mean, half) in sorted(by_count.items(), key=lambda pair: int(pair[0])):
-                rows.append([setting, kind, int(count), f"{mean:.2g} ± {half:.1g}"])
+                rows.append([setting, kind, int(count), interval(mean, half, 2)])
     caption = (
         f"Energy distance of {results['samples']:,} samples, {results['seeds']} seeds with 95 % "
         f"t-intervals, teachers of {results['steps']:,} training steps.\n\n"
@@ -286,11 +293,7 @@ def guidance(results):
             continue
         for scale, row in found["mean and half-width"].items():
             figures = list(row)
-            cells = [
-                f"{mean:.3g} ± {half:.1g}" if math.isfinite(half) else f"{mean:.3g}"
-                for mean, half in row.values()
-            ]
-            rows.append([setting, int(scale), *cells])
+            rows.append([setting, float(scale), *(interval(*pair, 3) for pair in row.values())])
     return table(["data, path", "guidance", *figures], rows)
 
 

@@ -60,14 +60,21 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
     check_count("--size", config.size, 32, 4096)
     if config.out is not None and (config.out.suffix != ".json" or config.out.is_dir()):
         raise UserError(f"--out must name a .json file, got {config.out}.")
-    samples = _read("--run", str(config.run), config, None)
-    real = _read("--against", config.against, config, samples.shape[1:])
+    # What is a folder of images takes the shape of the other; of two folders, that of --size.
+    event = None
+    if not _is_folder(config.against):
+        real = _read("--against", config.against, config, event)
+        event = real.shape[1:]
+        samples = _read("--run", str(config.run), config, event)
+    else:
+        samples = _read("--run", str(config.run), config, event)
+        real = _read("--against", config.against, config, samples.shape[1:])
     if samples.shape[1:] != real.shape[1:]:
-        flat = samples.reshape(len(samples), -1), real.reshape(len(real), -1)
-        if flat[0].shape[1] != flat[1].shape[1]:
-            shapes = f"{samples.shape[1:]} and {real.shape[1:]}"
+        shapes = f"{samples.shape[1:]} and {real.shape[1:]}"
+        if np.prod(samples.shape[1:]) != np.prod(real.shape[1:]):
             raise UserError(f"--run and --against must have data of one shape, got {shapes}.")
-        samples, real = flat
+        # Pixels beside vectors: on the scale that vectors of pixels have here.
+        samples, real = (_flat(part) for part in (samples, real))
     count = min(config.num_samples, len(samples), len(real))
     check_count("the number of samples and of real data", count, 6)
     rows = np.random.default_rng(config.seed)
@@ -86,8 +93,9 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
     figures |= {n: float(v) for n, v in metrics.prdc(found[0], found[1])._asdict().items()}
     print(report.table(f"{config.run} against {config.against}", figures))
     if config.out is not None:
-        options = {"run": str(config.run), "against": config.against, "split": config.split}
-        options |= {"features": config.features if pictures else None, "size": config.size}
+        options = {k: v for k, v in dataclasses.asdict(config).items() if k not in ("out", "run")}
+        options |= {"run": str(config.run), "features": config.features if pictures else None}
+        options |= {"data_root": config.data_root and str(config.data_root)}
         about = {"figures": figures, "options": options, "commit": report.commit()}
         with runs.atomic(config.out) as temporary:
             temporary.write_text(json.dumps(about, indent=2) + "\n")
@@ -95,47 +103,70 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
     return figures
 
 
+def _is_folder(name: str) -> bool:
+    """Whether these are files of images, whose size is a choice."""
+    path = Path(name).expanduser()
+    if name in (*LOADERS, "digits", *data.TARGETS) or (path / runs.SAMPLES).is_file():
+        return False
+    return path.is_dir() or path.suffix.lower() == ".zip"
+
+
 def _read(flag: str, name: str, config: EvaluateConfig, event: tuple[int, ...] | None) -> Any:
     """Data of any form: bytes if they are images, else floats."""
     path = Path(name).expanduser()
-    if event is not None and name in LOADERS:
+    if flag == "--against" and name in LOADERS:
         with user_errors(ValueError, OSError, ImportError):
             return LOADERS[name](config.split, config.data_root).images
-    if event is not None and name in ("digits", *data.TARGETS):
-        known = make_known(name)
-        if name == "digits":
-            digits = data.load_digits()
-            return digits.held_out if config.split == "test" else digits.train
-        return np.asarray(known.training(jax.random.key(config.seed))[0])
+    if flag == "--against" and name == "digits":
+        digits = data.load_digits()
+        return digits.held_out if config.split == "test" else digits.train
+    if flag == "--against" and name in data.TARGETS:
+        return np.asarray(make_known(name).training(jax.random.key(config.seed))[0])
     if (path / runs.SAMPLES).is_file():
-        return _as_data(read_npy(path / runs.SAMPLES))
+        path = path / runs.SAMPLES
     if path.suffix.lower() == ".npy":
-        return _as_data(read_npy(path))
+        return _checked(flag, read_npy(path))
     if path.suffix.lower() in _TABLES:
-        return read_arrays(path).data
-    if path.is_dir() or path.suffix.lower() == ".zip":
-        if event is not None and len(event) != 3:
-            raise UserError(f"{flag}: {name} holds images, but --run data of shape {event}.")
+        return _checked(flag, read_arrays(path).data)
+    if _is_folder(name):
+        event = (config.size, config.size, 3) if event is None else event
+        if len(event) != 3 or event[2] not in (1, 3):
+            raise UserError(f"{flag}: {name} holds images, the other data of shape {event}.")
         with user_errors(ValueError, OSError, ImportError):
-            side = (config.size, config.size) if event is None else event[:2]
-            channels = 3 if event is None else event[2]
-            return data.load_images(path, side, channels=channels, progress=False).images
-    known = ", ".join((*LOADERS, "digits", *data.TARGETS)) if event is not None else "a run"
-    asked = f"{known}, a folder or zip of images, or one of {', '.join(('.npy', *_TABLES))}"
+            return data.load_images(path, event[:2], channels=event[2], progress=False).images
+    named = ", ".join((*LOADERS, "digits", *data.TARGETS)) if flag == "--against" else "a run"
+    asked = f"{named}, a folder or zip of images, or one of {', '.join(('.npy', *_TABLES))}"
     raise UserError(f"{flag} must be {asked}; got {name!r}, which is none of these.")
 
 
-def _as_data(array: np.ndarray) -> np.ndarray:
-    """Images of floats as bytes; everything else as it is."""
-    if _pictures(array) and array.dtype != np.uint8:
-        if not (np.all(np.isfinite(array)) and np.abs(array).max() < 4):
-            raise UserError("images must be bytes, or floats from -1 to 1.")
-        return np.asarray(data.to_uint8(jnp.asarray(array, jnp.float32)))
-    return array
+def _checked(flag: str, array: np.ndarray) -> np.ndarray:
+    """Images as bytes, everything else as it is, if it is finite and not empty.
+
+    Whole numbers up to 255 are taken for bytes, floats for numbers from -1 to 1.
+    """
+    if not array.size or array.ndim < 2:
+        raise UserError(f"{flag} must hold data of shape (num, *event), got {array.shape}.")
+    if not np.all(np.isfinite(array)):
+        raise UserError(f"{flag} holds numbers that are not finite.")
+    if not _pictures(array) or array.dtype == np.uint8:
+        return array
+    low, high = float(array.min()), float(array.max())
+    if low >= 0 and high > 1 and high <= 255 and np.all(array == np.round(array)):
+        return array.astype(np.uint8)
+    if low >= 0 or low < -4 or high > 4:
+        asked = "images must be bytes, or floats from -1 to 1"
+        raise UserError(f"{flag}: {asked}; they go from {low:.3g} to {high:.3g}.")
+    return np.asarray(data.to_uint8(jnp.asarray(array, jnp.float32)))
 
 
 def _pictures(array: np.ndarray) -> bool:
     return array.ndim == 4 and array.shape[-1] in (1, 3)
+
+
+def _flat(array: np.ndarray) -> np.ndarray:
+    """Vectors; pixels of bytes go from -1 to 1, as everywhere in the library."""
+    flat = array.reshape(len(array), -1)
+    return flat.astype(np.float32) / 127.5 - 1 if flat.dtype == np.uint8 else flat
 
 
 def _features(parts: list[np.ndarray], config: EvaluateConfig) -> list[np.ndarray]:
@@ -153,8 +184,6 @@ def _features(parts: list[np.ndarray], config: EvaluateConfig) -> list[np.ndarra
 def _standardized(parts: list[np.ndarray]) -> list[np.ndarray]:
     """Vectors on the scale of the real data, so that no figure depends on units."""
     flat = [np.asarray(part, np.float64).reshape(len(part), -1) for part in parts]
-    if not np.all(np.isfinite(flat[0])):
-        raise UserError("--run holds numbers that are not finite.")
     center, scale = flat[1].mean(axis=0), flat[1].std(axis=0)
     scale = np.where(scale > 0, scale, 1)
     return [((part - center) / scale).astype(np.float32) for part in flat]

@@ -2,7 +2,10 @@
 
 import json
 import os
+import pathlib
+import subprocess
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -27,10 +30,12 @@ from benchmarks import (
     process_speed,
     profile_table,
     table_method,
+    tpu_programs,
     train_speed,
     unet_flops,
 )
 
+ROOT = pathlib.Path(__file__).parents[1]
 PATHS = [grids.PATHS["kac, clock t"], grids.PATHS["diffusion"]]
 
 
@@ -147,7 +152,11 @@ def test_guidance(monkeypatch):
 def test_an_interval_of_three():
     mean, half = common.mean_and_half([1.0, 2.0, 3.0])
     assert (mean, half) == (2, pytest.approx(stats.t.ppf(0.975, 2) / 3**0.5, rel=1e-3))
-    assert np.isnan(common.mean_and_half([1.0])[1])
+    assert common.mean_and_half([1.0]) == (1, None)
+    assert [common.show_interval(0.01234, half) for half in (None, 0.0056)] == [
+        "0.0123",
+        "0.0123 ± 0.006",
+    ]
 
 
 @pytest.mark.slow
@@ -204,6 +213,81 @@ def test_a_profile_says_what_takes_long(tmp_path):
     text = profile_table.show(profile)
     assert "matrix product" in text
     assert "products/dot_general" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("loop_convert_fusion_3", "elementwise"),
+        ("cudnn-conv-bw-filter.72", "convolution"),
+        ("conv_general_dilated.3", "convolution"),
+        ("reduce-precision.1", "elementwise"),
+        ("input_reduce_fusion_7", "reduction"),
+        ("all-gather-start.1", "between devices"),
+        ("gather_fusion", "look-up or scatter"),
+        ("gemm_fusion_dot.270", "matrix product"),
+        ("wrapped_concatenate.38", "copy or transpose"),
+    ],
+)
+def test_kinds_of_operations(name, kind):
+    assert profile_table.kind_of(name) == kind
+
+
+HLO = """
+ENTRY %main (p: f32[8,16]) -> f32[8,16] {
+  %a = f32[8,16]{1,0} all-reduce(%p), replica_groups={}
+  %b = (bf16[2,16]{1,0}, bf16[16,16]{1,0}) all-gather-start(%q), dimensions={0}
+  ROOT %c = f32[1,16]{1,0} reduce-scatter(%a), dimensions={0}
+  %d = f32[3]{0} gather(%a, %i)
+  %e = f32[3]{0} copy(%d)
+}
+"""
+
+
+def test_what_a_program_for_tpus_sends():
+    """All-reduce passes an array twice, reduce-scatter as much as the all-gather of its result."""
+
+    class Program:
+        def memory_analysis(self):
+            return types.SimpleNamespace(argument_size_in_bytes=1, temp_size_in_bytes=2)
+
+        def cost_analysis(self):
+            return {"flops": 5.0, "bytes accessed": 1e9}
+
+        def as_text(self):
+            return HLO
+
+    row = tpu_programs.read_program(Program())
+    assert row["collectives"] == {
+        "all-reduce": {"f32": 512, "count": 1},
+        "all-gather": {"bf16": 512, "count": 1},
+        "reduce-scatter": {"f32": 64, "count": 1},
+    }
+    assert (row["gathers"], row["copies"]) == (1, 1)
+    peak = tpu_programs.Peak(1e12, 1e12, 1e9)
+    ms = tpu_programs.roofline(row | {"matrix flops by hand": 3e9}, 8, peak)
+    assert ms["collectives"] == pytest.approx(1e-6 * (2 * 512 + 512 + 8 * 64) * 7 / 8)
+    assert ms["arithmetic"] == pytest.approx(3)
+    assert ms["memory"] == pytest.approx(1)
+    assert ms["estimate"] == pytest.approx(3 + ms["collectives"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["training", "generation"])
+def test_programs_for_tpus(name):
+    """The tiny network, compiled for eight chips in a process of its own."""
+    pytest.importorskip("libtpu")
+    code = (
+        "from benchmarks import tpu_programs as t; import json;"
+        f"print(json.dumps(t.measure({name!r}, 'tiny', 'v5e:2x4', False, 2)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    row = json.loads(done.stdout.splitlines()[-1])
+    assert row["chips"] == 8
+    assert 0 < row["argument bytes"] < 1e9
+    assert ("all-reduce" in row["collectives"]) == (name == "training")
+    assert row["milliseconds"]["estimate"] > 0
 
 
 @pytest.mark.parametrize("steps_per_call", [1, pytest.param(3, marks=pytest.mark.slow)])

@@ -99,8 +99,8 @@ def generate(
         atol: Absolute tolerance of adaptive steps; 1e-3 if only `rtol` is given.
         per_sample_steps: Whether adaptive steps are chosen for each sample, as by default with chunks
             or a mesh, or for the batch, on which samples then depend.
-        adjoint: How Diffrax differentiates the solution; by default in reverse mode with checkpoints,
-            `diffrax.RecursiveCheckpointAdjoint()`; `diffrax.ForwardMode()` is for `jax.jvp`.
+        adjoint: How Diffrax differentiates the solution: `diffrax.RecursiveCheckpointAdjoint()`, the
+            default, or `diffrax.DirectAdjoint()` in reverse mode, `diffrax.ForwardMode()` for `jax.jvp`.
         x0: Data of that shape, where the path's signal does not vanish at `T`.
         labels: Class labels of shape `(num,)`, or conditions, as in `fit`; see `guided` for guidance.
         chunk_size: Samples that the device holds at a time; the result is then a NumPy array.
@@ -114,7 +114,8 @@ def generate(
 
     Raises:
         ValueError: If an argument is out of range, the prior needs data, the velocity has another
-            path, a tolerance is not reached, or `chunk_size` is used under `jit`, `vmap` or `grad`.
+            path, a tolerance is not reached (under `jit`, `vmap` or `grad` samples are NaN instead), or
+            `chunk_size` is used there.
 
     Example:
         >>> path = kacjax.kac_path()
@@ -192,7 +193,7 @@ def trajectory(
         steps: Number of fixed steps, or their times.
         x0: Data, where the prior needs them.
         labels: Class labels.
-        **options: `solver`, `coordinates`, `grid_power`, `rtol`, `atol`, `per_sample_steps`.
+        **options: `solver`, `coordinates`, `grid_power`, `rtol`, `atol`, `per_sample_steps`, `adjoint`.
 
     Returns:
         Points of shape `(num_times, *shape)`.

@@ -29,6 +29,8 @@ _FIRST, _LONGEST = 0.01, 0.25
 # Where an adaptive solver turns to the midpoint rule, in parts of the whole rho.
 _EARLIEST, _LATEST = 1e-6, 1e-2
 _MAX_STEPS = 16_384
+# The others need a velocity without traced numbers, or solve for a steady state.
+_ADJOINTS = diffrax.RecursiveCheckpointAdjoint, diffrax.DirectAdjoint, diffrax.ForwardMode
 
 Velocity = Callable[..., Array]
 """A function `velocity(t, x)`, or `velocity(t, x, label)`, with times and labels `(batch,)`."""
@@ -43,7 +45,7 @@ class Options(TypedDict, total=False):
     rtol: Scalar | None
     atol: Scalar | None
     per_sample_steps: bool
-    adjoint: diffrax.AbstractAdjoint
+    adjoint: diffrax.AbstractAdjoint | None
 
 
 def solve(
@@ -71,7 +73,7 @@ def solve(
         labels: Integers of shape `(batch,)`, or conditions, as in `fit`.
         saved: Times from `t0` to `t1`, in this order, at which the points are wanted.
         return_nfe: Whether to return the number of function evaluations too.
-        **options: `solver`, `coordinates`, `grid_power`, `rtol`, `atol`, `per_sample_steps`.
+        **options: `solver`, `coordinates`, `grid_power`, `rtol`, `atol`, `per_sample_steps`, `adjoint`.
 
     Returns:
         Points at `t1`, or at `saved` on a new first axis; or `(points, nfe)`.
@@ -135,7 +137,7 @@ def integrate(
             raise ValueError(f"t1 must differ from t0, got {t0} and {t1}.")
     given = None
     if not isinstance(steps, int | np.integer):
-        given, steps = check_times("steps", steps, path, upwards), 2
+        given, steps = check_times("steps", steps, path, upwards, strict=True), 2
         known = all(map(_validation.is_concrete, (given, t0, t1)))
         met = not known or np.allclose(np.asarray(given)[[0, -1]], np.stack([t0, t1]))
         if given.size < 2 or not met:
@@ -156,17 +158,19 @@ def integrate(
         field = eqx.Partial(_count, field)
     numbers = (jnp.asarray(n, jnp.result_type(float)) for n in (high, low, power, rtol, atol))
     arrays = (state, args, given, saved, *numbers)
-    adjoint = options.get("adjoint", diffrax.RecursiveCheckpointAdjoint())
-    if not isinstance(adjoint, diffrax.AbstractAdjoint):
-        raise ValueError(f"adjoint must be a diffrax.AbstractAdjoint, got {adjoint!r:.80}.")
+    adjoint = options.get("adjoint") or diffrax.RecursiveCheckpointAdjoint()
+    if not isinstance(adjoint, _ADJOINTS):
+        known = ", ".join(kind.__name__ for kind in _ADJOINTS)
+        raise ValueError(f"adjoint must be one of Diffrax's {known}, got {adjoint!r:.80}.")
     choices = (int(steps), to_zero, edged, adaptive, per_sample, upwards, adjoint)
     states, tried, failed = _integrate(as_arrays(field), coordinates, solver, arrays, choices)
-    # Diffrax's own error would be raised within the program: by a callback of the host, which no
-    # exported program may have, and advice to raise max_steps, which is no argument here.
+    # Diffrax would raise an error within the program, by a callback of the host, which no exported
+    # program may have; and advise to raise max_steps, which is no argument here.
     if adaptive and _validation.is_concrete(failed) and np.any(failed):
         raise ValueError(
             f"solver {name} did not reach rtol={float(rtol):.2g}, "
-            f"atol={float(atol):.2g} in {_MAX_STEPS} steps; take larger ones, or fixed steps."
+            f"atol={float(atol):.2g} in {_MAX_STEPS} steps; take larger ones, or fixed steps, "
+            "and see whether the velocity is finite."
         )
     if counted:
         jax.effects_barrier()
@@ -185,6 +189,10 @@ def _integrate(field, coordinates, solver, arrays, choices):
     taus = coordinates.grid(high, low, steps, power)
     if times is not None:
         taus = coordinates.solver_time(times[::-1] if upwards else times)
+        # Times that were traced may be those of another problem.
+        whole = coordinates.solver_time(jnp.stack([high, low]))
+        met = jnp.all(jnp.abs(taus[jnp.array([0, -1])] - whole) < 1e-3)
+        state = jax.tree.map(lambda leaf: jnp.where(met, leaf, jnp.nan), state)
     ends, edge, floor = taus[jnp.array([0, -1])], None, taus[-1]
     if adaptive and to_zero:
         before = coordinates.rho(taus[0]) * jnp.clip(atol, _EARLIEST, _LATEST)
@@ -265,8 +273,9 @@ def _solve(
         solution = diffrax.diffeqsolve(*problem, **how, max_steps=most, throw=False)
         states, tried = solution.ys, solution.stats["num_steps"]
         failed = solution.result != diffrax.RESULTS.successful
-        if tolerances is not None:
-            states = jax.tree.map(lambda leaf: jnp.where(failed, jnp.nan, leaf), states)
+        if tolerances is None:  # Times that were traced may be in no order.
+            failed |= jnp.any(jnp.diff(steps) * jnp.sign(span) <= 0)
+        states = jax.tree.map(lambda leaf: jnp.where(failed, jnp.nan, leaf), states)
     rows = jax.tree.map(lambda leaf: leaf[: wanted.size], states)
     if edge is None:
         return rows, tried, failed
@@ -289,13 +298,19 @@ def _count(field, *arguments):
     return field(*arguments)
 
 
-def check_times(name: str, times: Vector, path: ProbabilityPath, upwards: bool = False) -> Array:
-    """Times as a vector of floats, which rise or fall within `[0, T]` where they are concrete."""
+def check_times(
+    name: str, times: Vector, path: ProbabilityPath, upwards: bool = False, strict: bool = False
+) -> Array:
+    """Times as a vector of floats, which rise or fall within `[0, T]` where they are concrete.
+
+    Two of them may be equal, unless `strict`.
+    """
     vector = jnp.asarray(times, jnp.result_type(float))
     if vector.ndim != 1 or not vector.size:
         raise ValueError(f"{name} must be a vector of times, got shape {vector.shape}.")
     if _validation.is_concrete(vector) and _validation.is_concrete(path.T):
-        ordered = np.diff(np.asarray(vector)) * (1 if upwards else -1) >= 0
+        moves = np.diff(np.asarray(vector)) * (1 if upwards else -1)
+        ordered = moves > 0 if strict else moves >= 0
         inside = (vector >= 0) & (vector <= jnp.asarray(path.T, vector.dtype))
         if not (np.all(ordered) and np.all(inside)):
             order = "rise" if upwards else "fall"

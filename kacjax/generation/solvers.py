@@ -67,8 +67,8 @@ class AdamsBashforth2(diffrax.AbstractSolver):
 class GivenSteps(diffrax.AbstractStepSizeController):
     """Steps to given times, as `diffrax.StepTo`, without its checks while a program runs.
 
-    They are callbacks of the host, with which no program can be exported for other platforms. Times
-    that are equal are steps of no length.
+    They are callbacks of the host, with which no program can be exported for other platforms. That
+    times are in order is checked by `solve`.
     """
 
     ts: Array

