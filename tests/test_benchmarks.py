@@ -35,6 +35,8 @@ from benchmarks import (
     unet_flops,
 )
 
+pytestmark = pytest.mark.end_to_end
+
 ROOT = pathlib.Path(__file__).parents[1]
 PATHS = [grids.PATHS["kac, clock t"], grids.PATHS["diffusion"]]
 

@@ -24,6 +24,8 @@ from kacjax.training import (
 )
 from tests.experiments.small_runs import arguments, at_step, fails, interrupted, outcome
 
+pytestmark = pytest.mark.end_to_end
+
 
 def test_a_run_fills_its_folder_and_reports(images):
     names = {path.name for path in images.out.iterdir() if not path.name.startswith(".")}

@@ -37,6 +37,8 @@ from tests.experiments.small_runs import (
     state_of,
 )
 
+pytestmark = pytest.mark.end_to_end
+
 # All that a later command reads, but for the lock.
 READ = ("config.json", "metrics.jsonl", "velocity.safetensors", "samples.npy", "metrics.json")
 
