@@ -251,8 +251,8 @@ def guided(
         >>> strong(jnp.array([0.5]), jnp.zeros((1, 1)), jnp.array([1]))  # 1 + 3 (2 - 1)
         Array([[4.]], dtype=float32)
     """
-    if jnp.shape(scale) != ():
-        raise ValueError(f"scale must be a number, got shape {jnp.shape(scale)}.")
+    if np.shape(scale) != ():
+        raise ValueError(f"scale must be a number, got shape {np.shape(scale)}.")
     if is_concrete(scale) and not np.isfinite(scale):
         raise ValueError(f"scale must be finite, got {scale}.")
     if is_number(null_label) and not isinstance(null_label, float):

@@ -222,8 +222,8 @@ class ProbabilityPath(eqx.Module):
             >>> kacjax.kac_path().sample_prior(jax.random.key(0), (4, 2)).shape
             (4, 2)
         """
-        if x0 is not None and jnp.shape(x0) != tuple(shape):
-            raise ValueError(f"x0 must have the shape {tuple(shape)}, got {jnp.shape(x0)}.")
+        if x0 is not None and np.shape(x0) != tuple(shape):
+            raise ValueError(f"x0 must have the shape {tuple(shape)}, got {np.shape(x0)}.")
         c = self.coefficients(self.T)
         noise = self.process.sample(key, c.g, shape)
         if self.prior_is_noise:
@@ -279,8 +279,8 @@ class ProbabilityPath(eqx.Module):
         if not shape or any(other != shape for other in others):
             names, found = " and ".join(arrays), ", ".join(map(str, shapes))
             raise ValueError(f"{names} must have one shape (batch, *event), got {found}.")
-        if jnp.shape(t) != shape[:1]:
-            raise ValueError(f"t must hold one time per datum, {shape[:1]}; got {jnp.shape(t)}.")
+        if np.shape(t) != shape[:1]:
+            raise ValueError(f"t must hold one time per datum, {shape[:1]}; got {np.shape(t)}.")
         check_nonnegative("t", t)
         if is_concrete(t) and is_concrete(self.T):
             latest = np.max(np.asarray(t, np.float64), initial=0)

@@ -54,7 +54,7 @@ def align(
         (check_positive if positive else check_nonnegative)("s", values["s"])
     floats = [v for v in values.values() if jnp.issubdtype(jnp.result_type(v), jnp.floating)]
     dtype = jnp.result_type(*floats) if floats else jnp.result_type(float)
-    shapes = {name: jnp.shape(value) for name, value in values.items()}
+    shapes = {name: np.shape(value) for name, value in values.items()}
     try:
         together = jnp.broadcast_shapes(*shapes.values())
         fits = shape is None or jnp.broadcast_shapes(together, shape) == tuple(shape)

@@ -76,8 +76,8 @@ class QuantileProcess(Process):
             raise ValueError(f"log_slopes must {wanted}, got {slopes} and {heights}.")
         for name, value in (("bound", bound), ("power", power)):
             check_positive(name, value)
-            if jnp.shape(value) != ():
-                raise ValueError(f"{name} must be a number, got shape {jnp.shape(value)}.")
+            if np.shape(value) != ():
+                raise ValueError(f"{name} must be a number, got shape {np.shape(value)}.")
         self.bound = base.as_numbers("bound", bound)
         self.power, self.odd = base.as_numbers("power", power), odd
 
