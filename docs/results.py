@@ -40,7 +40,7 @@ _OTHERS = {
     "generation_speed": ("speed", "python -m benchmarks.generation_speed"),
     "grid2d_speed": ("speed", "python -m benchmarks.grid2d_speed"),
     "grids": ("exact", "python -m benchmarks.grids"),
-    "guidance": ("few-steps", "python -m benchmarks.guidance digits"),
+    "guidance": ("digits", "python -m benchmarks.guidance digits"),
     "process_speed": ("speed", "python -m benchmarks.process_speed"),
     "run-digits": ("digits", "python -m experiments.train digits"),
     "tpu_programs": ("speed", "python -m benchmarks.tpu_programs"),
