@@ -186,7 +186,7 @@ def run_stage(stage: Stage, command: list[str], limit: float, out: pathlib.Path)
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
         "JAX_COMPILATION_CACHE_DIR": str(out / "compiled"),
     }
-    begin = time.monotonic()
+    begin, started = time.monotonic(), time.time()
     with (out / f"{stage.name}.log").open("w") as log:
         options: dict[str, Any] = {"stdout": log, "stderr": subprocess.STDOUT, "env": environment}
         process = subprocess.Popen(command, cwd=_ROOT, start_new_session=True, **options)
@@ -199,7 +199,8 @@ def run_stage(stage: Stage, command: list[str], limit: float, out: pathlib.Path)
     entry: dict[str, Any] = {"stage": stage.name, "command": " ".join(command[1:])}
     entry |= {"status": status, "seconds": round(time.monotonic() - begin, 1), "headline": ""}
     found = sorted(out.glob(stage.results)) if stage.results else []
-    if found:
+    # Not those of an earlier call.
+    if found := [file for file in found if file.stat().st_mtime >= started - 1]:
         entry["results"] = found[-1].name
         try:
             entry["headline"] = stage.headline(json.loads(found[-1].read_text()))

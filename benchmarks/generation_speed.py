@@ -25,7 +25,7 @@ def measure(size: str, batch: int, steps: int, dtype: str, seconds: float) -> di
     shape = SHAPES[size]
     model = UNet(shape, rngs=nnx.Rngs(0), **unet_size(size) | {"dtype": dtype})
     path = kacjax.kac_path()
-    velocity = kacjax.Velocity(kacjax.velocity.wrap_network(model), path)
+    velocity = kacjax.Velocity(model, path)
     graphdef, state = nnx.split(model)
 
     @jax.jit

@@ -61,14 +61,12 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
     if config.out is not None and (config.out.suffix != ".json" or config.out.is_dir()):
         raise UserError(f"--out must name a .json file, got {config.out}.")
     # What is a folder of images takes the shape of the other; of two folders, that of --size.
-    event = None
-    if not _is_folder(config.against):
-        real = _read("--against", config.against, config, event)
-        event = real.shape[1:]
-        samples = _read("--run", str(config.run), config, event)
-    else:
-        samples = _read("--run", str(config.run), config, event)
+    if _is_folder(config.against):
+        samples = _read("--run", str(config.run), config, None)
         real = _read("--against", config.against, config, samples.shape[1:])
+    else:
+        real = _read("--against", config.against, config, None)
+        samples = _read("--run", str(config.run), config, real.shape[1:])
     if samples.shape[1:] != real.shape[1:]:
         shapes = f"{samples.shape[1:]} and {real.shape[1:]}"
         if np.prod(samples.shape[1:]) != np.prod(real.shape[1:]):

@@ -207,3 +207,12 @@ def test_the_step_limit_is_one_line():
         generate(wild, PATH, KEY, (2, 1), solver="tsit5", rtol=1e-7, atol=1e-7)
     assert "\n" not in str(info.value)
     assert info.value.__cause__ is None
+
+
+@pytest.mark.parametrize("make", [kacjax.kac_path, kacjax.diffusion_path, kacjax.vp_path])
+def test_the_finest_steps_round_to_none(make, adam):
+    """Of a steep grid the last times have one control in float32."""
+    path, point = make(), jnp.array([[0.7, -0.2]])
+    velocity = kacjax.exact_velocity(path, point)
+    x = generate(velocity, path, KEY, (20, 2), 60, grid_power=7.0)
+    np.testing.assert_allclose(x, np.broadcast_to(point, x.shape), atol=1e-4)
