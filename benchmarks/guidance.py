@@ -75,21 +75,23 @@ def mnist() -> Images:
 
 
 def measure(images: Images, path: Any, seed: int, steps: int, num: int) -> dict[str, Any]:
-    """Figures by scale of guidance."""
+    """Figures by scale of guidance of a network that this trains."""
     keys = jax.random.split(jax.random.key(seed), 2)
     options = {"labels": images.labels, "label_dropout": 0.1, "progress": False}
     network = images.network(nnx.Rngs(seed))
     run = kacjax.fit(network, path, images.train, keys[0], steps, 128, **options)
-    wanted = np.arange(num) % CLASSES
-    event = images.train.shape[1:]
+    return under_guidance(images, run.velocity, keys[1], num)
+
+
+def under_guidance(images: Images, velocity: Any, key: Any, num: int) -> dict[str, Any]:
+    """Figures of `num` samples by scale of guidance."""
+    wanted, event = np.arange(num) % CLASSES, images.train.shape[1:]
     features, _ = images.judge(images.real)
     length = np.mean(np.linalg.norm(images.train.reshape(len(images.train), -1), axis=1))
-    found = {}
+    found, draw = {}, {"labels": wanted, "chunk_size": 500}
     for scale in SCALES:
-        velocity = kacjax.guided(run.velocity, float(scale), null_label=CLASSES)
-        x = kacjax.generate(
-            velocity, path, keys[1], (num, *event), STEPS, labels=wanted, chunk_size=500
-        )
+        guided = kacjax.guided(velocity, float(scale), null_label=CLASSES)
+        x = kacjax.generate(guided, velocity.path, key, (num, *event), STEPS, **draw)
         finite = np.isfinite(x.reshape(num, -1)).all(axis=1)
         kept, own = x[finite], wanted[finite]
         if len(kept) < 2:
