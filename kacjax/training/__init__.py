@@ -1,5 +1,6 @@
 """Training: one pure step, many of them per call, for every path, network and set of devices."""
 
+from kacjax.training.learned_path import LearnedPath, PathMatching, fit_path
 from kacjax.training.step import (
     FitResult,
     NonFiniteError,
@@ -12,11 +13,14 @@ from kacjax.training.trainer import Trainer, fit
 
 __all__ = [
     "FitResult",
+    "LearnedPath",
     "NonFiniteError",
+    "PathMatching",
     "StepMetrics",
     "TrainState",
     "Trainer",
     "default_optimizer",
     "fit",
+    "fit_path",
     "learning_rate_schedule",
 ]
