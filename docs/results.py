@@ -7,6 +7,7 @@ import json
 import math
 import pathlib
 import re
+import statistics
 
 FOLDER = pathlib.Path(__file__).parents[1] / "benchmarks" / "results"
 
@@ -22,6 +23,10 @@ _PAGES = {
     "mnist": ("MNIST", "60,000 handwritten digits of 28 by 28 pixels."),
     "cifar10": ("CIFAR-10", "50,000 small color images of ten classes."),
     "few-steps": ("Few steps", "What few evaluations give: students, flow maps and couplings."),
+    "learned-noise": (
+        "Learned noise",
+        "Noise of which the law is learned with the network, beside noise of fixed laws.",
+    ),
     "exact": (
         "Exact velocities",
         "What a solver does with the velocity in closed form, and how velocities grow toward the data.",
@@ -35,12 +40,15 @@ _OTHERS = {
     "exact_flow": ("exact", "python -m benchmarks.exact_flow"),
     "explosion": ("exact", "python -m experiments.explosion"),
     "features-cifar10": ("cifar10", "python -m experiments.features cifar10 --epochs 4"),
+    # The longer name first: the page is that of the first that a file's name begins with.
+    "few_step_mnist": ("mnist", "python -m benchmarks.few_step_mnist"),
     "few_step": ("few-steps", "python -m benchmarks.few_step"),
     "generation_memory": ("speed", "python -m benchmarks.generation_memory"),
     "generation_speed": ("speed", "python -m benchmarks.generation_speed"),
     "grid2d_speed": ("speed", "python -m benchmarks.grid2d_speed"),
     "grids": ("exact", "python -m benchmarks.grids"),
     "guidance": ("digits", "python -m benchmarks.guidance digits"),
+    "learned_noise": ("learned-noise", "python -m benchmarks.learned_noise"),
     "process_speed": ("speed", "python -m benchmarks.process_speed"),
     "run-digits": ("digits", "python -m experiments.train digits"),
     "tpu_programs": ("speed", "python -m benchmarks.tpu_programs"),
@@ -297,6 +305,47 @@ def guidance(results):
     return table(["data, path", "guidance", *figures], rows)
 
 
+def few_step_mnist(results):
+    """Fréchet distances of teachers and students by evaluations, and what guidance does to teachers."""
+    caption = (
+        f"{results['num_samples']:,} samples ({results['guided_samples']:,} under guidance), "
+        f"{results['seeds']} seeds with 95 % t-intervals; teachers of {results['steps']:,} steps of "
+        f"{results['batch_size']} images, students of {results['student_steps']:,} each.\n\n"
+    )
+    rows, guided, figures = [], [], []
+    for path, found in results["found"].items():
+        for kind, by_count in found["mean and half-width"].items():
+            for count, row in by_count.items():
+                cells = [interval(*pair, 3) for pair in row.values()]
+                if kind == "guidance":
+                    figures = list(row)
+                    guided.append([path, float(count), *cells])
+                else:
+                    rows.append([path, kind, int(count), *cells])
+    head = ["path", "model", "evaluations", "Fréchet distance", "of the class"]
+    return caption + table(head, rows) + "\n" + table(["path", "guidance", *figures], guided)
+
+
+def learned_noise(results):
+    """Distances for each kind of noise, and what rate and speed were learned."""
+    rows, figures = [], []
+    for setting, found in results.items():
+        if isinstance(found, dict) and "mean and half-width" in found and "true" not in found:
+            figures = list(found["mean and half-width"])
+            cells = [interval(*pair, 2) for pair in found["mean and half-width"].values()]
+            rows.append([setting, *cells])
+    learned = results["learned rate"]["mean and half-width"]
+    cells = [interval(*pair, 4) for pair in learned.values()]
+    true = ", ".join(
+        f"`{name} = {show(value)}`" for name, value in results["learned rate"]["true"].items()
+    )
+    return (
+        f"{results['seeds']} seeds with 95 % t-intervals, {results['samples']:,} samples, "
+        f"{results['steps']:,} steps.\n\n{table(['data, noise', *figures], rows)}\n"
+        f"Learned from Kac noise of {true}:\n\n{table(list(learned), [cells])}"
+    )
+
+
 def other(name):
     """A results file that is no comparison."""
     results = read(name)
@@ -305,7 +354,11 @@ def other(name):
     if what := results.get("what"):
         parts.append(what[0].upper() + what[1:] + ".\n")
     parts.append(f"`{command}`: {about(results)}. File: `benchmarks/results/{name}.json`.\n")
-    if name.startswith(("few_step", "bounded")):
+    if name == "few_step_mnist":
+        parts.append(few_step_mnist(results))
+    elif name == "learned_noise":
+        parts.append(learned_noise(results))
+    elif name.startswith(("few_step", "bounded")):
         parts.append(few_steps(name))
     elif name == "guidance":
         parts.append(guidance(results))
@@ -354,7 +407,7 @@ def pages():
 _HEADLINES = ("grid2d-a25-c2", "checkerboard", "spirals", "digits", "mnist", "cifar10")
 _MODELS = ("Kac, clock t", "Kac, clock t²", "diffusion", "flow matching")
 # Which column of a table, where it is not the first.
-_COLUMNS = {"digits": "2-sample acc."}
+_COLUMNS = {"digits": "2-sample acc.", "mnist": "Fréchet dist."}
 
 
 def headlines(nfe, link=""):
@@ -379,6 +432,60 @@ def headlines(nfe, link=""):
         "t-intervals; CIFAR-10 has one seed. Kac has `a = 9, c = 3`, on grid2d `a = 25, c = 2`.\n\n"
     )
     return caption + table(["data", "figure", *_MODELS], rows)
+
+
+# Comparisons in which Kac's control, flow matching with noise of its deviation, is the one against
+# which the seeds are compared.
+_CONTROLLED = ("mnist", "digits", "digits-few-steps", "spirals", "spirals-few-steps")
+_CONTROLLED += ("checkerboard", "grid2d", "grid2d-few-steps")
+
+
+def ratio(own, other):
+    """The mean ratio of three pairs between the ends of its 95 % t-interval."""
+    logs = [math.log(a / b) for a, b in zip(own, other, strict=True)]
+    half = 4.303 * statistics.stdev(logs) / math.sqrt(3)
+    mean = statistics.mean(logs)
+    return tuple(math.exp(value) for value in (mean - half, mean, mean + half))
+
+
+def matched(link=""):
+    """Kac against flow matching with noise of the same deviation, seed by seed."""
+    rows, verdicts = [], {"**": "better", "*": "worse", "": "no difference seen"}
+    for name in _CONTROLLED:
+        results = read(f"compare-{name}")
+        kac = next(p for m, p in results["models"].items() if m.startswith("kac"))
+        text = (FOLDER / f"compare-{name}.md").read_text()
+        lines = text[text.index("\nAgainst ") :].splitlines()
+        cells = [[c.strip() for c in x.strip("| ").split(" | ")] for x in lines if x[:1] == "|"]
+        data = results["data"]
+        column = cells[0].index(_COLUMNS.get(data, "energy distance"))
+        page = f"[{_PAGES[data][0]}]({link}{page_of(f'compare-{name}')}.md#compare-{name})"
+        for row in cells:
+            if row[0] not in ("10", "20") or row[1] not in _MODELS[:2]:
+                continue
+            mark = re.match(r"\**", row[column])[0]
+            setting = f"`a = {show(kac['a'])}, c = {show(kac['c'])}`, {row[1].partition(', ')[2]}"
+            sigma = f"{kac['c'] / kac['a'] ** 0.5:.3g}"
+            found = row[column].strip("*")
+            rows.append(
+                [page, setting, sigma, int(row[0]), cells[0][column], found, verdicts[mark]]
+            )
+    head = [
+        "data",
+        "Kac",
+        "sigma of the control",
+        "evaluations",
+        "figure",
+        "Kac over control",
+        "Kac is",
+    ]
+    caption = (
+        "A ratio (×) of figures that are best when small, or a difference, seed by seed, mean and 95 % "
+        "t-interval of three seeds. Better or worse is said where the whole interval is on one side. The "
+        "control has the clock t²; a diffusion, which has the clock t and noise of deviation 1, is in "
+        "the tables that the first column links to.\n\n"
+    )
+    return caption + table(head, rows)
 
 
 def calculator(T=1.0):
@@ -409,7 +516,12 @@ def all_few_steps(link=""):
     return "\n".join(parts)
 
 
-_TABLES = {"headlines": headlines, "calculator": calculator, "few-steps": all_few_steps}
+_TABLES = {
+    "headlines": headlines,
+    "matched": matched,
+    "calculator": calculator,
+    "few-steps": all_few_steps,
+}
 
 
 def fill(text):

@@ -1,5 +1,6 @@
 """The benchmarks run, at sizes that measure nothing."""
 
+import argparse
 import json
 import os
 import pathlib
@@ -22,11 +23,13 @@ from benchmarks import (
     couplings,
     exact_flow,
     few_step,
+    few_step_mnist,
     generation_memory,
     generation_speed,
     grid2d_speed,
     grids,
     guidance,
+    learned_noise,
     process_speed,
     profile_table,
     table_method,
@@ -132,6 +135,41 @@ def test_few_step():
     table = few_step.summary(seeds)
     assert list(table["student"]) == ["4", "1"]
     assert all(np.isfinite(mean) for row in table.values() for mean, _ in row.values())
+
+
+@pytest.mark.slow
+def test_few_step_mnist(monkeypatch):
+    monkeypatch.setattr(few_step_mnist, "TEACHER", (1, 2))
+    monkeypatch.setattr(few_step_mnist, "TEACHER_STEPS", 4)
+    monkeypatch.setattr(guidance, "SCALES", (1, 4))
+    images, path = guidance.digits(), few_step_mnist.PATHS["kac, a=25 c=2"]
+    numbers = {"steps": 2, "student_steps": 2, "batch_size": 16}
+    budget = argparse.Namespace(**numbers, num_samples=20, guided_samples=20)
+    table = few_step_mnist.summary([few_step_mnist.measure(images, path, 0, budget)])
+    assert {kind: list(rows) for kind, rows in table.items()} == {
+        "teacher": ["1", "2"],
+        "student": ["4", "2", "1"],
+        "guidance": ["1", "4"],
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("noise", learned_noise.NOISES)
+def test_learned_noise(noise):
+    found = learned_noise.measure("breast cancer", noise, 0, 3, num=50)
+    assert np.isfinite(found["tail distance"])
+    assert np.all(np.diff(found["quantiles"], axis=1) >= 0)
+
+
+def test_tails_and_laws_of_learned_noise():
+    """Deviation 1, no distance from itself, and all of it where nothing lies in the tails."""
+    process = learned_noise.student(4.0).process
+    n = np.linspace(-3, 3, 13, dtype=np.float32)
+    law = stats.t(4, scale=0.5**0.5)
+    np.testing.assert_allclose(process.from_normal(1.0, n), law.ppf(stats.norm.cdf(n)), atol=0.01)
+    x = np.random.default_rng(0).normal(size=(1000, 2))
+    assert learned_noise.tail_distance(x, x) == 0
+    assert learned_noise.tail_distance(0 * x, x) == pytest.approx(1, abs=0.02)
 
 
 @pytest.mark.slow

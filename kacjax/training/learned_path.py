@@ -215,6 +215,8 @@ class PathMatching(Objective):
         )
         errors = self.transport * jnp.square(last - partner)
         if type(path.process).atom_mass is Process.atom_mass:
+            # A slope that underflows must not make 0 times infinity.
+            slope = jnp.maximum(slope, jnp.finfo(slope.dtype).tiny)
             errors = errors - self.log_slope * jnp.log(slope)
         errors = errors + self.flow * self._flow(velocity, path, draw, key)
         return jnp.mean(errors.reshape(len(errors), -1), axis=-1)
