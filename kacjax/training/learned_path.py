@@ -14,7 +14,7 @@ Source: J. Chemseddine, G. Kornhardt, R. Duong, G. Steidl, *Adapting Noise to Da
 Processes*, arXiv 2510.12636; there the second term pairs whole data with noise.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -25,7 +25,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float
 
-from kacjax._typing import ArrayLike, Key, Scalar
+from kacjax._typing import ArrayLike, Key
 from kacjax._validation import check_positive
 from kacjax.couplings import couple, make_coupling
 from kacjax.losses import Objective, as_data, count_atoms, sample_times
@@ -69,12 +69,12 @@ def fit_path(
     steps: int = 2_000,
     batch_size: int = 256,
     *,
-    flow: Scalar = 1.0,
-    transport: Scalar = 1.0,
-    log_slope: Scalar = 0.01,
+    flow: float | int = 1.0,
+    transport: float | int = 1.0,
+    log_slope: float | int = 0.01,
     prediction: str | Prediction = "x0",
     coupling: Any = "independent",
-    time_power: Scalar = 2.0,
+    time_power: float = 2.0,
     labels: Any = None,
     optimizer: optax.GradientTransformation | None = None,
     path_optimizer: optax.GradientTransformation | None = None,
@@ -136,7 +136,7 @@ def fit_path(
     mask = trainable(wrapped) if flow else jax.tree.map(lambda _: False, wrapped)
     trained = _Joint(mask, jax.tree.map(lambda _: True, numbers), make_path)
     rate = optax.cosine_decay_schedule(_RATE, steps)
-    parts = {
+    parts: dict[Hashable, optax.GradientTransformation] = {
         "network": optimizer or default_optimizer(steps),
         "numbers": path_optimizer or optax.adam(rate),
     }
@@ -164,7 +164,14 @@ def fit_path(
 
 
 class PathMatching(Objective):
-    """The objective of `fit_path`, which says what the attributes are."""
+    """The objective of `fit_path`, which says what the attributes are.
+
+    Example:
+        >>> draw = kacjax.training.PathMatching().draw(
+        ...     None, None, jax.random.key(0), jnp.arange(4.0)[:, None], None, kacjax.kac_path())
+        >>> bool(jnp.all(jnp.argsort(draw.n[:, 0]) == jnp.argsort(draw.partner[:, 0])))
+        True
+    """
 
     flow: ArrayLike = 1.0
     transport: ArrayLike = 1.0
@@ -183,7 +190,8 @@ class PathMatching(Objective):
 
     def __check_init__(self):
         for name in ("flow", "transport", "log_slope"):
-            if not np.isscalar(value := getattr(self, name)) or not value >= 0:
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or not value >= 0:
                 raise ValueError(f"{name} must be at least 0, got {value!r:.100}.")
         if not (self.flow or self.transport):
             raise ValueError("flow or transport must be positive, got 0 and 0.")
