@@ -300,8 +300,11 @@ def guidance(results):
         if not isinstance(found, dict) or "mean and half-width" not in found:
             continue
         for scale, row in found["mean and half-width"].items():
-            figures = list(row)
+            figures = max(figures, list(row), key=len)
             rows.append([setting, float(scale), *(interval(*pair, 3) for pair in row.values())])
+    # Not every path has every figure.
+    width = 2 + len(figures)
+    rows = [row + ["–"] * (width - len(row)) for row in rows]
     return table(["data, path", "guidance", *figures], rows)
 
 
