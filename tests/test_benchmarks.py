@@ -140,7 +140,7 @@ def test_few_step():
 @pytest.mark.slow
 def test_few_step_mnist(monkeypatch):
     monkeypatch.setattr(few_step_mnist, "TEACHER", (1, 2))
-    monkeypatch.setattr(few_step_mnist, "TEACHER_STEPS", 4)
+    monkeypatch.setattr(few_step_mnist, "TEACHER_STEPS", 8)
     monkeypatch.setattr(guidance, "SCALES", (1, 4))
     images, path = guidance.digits(), few_step_mnist.PATHS["kac, a=25 c=2"]
     numbers = {"steps": 2, "student_steps": 2, "batch_size": 16}
