@@ -7,12 +7,16 @@ with `a = 25` Kac noise is nearly Gaussian, with `a = 6.25` less so. Diffusion h
 1. Networks, batches and optimizer steps are equal. Judged are Fréchet distances of samples from held-out
 images in the features of the committed classifier, the share of samples with the class that was asked for,
 and what `benchmarks.guidance` judges. What is found is kept after each path and seed: a run that was stopped
-goes on. Writes `benchmarks/results/few_step_mnist.json` and prints the tables.
+goes on. Two cores are best used by `--processes 2`. Writes `benchmarks/results/few_step_mnist.json` and
+prints the tables.
 """
 
 import argparse
+import functools
 import json
+import multiprocessing
 import time
+from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import jax
@@ -34,10 +38,9 @@ TEACHER, LADDER, TEACHER_STEPS = (1, 2, 4, 5, 10, 50), (4, 2, 1), 16
 FIGURES = "Fréchet distance", "of the class"
 
 
-def measure(
-    images: guidance.Images, path: Any, seed: int, budget: argparse.Namespace
-) -> dict[str, Any]:
+def measure(budget: argparse.Namespace, seed: int, label: str) -> dict[str, Any]:
     """Figures of teacher and students by evaluations, and of the teacher by guidance."""
+    images, path = guidance.mnist(), PATHS[label]
     keys, begin = jax.random.split(jax.random.key(seed), 3), time.perf_counter()
     features, _ = images.judge(images.real)
     num, event = budget.num_samples, images.train.shape[1:]
@@ -53,7 +56,7 @@ def measure(
     def adam(steps: int) -> Any:
         return kacjax.training.default_optimizer(steps, 2e-3, warmup=50)
 
-    options = {"labels": images.labels, "ema_decay": 0.99, "progress": False}
+    options = {"labels": images.labels, "ema_decay": 0.995, "progress": False}
     network, steps = images.network(nnx.Rngs(seed)), budget.steps
     teach = options | {"optimizer": adam(steps), "label_dropout": 0.1}
     run = kacjax.fit(network, path, images.train, keys[0], steps, budget.batch_size, **teach)
@@ -63,15 +66,10 @@ def measure(
     students = kacjax.distill(*data, **learn)
     found["student"] = {n: drawn(v, n, "euler") for n, v in students.stages.items()}
     found["evaluations of networks to distill"] = students.evaluations
-    if "diffusion" not in path_name(path):
+    if "diffusion" not in label:
         own = budget.guided_samples
         found["guidance"] = guidance.under_guidance(images, run.velocity, keys[2], own)
     return json.loads(json.dumps(found | {"seconds": time.perf_counter() - begin}))
-
-
-def path_name(path: Any) -> str:
-    """Its name in the table."""
-    return next(name for name, known in PATHS.items() if known is path)
 
 
 def summary(seeds: list[dict[str, Any]]) -> dict[str, Any]:
@@ -89,28 +87,29 @@ def summary(seeds: list[dict[str, Any]]) -> dict[str, Any]:
 def main() -> None:
     """Runs the study, or what is missing of it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=500, help="of the teacher (500)")
-    parser.add_argument("--student-steps", type=int, default=100, help="of each student (100)")
-    parser.add_argument("--batch-size", type=int, default=64, help="images in a step (64)")
+    parser.add_argument("--steps", type=int, default=3000, help="of the teacher (3000)")
+    parser.add_argument("--student-steps", type=int, default=400, help="of each student (400)")
+    parser.add_argument("--batch-size", type=int, default=16, help="images in a step (16)")
     parser.add_argument("--num-samples", type=int, default=500, help="samples to judge (500)")
-    parser.add_argument("--guided-samples", type=int, default=300, help="under guidance (300)")
+    parser.add_argument("--guided-samples", type=int, default=200, help="under guidance (200)")
     parser.add_argument("--seeds", type=int, default=3, help="seeds (3)")
+    parser.add_argument("--processes", type=int, default=1, help="paths at a time (1)")
     budget = parser.parse_args()
+    workers = vars(budget).pop("processes")
     result: dict[str, Any] = {"what": "MNIST in few steps and under guidance", **vars(budget)}
     kept = RESULTS / "few_step_mnist.json"
     old = json.loads(kept.read_text()) if kept.exists() else {}
     fits = all(old.get(name) == value for name, value in vars(budget).items())
     result["found"] = old["found"] if fits else {}
-    images = guidance.mnist()
-    for seed in range(budget.seeds):
-        for label, path in PATHS.items():
-            seeds = result["found"].setdefault(label, {"seeds": []})["seeds"]
-            if len(seeds) > seed:
-                continue
-            seeds.append(measure(images, path, seed, budget))
-            result["found"][label]["mean and half-width"] = summary(seeds)
+    seeds = {label: result["found"].setdefault(label, {"seeds": []})["seeds"] for label in PATHS}
+    missing = [(s, label) for s in range(budget.seeds) for label in PATHS if len(seeds[label]) <= s]
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        measured = pool.map(functools.partial(measure, budget), *zip(*missing, strict=True))
+        for (seed, label), found in zip(missing, measured, strict=True):
+            print(f"seed {seed}, {label}: {found.pop('seconds'):.0f} s", flush=True)
+            seeds[label].append(found)
+            result["found"][label]["mean and half-width"] = summary(seeds[label])
             write_result("few_step_mnist", result | surroundings("flax", "optax"))
-            print(f"seed {seed}, {label}: {seeds[-1]['seconds']:.0f} s", flush=True)
     for label, values in result["found"].items():
         for kind, rows in values["mean and half-width"].items():
             for row, cells in rows.items():

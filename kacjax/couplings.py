@@ -74,7 +74,7 @@ class OptimalTransport(Coupling):
 
     size: int | None = eqx.field(static=True, default=None)
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         if self.size is not None:
             check_count("size", self.size)
 
@@ -129,7 +129,7 @@ class Sinkhorn(Coupling):
     epsilon: float = eqx.field(static=True, default=0.05)
     iterations: int = eqx.field(static=True, default=200)
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         check_positive("epsilon", self.epsilon)
         check_count("iterations", self.iterations)
 

@@ -133,7 +133,7 @@ class EDMPrediction(Prediction):
     sigma_data: float = 0.5
     own_time: ClassVar[bool] = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_positive("sigma_data", self.sigma_data)
 
     def inputs(  # noqa: D102

@@ -42,7 +42,7 @@ class ExponentialSignal(eqx.Module):
 
     rate: ArrayLike = 1.0
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         check_positive("rate", self.rate)
 
     def __call__(self, u: Values) -> Values:  # noqa: D102
@@ -105,7 +105,7 @@ class _LinearBeta(eqx.Module):
     beta_min: ArrayLike = 0.1
     beta_max: ArrayLike = 20.0
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         check_positive("beta_min", self.beta_min)
         check_positive("beta_max", self.beta_max)
 

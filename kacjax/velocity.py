@@ -109,7 +109,7 @@ class NNXNetwork(eqx.Module):
 
     def __call__(
         self, t: Array, x: Array, label: Any = None, *, until: Any = None, key: Any = None
-    ):
+    ) -> Any:
         """Calls the module; a call that changes a variable is a `ValueError`."""
         # A copy: a call that changes a variable must not change this one.
         module = nnx.merge(self.graphdef, self.params, self.rest, copy=True)
@@ -132,7 +132,7 @@ class LinenNetwork(eqx.Module):
 
     def __call__(
         self, t: Array, x: Array, label: Any = None, *, until: Any = None, key: Any = None
-    ):
+    ) -> Any:
         """Applies the module; a key also serves the random stream `dropout`."""
         rngs = None if key is None else {"dropout": key}
         return _call(self.module.bind(self.variables, rngs=rngs), t, x, label, key, until)

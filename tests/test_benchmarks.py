@@ -142,10 +142,10 @@ def test_few_step_mnist(monkeypatch):
     monkeypatch.setattr(few_step_mnist, "TEACHER", (1, 2))
     monkeypatch.setattr(few_step_mnist, "TEACHER_STEPS", 8)
     monkeypatch.setattr(guidance, "SCALES", (1, 4))
-    images, path = guidance.digits(), few_step_mnist.PATHS["kac, a=25 c=2"]
+    monkeypatch.setattr(guidance, "mnist", guidance.digits)
     numbers = {"steps": 2, "student_steps": 2, "batch_size": 16}
     budget = argparse.Namespace(**numbers, num_samples=20, guided_samples=20)
-    table = few_step_mnist.summary([few_step_mnist.measure(images, path, 0, budget)])
+    table = few_step_mnist.summary([few_step_mnist.measure(budget, 0, "kac, a=25 c=2")])
     assert {kind: list(rows) for kind, rows in table.items()} == {
         "teacher": ["1", "2"],
         "student": ["4", "2", "1"],

@@ -35,7 +35,7 @@ class Checkpoint(NamedTuple):
     description: dict[str, Any]
 
 
-class Checkpoints(contextlib.AbstractContextManager):
+class Checkpoints(contextlib.AbstractContextManager[Any]):
     """The checkpoints of one run, written in the background; all processes call every method.
 
     Args:
@@ -66,7 +66,7 @@ class Checkpoints(contextlib.AbstractContextManager):
         if keep_every is not None:
             check_count("keep_every", keep_every)
             policies.append(checkpoint_managers.EveryNSteps(keep_every))
-        self.folder = pathlib.Path(folder).absolute()
+        self.folder: pathlib.Path = pathlib.Path(folder).absolute()
         self.folder.mkdir(parents=True, exist_ok=True)
         self._args = ocp.args
         self._saving: int | None = None

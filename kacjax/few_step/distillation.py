@@ -76,7 +76,7 @@ class Distillation(Objective):
     solver: str = eqx.field(static=True, default="ab2")
     grid_power: float = eqx.field(static=True, default=2.0)
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         check_count("steps", self.steps)
         check_count("substeps", self.substeps)
         check_choice("solver", self.solver, _SOLVERS)

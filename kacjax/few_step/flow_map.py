@@ -75,7 +75,7 @@ class FlowMapLoss(Objective):
     diagonal: float = eqx.field(static=True, default=0.5)
     time_power: float = eqx.field(static=True, default=2.0)
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         check_choice("kind", self.kind, _KINDS)
         if not 0 < self.diagonal < 1:
             raise ValueError(f"diagonal must lie in (0, 1), got {self.diagonal}.")

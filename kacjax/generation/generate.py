@@ -67,7 +67,7 @@ def generate(
     shape: Shape,
     steps: int | Vector = 50,
     *,
-    solver: str | diffrax.AbstractSolver = "ab2",
+    solver: str | diffrax.AbstractSolver[Any] = "ab2",
     coordinates: str | None = None,
     grid_power: Scalar = 2.0,
     rtol: Scalar | None = None,

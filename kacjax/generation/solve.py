@@ -39,7 +39,7 @@ Velocity = Callable[..., Array]
 class Options(TypedDict, total=False):
     """The keywords that choose a solver; see `generate`."""
 
-    solver: str | diffrax.AbstractSolver
+    solver: str | diffrax.AbstractSolver[Any]
     coordinates: str | None
     grid_power: Scalar
     rtol: Scalar | None
@@ -106,7 +106,7 @@ def integrate(
     field: Callable[..., PyTree[Array]],
     path: ProbabilityPath,
     state: tuple[Array, ...],
-    args: PyTree[Array],
+    args: Any,
     times: tuple[ArrayLike, ArrayLike, int | Vector],
     options: Options,
     saved: Vector | None = None,

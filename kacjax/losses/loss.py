@@ -98,18 +98,18 @@ def flow_matching_loss(
 
 
 def draw_points(
-    path,
-    key,
-    x0,
-    prediction,
-    labels,
-    weight,
-    time_power,
-    label_dropout,
-    null_label,
-    times=None,
-    coupling="independent",
-    atoms=False,
+    path: ProbabilityPath,
+    key: Key,
+    x0: Any,
+    prediction: Any,
+    labels: Any,
+    weight: Any,
+    time_power: Any,
+    label_dropout: float,
+    null_label: Any,
+    times: Any = None,
+    coupling: Any = "independent",
+    atoms: bool = False,
 ) -> Draw:
     """The random part of the loss, for a whole batch; see `flow_matching_loss`.
 

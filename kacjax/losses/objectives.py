@@ -78,17 +78,19 @@ class FlowMatching(Objective):
     coupling: Any = "independent"
     null_label: Any = None
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         make_coupling(self.coupling)
 
-    def draw(self, velocity, average, key, x0, labels, path) -> Draw:
+    def draw(
+        self, velocity: Any, average: Any, key: Key, x0: Any, labels: Any, path: ProbabilityPath
+    ) -> Draw:
         """Points of the path with their velocities."""
         null = velocity.classes if self.null_label is None else self.null_label
         options = self.weight, self.time_power, self.label_dropout, null
         options += self.times, self.coupling
         return draw_points(path, key, x0, velocity.prediction, labels, *options)
 
-    def errors(self, velocity, draw, key, path) -> Array:
+    def errors(self, velocity: Any, draw: Any, key: Key | None, path: ProbabilityPath) -> Array:
         """The weighted squared errors."""
         return weighted_errors(velocity, draw, key)
 
@@ -125,7 +127,9 @@ class SignMatching(Objective):
         up: Points
         labels: Any
 
-    def draw(self, velocity, average, key, x0, labels, path) -> Draw:
+    def draw(
+        self, velocity: Any, average: Any, key: Key, x0: Any, labels: Any, path: ProbabilityPath
+    ) -> Draw:
         """Points of the path, and which way their noise moves."""
         x0 = as_data(x0)
         time_key, noise_key, sign_key = jax.random.split(key, 3)
@@ -137,7 +141,7 @@ class SignMatching(Objective):
             up = jax.random.bernoulli(sign_key, up).astype(x0.dtype)
         return self.Draw(t, c.f * x0 + noise, x0, up, labels)
 
-    def errors(self, velocity, draw, key, path) -> Array:
+    def errors(self, velocity: Any, draw: Any, key: Key | None, path: ProbabilityPath) -> Array:
         """The error of the data and the cross-entropy of the sign, in units of the velocity."""
         t, x, known, up, labels = draw
         prediction = make_prediction(velocity.prediction)

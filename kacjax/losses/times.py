@@ -58,7 +58,7 @@ class LogNormalTimes(eqx.Module):
     mean: ArrayLike = -1.2
     std: ArrayLike = 1.2
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         check_positive("std", self.std)
 
     def __call__(self, key: Key, path: ProbabilityPath, batch: int) -> Times:

@@ -32,11 +32,11 @@ _SLOW_SINUSOIDS = 8
 class Network(nnx.Module):
     """A network that knows its constructor keywords, and the number of its `classes` or None."""
 
-    def remember(self, constructor: Callable, values: Mapping[str, Any]) -> None:
+    def remember(self, constructor: Callable[..., Any], values: Mapping[str, Any]) -> None:
         """Keeps the constructor's keywords, all but `rngs`, as static structure."""
         names = [n for n in inspect.signature(constructor).parameters if n not in ("self", "rngs")]
         self._config = json.dumps({n: values[n] for n in names}, default=lambda x: x.item())
-        self.classes = values["classes"]
+        self.classes: int | None = values["classes"]
 
     @property
     def config(self) -> dict[str, Any]:
@@ -121,11 +121,17 @@ class ConditionEmbedding(nnx.Module):
         check_positive("T", T)
         if classes is not None:
             check_count("classes", classes)
-        self.T, self.sinusoids, self.classes = float(T), sinusoids, classes
+        self.T = float(T)
+        self.sinusoids: int = sinusoids
+        self.classes: int | None = classes
         slow, near = 2 * _SLOW_SINUSOIDS, 2 * _LOG_SINUSOIDS + 1
-        self.first = nnx.Linear(near + (slow if second_time else sinusoids), width, rngs=rngs)
-        self.second = nnx.Linear(width, width, rngs=rngs)
-        self.labels = nnx.Embed(classes + 1, width, rngs=rngs) if classes is not None else None
+        self.first: nnx.Linear = nnx.Linear(
+            near + (slow if second_time else sinusoids), width, rngs=rngs
+        )
+        self.second: nnx.Linear = nnx.Linear(width, width, rngs=rngs)
+        self.labels: nnx.Embed | None = (
+            None if classes is None else nnx.Embed(classes + 1, width, rngs=rngs)
+        )
         zeros = nnx.initializers.zeros_init()
         second = nnx.Linear(slow, width, kernel_init=zeros, rngs=rngs) if second_time else None
         self.until = second
@@ -167,7 +173,8 @@ class FourierFeatures(nnx.Module):
         directions = nnx.initializers.normal(1.0)(rngs.params(), (dim, count), jnp.float32)
         directions = directions / jnp.linalg.norm(directions, axis=0, keepdims=True)
         lengths = np.geomspace(lowest, highest, count) if count else np.zeros(0)
-        self.frequencies = nnx.Variable(directions * jnp.asarray(lengths, directions.dtype)[None])
+        scaled = directions * jnp.asarray(lengths, directions.dtype)[None]
+        self.frequencies: nnx.Variable[Array] = nnx.Variable(scaled)
 
     def __call__(self, x: Float[Array, "batch dim"]) -> Vectors:  # noqa: D102
         angles = x @ jax.lax.stop_gradient(self.frequencies[...]).astype(x.dtype)
@@ -194,9 +201,9 @@ class GroupNorm(nnx.Module):
     """
 
     def __init__(self, channels: int):
-        self.groups = group_count(channels)
-        self.scale = nnx.Param(jnp.ones(channels, jnp.float32))
-        self.bias = nnx.Param(jnp.zeros(channels, jnp.float32))
+        self.groups: int = group_count(channels)
+        self.scale: nnx.Param[Array] = nnx.Param(jnp.ones(channels, jnp.float32))
+        self.bias: nnx.Param[Array] = nnx.Param(jnp.zeros(channels, jnp.float32))
 
     def __call__(self, x: Map, scale: Vectors | None = None, shift: Vectors | None = None) -> Map:  # noqa: D102
         y, (batch, _, _, channels) = x.astype(jnp.float32), x.shape
@@ -220,9 +227,10 @@ class SelfAttention(nnx.Module):
 
     def __init__(self, channels: int, heads: int, **options: Any):
         self.heads = heads
-        self.norm = GroupNorm(channels)
-        self.inputs = nnx.Linear(channels, 3 * channels, **options)
-        self.output = nnx.Linear(channels, channels, kernel_init=nnx.initializers.zeros, **options)
+        self.norm: GroupNorm = GroupNorm(channels)
+        self.inputs: nnx.Linear = nnx.Linear(channels, 3 * channels, **options)
+        zeros = nnx.initializers.zeros
+        self.output: nnx.Linear = nnx.Linear(channels, channels, kernel_init=zeros, **options)
 
     def __call__(self, x: Map) -> Map:  # noqa: D102
         batch, height, width, channels = x.shape
@@ -246,15 +254,22 @@ class ResidualBlock(nnx.Module):
     def __init__(
         self, inputs: int, outputs: int, embedding: int, rate: float, heads: int, **options: Any
     ):
-        self.first_norm, self.second_norm = GroupNorm(inputs), GroupNorm(outputs)
-        self.first = convolution(inputs, outputs, **options)
-        self.modulation = nnx.Linear(embedding, 2 * outputs, rngs=options["rngs"])
-        self.dropout = nnx.Dropout(rate)
-        self.second = convolution(outputs, outputs, zero=True, **options)
-        self.skip = nnx.Linear(inputs, outputs, **options) if inputs != outputs else None
-        self.attention = SelfAttention(outputs, heads, **options) if heads else None
+        self.first_norm: GroupNorm = GroupNorm(inputs)
+        self.second_norm: GroupNorm = GroupNorm(outputs)
+        self.first: nnx.Conv = convolution(inputs, outputs, **options)
+        self.modulation: nnx.Linear = nnx.Linear(embedding, 2 * outputs, rngs=options["rngs"])
+        self.dropout: nnx.Dropout = nnx.Dropout(rate)
+        self.second: nnx.Conv = convolution(outputs, outputs, zero=True, **options)
+        self.skip: nnx.Linear | None = (
+            None if inputs == outputs else nnx.Linear(inputs, outputs, **options)
+        )
+        self.attention: SelfAttention | None = (
+            SelfAttention(outputs, heads, **options) if heads else None
+        )
 
-    def __call__(self, x: Map, time: Float[Array, "batch embedding"], key: Key | None = None):  # noqa: D102
+    def __call__(  # noqa: D102
+        self, x: Map, time: Float[Array, "batch embedding"], key: Key | None = None
+    ) -> Map:
         h = self.first(jax.nn.silu(self.first_norm(x)))
         scale, shift = jnp.split(self.modulation(time), 2, axis=-1)
         h = jax.nn.silu(self.second_norm(h, scale, shift))
@@ -271,13 +286,13 @@ class Resample(nnx.Module):
 
     def __init__(self, channels: int, *, up: bool, **options: Any):
         self.up = up
-        self.norm = GroupNorm(channels)
-        self.conv = convolution(channels, channels, zero=True, **options)
+        self.norm: GroupNorm = GroupNorm(channels)
+        self.conv: nnx.Conv = convolution(channels, channels, zero=True, **options)
 
-    def __call__(self, x: Map):  # noqa: D102
+    def __call__(self, x: Map) -> Map:  # noqa: D102
         return self._resize(x) + self.conv(self._resize(jax.nn.silu(self.norm(x))))
 
-    def _resize(self, x: Map):
+    def _resize(self, x: Map) -> Map:
         if self.up:
             return x.repeat(2, axis=1).repeat(2, axis=2)
         batch, height, width, channels = x.shape

@@ -16,10 +16,10 @@ class ResidualBlock(nnx.Module):
     """Normalization, scaled and shifted by the time embedding, and two layers, added."""
 
     def __init__(self, width: int, *, rngs: nnx.Rngs):
-        self.norm = nnx.LayerNorm(width, use_bias=False, use_scale=False, rngs=rngs)
-        self.modulation = nnx.Linear(width, 2 * width, rngs=rngs)
-        self.first = nnx.Linear(width, width, rngs=rngs)
-        self.second = nnx.Linear(width, width, rngs=rngs)
+        self.norm: nnx.LayerNorm = nnx.LayerNorm(width, use_bias=False, use_scale=False, rngs=rngs)
+        self.modulation: nnx.Linear = nnx.Linear(width, 2 * width, rngs=rngs)
+        self.first: nnx.Linear = nnx.Linear(width, width, rngs=rngs)
+        self.second: nnx.Linear = nnx.Linear(width, width, rngs=rngs)
 
     def __call__(self, h: Vectors, time: Vectors) -> Vectors:  # noqa: D102
         scale, shift = jnp.split(self.modulation(time), 2, axis=-1)
@@ -72,12 +72,19 @@ class MLP(layers.Network):
         check_count("outputs", outputs)
         self.remember(MLP.__init__, locals())
         self.dim = dim
-        self.embedding = layers.FourierFeatures(dim, fourier, 0.5, highest_frequency, rngs=rngs)
-        self.condition = layers.ConditionEmbedding(32, width, T, classes, second_time, rngs=rngs)
-        self.first = nnx.Linear(dim + 2 * fourier, width, rngs=rngs)
-        self.blocks = nnx.List([ResidualBlock(width, rngs=rngs) for _ in range(depth)])
-        self.norm = nnx.LayerNorm(width, rngs=rngs)
-        self.last = nnx.Linear(width, dim * outputs, kernel_init=nnx.initializers.zeros, rngs=rngs)
+        self.embedding: layers.FourierFeatures = layers.FourierFeatures(
+            dim, fourier, 0.5, highest_frequency, rngs=rngs
+        )
+        self.condition: layers.ConditionEmbedding = layers.ConditionEmbedding(
+            32, width, T, classes, second_time, rngs=rngs
+        )
+        self.first: nnx.Linear = nnx.Linear(dim + 2 * fourier, width, rngs=rngs)
+        self.blocks: nnx.List[ResidualBlock] = nnx.List(
+            [ResidualBlock(width, rngs=rngs) for _ in range(depth)]
+        )
+        self.norm: nnx.LayerNorm = nnx.LayerNorm(width, rngs=rngs)
+        zeros = nnx.initializers.zeros
+        self.last: nnx.Linear = nnx.Linear(width, dim * outputs, kernel_init=zeros, rngs=rngs)
 
     def __call__(
         self,

@@ -116,8 +116,10 @@ class UNet(layers.Network):
         check_choice("dtype", dtype, ("float32", "bfloat16"))
         check_count("outputs", outputs)
         self.remember(UNet.__init__, locals())
-        self.shape, self.dtype, self.remat = tuple(shape), dtype, remat
-        self.condition = layers.ConditionEmbedding(
+        self.shape: tuple[int, ...] = tuple(shape)
+        self.dtype: str = dtype
+        self.remat: bool = remat
+        self.condition: layers.ConditionEmbedding = layers.ConditionEmbedding(
             channels, 2 * channels, T, classes, second_time, rngs=rngs
         )
         options = {"dtype": jnp.dtype(dtype), "rngs": rngs}
@@ -126,7 +128,7 @@ class UNet(layers.Network):
             heads = outputs // head_channels if attend else 0
             return layers.ResidualBlock(inputs, outputs, 2 * channels, dropout, heads, **options)
 
-        self.first = layers.convolution(shape[-1], channels, **options)
+        self.first: nnx.Conv = layers.convolution(shape[-1], channels, **options)
         current, skips, encoder, decoder = channels, [channels], [], []
         for level, (width, attend) in enumerate(zip(widths, attends, strict=True)):
             if level:
@@ -143,9 +145,11 @@ class UNet(layers.Network):
                 current = widths[level]
             if level:
                 decoder.append(layers.Resample(current, up=True, **options))
-        self.encoder, self.middle, self.decoder = map(nnx.List, (encoder, middle, decoder))
-        self.norm = layers.GroupNorm(current)
-        self.last = layers.convolution(current, shape[-1] * outputs, zero=True, **options)
+        self.encoder: nnx.List[nnx.Module] = nnx.List(encoder)
+        self.middle: nnx.List[nnx.Module] = nnx.List(middle)
+        self.decoder: nnx.List[nnx.Module] = nnx.List(decoder)
+        self.norm: layers.GroupNorm = layers.GroupNorm(current)
+        self.last: nnx.Conv = layers.convolution(current, shape[-1] * outputs, zero=True, **options)
 
     def __call__(
         self, t: Times, x: Map, label: Labels = None, *, until: Times | None = None, key: Any = None

@@ -57,7 +57,7 @@ def styled(draw: Callable[P, R]) -> Callable[P, R]:
 
 
 def panels(
-    columns: int, width: float, height: float, rows: int = 1, **kwargs
+    columns: int, width: float, height: float, rows: int = 1, **kwargs: Any
 ) -> tuple[Figure, list[Axes]]:
     """A figure outside pyplot, with its axes in reading order; sizes in inches.
 

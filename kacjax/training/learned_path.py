@@ -188,7 +188,7 @@ class PathMatching(Objective):
         partner: Points
         labels: Any
 
-    def __check_init__(self):
+    def __check_init__(self) -> None:
         for name in ("flow", "transport", "log_slope"):
             value = getattr(self, name)
             if not isinstance(value, int | float) or not value >= 0:
@@ -198,7 +198,9 @@ class PathMatching(Objective):
         check_positive("time_power", self.time_power)
         make_coupling(self.coupling)
 
-    def draw(self, velocity, average, key, x0, labels, path) -> Draw:
+    def draw(
+        self, velocity: Any, average: Any, key: Key, x0: Any, labels: Any, path: ProbabilityPath
+    ) -> Draw:
         """All that is random, without the numbers that are learned."""
         x0 = as_data(x0)
         time_key, noise_key = jax.random.split(key)
@@ -212,7 +214,9 @@ class PathMatching(Objective):
         partner = jnp.take_along_axis(jnp.sort(x0, axis=0), rank, axis=0)
         return self.Draw(t, x0, n, partner, labels)
 
-    def errors(self, velocity, draw, key, path) -> Float[Array, " batch"]:
+    def errors(
+        self, velocity: Any, draw: Any, key: Key | None, path: ProbabilityPath
+    ) -> Float[Array, " batch"]:
         """The three terms at each datum."""
         t, x0, n, partner, _ = draw
         joint: _Joint = velocity.network

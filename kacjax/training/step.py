@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -20,7 +20,7 @@ from kacjax.training.data import Cursor, DeviceData, next_batch
 from kacjax.velocity import Velocity
 
 TIME_BINS = 8
-SCHEDULES = {
+SCHEDULES: dict[str, Callable[[Any, Any], optax.Schedule]] = {
     "constant": lambda peak, _: optax.constant_schedule(peak),
     "cosine": optax.cosine_decay_schedule,
     "linear": lambda peak, steps: optax.linear_schedule(peak, 0.0, steps),
@@ -83,7 +83,8 @@ class NonFiniteError(FloatingPointError):
     """
 
     def __init__(self, state: TrainState, metrics: StepMetrics):
-        self.state, self.metrics = state, metrics
+        self.state: TrainState = state
+        self.metrics: StepMetrics = metrics
         what, value, step = "loss", metrics.loss[-1], int(state.step)
         if np.isfinite(value):
             what, value = "gradient's norm", metrics.gradient_norm[-1]
@@ -191,7 +192,8 @@ class Static:
 
     def __init__(self, tree: Any):
         leaves, structure = jax.tree.flatten(tree)
-        self.tree, self._key = tree, (structure, tuple((type(leaf), leaf) for leaf in leaves))
+        self.tree: Any = tree
+        self._key = structure, tuple((type(leaf), leaf) for leaf in leaves)
 
     def __hash__(self) -> int:
         return hash(self._key)
@@ -324,13 +326,14 @@ class Programs:
     """The compiled programs of a plan; `capacity` is the most steps in a call of `loop`."""
 
     def __init__(self, plan: Plan, capacity: int):
-        self._plan, self._capacity, self.built = plan, capacity, 0
-        self.step = jax.jit(self._step, donate_argnums=(0, 1))
-        self.loop = jax.jit(self._loop, donate_argnums=(0, 1))
+        self._plan, self._capacity = plan, capacity
+        self.built: int = 0
+        self.step: Callable[..., Any] = jax.jit(self._step, donate_argnums=(0, 1))
+        self.loop: Callable[..., Any] = jax.jit(self._loop, donate_argnums=(0, 1))
 
     def _step(
         self, state: TrainState, cursor: Cursor | None, going: Array, given: Any, source: Any
-    ):
+    ) -> Any:
         """One step, of the batch at the cursor or of the source itself, which then is a batch."""
         self.built += 1
         plan, (data_key, noise_key) = self._plan, jax.random.split(state.key)
@@ -344,7 +347,7 @@ class Programs:
 
     def _loop(
         self, state: TrainState, cursor: Cursor, given: Any, source: DeviceData, count: Array
-    ):
+    ) -> Any:
         """Up to `count` steps, in one program for all counts; fewer after one that is not finite."""
         going = jnp.asarray(True)
         shapes = jax.eval_shape(self._step, state, cursor, going, given, source)[3]
@@ -363,7 +366,7 @@ class Programs:
 
 
 # Runs of equal plans share what was compiled.
-programs_of = functools.lru_cache(maxsize=32)(Programs)
+programs_of: Callable[[Plan, int], Programs] = functools.lru_cache(maxsize=32)(Programs)
 
 
 def split_arrays(tree: Any) -> tuple[Any, Static]:

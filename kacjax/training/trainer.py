@@ -71,7 +71,7 @@ class Trainer(stepping.Options):
     steps_per_call: int | None = None
     trainable: Any = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulate", "steps_per_call"):
             if getattr(self, name) is not None:
                 check_count(name, getattr(self, name))

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kacjax.processes.checks.probe import SAMPLES, TAILS, Probe, ndtr
+from kacjax.processes.checks._probe import SAMPLES, TAILS, Probe, ndtr
 
 Messages = Iterator[str]
 

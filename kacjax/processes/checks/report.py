@@ -8,7 +8,7 @@ import numpy as np
 from kacjax._typing import Scalar
 from kacjax._validation import check_choice, check_positive
 from kacjax.processes.base import Process
-from kacjax.processes.checks.probe import Probe
+from kacjax.processes.checks._probe import Probe
 from kacjax.processes.checks.properties import PROPERTIES
 
 

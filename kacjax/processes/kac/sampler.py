@@ -13,6 +13,7 @@ the kink of $X$, tabulated as polynomials on 32 panels by `python -m tools.make_
 """
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +31,7 @@ KINK = 17.086229172065313
 HALFWAY = KINK * (PANELS - KINK_PANEL) / KINK_PANEL
 
 
-def prefactors(lam):
+def prefactors(lam: Any) -> tuple[Any, Any]:
     """The factors `sigma` and `kappa` of position and velocity, for NumPy and JAX arrays alike."""
     return (1 + lam / 30) ** -0.5, lam / (lam + 2)
 
