@@ -269,7 +269,7 @@ class ResidualBlock(nnx.Module):
 
     def __call__(  # noqa: D102
         self, x: Map, time: Float[Array, "batch embedding"], key: Key | None = None
-    ) -> Map:
+    ) -> Float[Array, "batch height width outputs"]:
         h = self.first(jax.nn.silu(self.first_norm(x)))
         scale, shift = jnp.split(self.modulation(time), 2, axis=-1)
         h = jax.nn.silu(self.second_norm(h, scale, shift))
@@ -289,10 +289,10 @@ class Resample(nnx.Module):
         self.norm: GroupNorm = GroupNorm(channels)
         self.conv: nnx.Conv = convolution(channels, channels, zero=True, **options)
 
-    def __call__(self, x: Map) -> Map:  # noqa: D102
+    def __call__(self, x: Map) -> Float[Array, "batch rows columns channels"]:  # noqa: D102
         return self._resize(x) + self.conv(self._resize(jax.nn.silu(self.norm(x))))
 
-    def _resize(self, x: Map) -> Map:
+    def _resize(self, x: Map) -> Float[Array, "batch rows columns channels"]:
         if self.up:
             return x.repeat(2, axis=1).repeat(2, axis=2)
         batch, height, width, channels = x.shape

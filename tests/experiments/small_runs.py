@@ -1,6 +1,7 @@
 """Small runs, in this process and in others, and what of them must be equal."""
 
 import contextlib
+import csv
 import fcntl
 import io
 import os
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
+from sklearn.datasets import load_breast_cancer
 
 from experiments import train
 from experiments.datasets import make_dataset
@@ -68,6 +70,16 @@ def write_table(folder: Path) -> Path:
     rows = random.normal((170, 0.02, -5), (30, 0.001, 1), (90, 3))
     lines = [f"{x},{y},{SPECIES[i % 3]},{z}\n" for i, (x, y, z) in enumerate(rows)]
     file.write_text("height,mass,species,charge\n" + "".join(lines))
+    return file
+
+
+def write_breast_cancer(folder: Path) -> Path:
+    """Writes scikit-learn's table of 569 tumors, thirty numbers each, with their diagnosis."""
+    found, file = load_breast_cancer(), folder / "breast-cancer.csv"
+    names = [*found.feature_names, "species"]
+    lines = [[*row, found.target_names[c]] for row, c in zip(found.data, found.target, strict=True)]
+    with file.open("w", newline="") as stream:
+        csv.writer(stream).writerows([names, *lines])
     return file
 
 

@@ -19,6 +19,7 @@ from tests.experiments.small_runs import (
     rows,
     start,
     wait_for,
+    write_breast_cancer,
     write_table,
 )
 
@@ -35,10 +36,12 @@ def cache(shared):
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory):
     """What the small runs of each kind take their data from."""
-    folders = {name: tmp_path_factory.mktemp(name) for name in ("images", "arrays")}
+    names = "images", "arrays", "breast-cancer"
+    folders = {name: tmp_path_factory.mktemp(name) for name in names}
     return {
         "images": draw_pictures(folders["images"]),
         "arrays": write_table(folders["arrays"]),
+        "breast-cancer": write_breast_cancer(folders["breast-cancer"]),
         "digits": "digits",
     }
 
@@ -109,7 +112,7 @@ def test_two_runs_in_one_folder(sources, cache, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "kills"), [("images", 20), ("arrays", 10), ("digits", 10)])
+@pytest.mark.parametrize(("kind", "kills"), [("images", 20), ("breast-cancer", 10), ("digits", 10)])
 def test_killed_at_random_moments(kind, kills, sources, cache, tmp_path):
     """Kill -9 from the first moment of the process on, in the middle of whatever it does."""
     draw, flags = random.Random(0), ["--steps", 400, "--keep-every", 99]
