@@ -82,6 +82,7 @@ def test_noise_is_exact_near_the_data():
     np.testing.assert_allclose(beta, expected, rtol=1e-5)
 
 
+@pytest.mark.long
 @every_path
 def test_the_exact_flow_has_the_marginals_of_the_path(name):
     """From noise alone; 4,000 samples, along 4 directions at 4 times.
@@ -104,6 +105,7 @@ def test_the_exact_flow_has_the_marginals_of_the_path(name):
             assert stats.ks_2samp(one, two).statistic < 2 * ks_bound(num)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["cosine", "linear-beta"])
 def test_euler_on_a_variance_preserving_path_is_ddim(name, x64):
     r"""$x' = f' \hat x_0 + \sigma' \hat\varepsilon$ at every step, written out, of the same noise."""
@@ -123,6 +125,7 @@ def test_euler_on_a_variance_preserving_path_is_ddim(name, x64):
     np.testing.assert_allclose(found, x, atol=1e-5)
 
 
+@pytest.mark.long
 def test_heun_on_the_exploding_path_is_edms_sampler(x64):
     """Algorithm 1 of Karras et al. with 18 steps, written out, of the same noise.
 
@@ -171,6 +174,7 @@ def test_the_prediction_of_edm_is_its_table(x64):
     np.testing.assert_allclose(found, (x - data) / t[:, None], rtol=1e-8, atol=1e-10)
 
 
+@pytest.mark.long
 def test_the_loss_of_edm_is_its_loss(x64):
     """Its weight (sigma^2 + sigma_d^2) / (sigma sigma_d)^2 of the squared error of the data."""
     network = lambda t, x: jnp.sin(3 * x + t[:, None])  # noqa: E731
@@ -226,6 +230,7 @@ def test_edm_prediction_is_finite_at_both_ends(name):
         assert np.all(np.isfinite(part))
 
 
+@pytest.mark.long
 def test_a_network_with_a_final_time_gets_a_time_within_it():
     """Of any final time: levels of 1e-4 and 1e4 are its ends, 1 its middle."""
     path, prediction = edm_path(), EDMPrediction()
@@ -266,6 +271,7 @@ def test_a_prediction_of_ones_own_trains_generates_and_is_saved(tmp_path):
         assert abs(float(jnp.mean(x)) - 0.5) < 0.2
 
 
+@pytest.mark.long
 def test_lognormal_times():
     """20,000 of them, the last of five for each key; false alarm 1e-7."""
     keys = jax.random.split(KEY, 20_000)

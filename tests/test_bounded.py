@@ -26,6 +26,7 @@ class Output(eqx.Module):
         return jnp.concatenate(parts, axis=-1)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
 def test_no_component_exceeds_the_bound(path):
     # A million numbers; a network of random parameters that are large.
@@ -43,6 +44,7 @@ def test_no_component_exceeds_the_bound(path):
     assert jnp.max(jnp.abs(noise)) > 3.9
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
 @pytest.mark.parametrize("drawn", [False, True])
 def test_cross_entropy_has_its_minimum_at_the_mean_motion(path, drawn):
@@ -67,6 +69,7 @@ def test_cross_entropy_has_its_minimum_at_the_mean_motion(path, drawn):
     assert loss(best) < loss((1.1 * jnp.ones(1), best[1]))
 
 
+@pytest.mark.long
 def test_soft_labels_are_the_probabilities_of_drawn_ones():
     path, x0 = PATHS["t"], jnp.zeros((200_000, 1))
     soft = SignMatching().draw(None, None, KEY, x0, None, path)
@@ -80,6 +83,7 @@ def test_soft_labels_are_the_probabilities_of_drawn_ones():
         assert abs(share - wanted) < 5 / 2 / np.sqrt(np.sum(inside))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("objective", [FlowMatching(), SignMatching()])
 def test_one_datum_is_learned(objective):
     path = kacjax.kac_path(25.0, 2.0)
@@ -93,6 +97,7 @@ def test_one_datum_is_learned(objective):
     assert float(jnp.std(x)) < 0.15
 
 
+@pytest.mark.long
 def test_what_does_not_fit_is_refused():
     t, x = jnp.ones(3) / 2, jnp.ones((3, 2))
     one = kacjax.models.MLP(2, rngs=nnx.Rngs(0), width=8, depth=1)

@@ -195,6 +195,7 @@ def test_what_cannot_be_read_is_an_error_and_stays(code, folder, monkeypatch):
         same(checkpoints.restore(state_of(0)).state, state_of(3))
 
 
+@pytest.mark.long
 def test_importing_the_library_loads_no_orbax():
     program = "import sys, kacjax, kacjax.checkpoints; print('orbax.checkpoint' in sys.modules)"
     done = subprocess.run(

@@ -47,6 +47,7 @@ def batches(labels, size):
         yield {"x": data_of(part), "y": part}
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("adam")
 @pytest.mark.parametrize("streamed", [False, True])
 def test_a_network_learns_its_conditions(streamed):
@@ -84,6 +85,7 @@ def test_the_way_up_takes_them_too():
     np.testing.assert_allclose(between[1], x, atol=2e-2)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "null", [0, {"vector": np.array([1.0, 0.0, 2.0]), "class": np.asarray(1)}], ids=["0", "own"]
 )
@@ -141,6 +143,7 @@ def test_training_with_dropout_needs_to_know_what_none_is():
         kacjax.fit(*arguments, null_label=np.ones(3), **options)
 
 
+@pytest.mark.long
 def test_pairs_of_a_coupling_have_equal_conditions():
     labels = {"vector": np.repeat(np.eye(4, 3), 4, axis=0), "class": np.arange(16) % 2}
     labels = check_labels(labels, 16)
@@ -168,6 +171,7 @@ def test_bad_conditions(labels, message):
         check_labels(np.ones((4, 2)), 4, classes=3)
 
 
+@pytest.mark.long
 def test_types_of_conditions():
     found = check_labels({"a": np.ones((4, 2)), "b": np.ones(4, np.int8)}, 4)
     assert (found["a"].dtype, found["b"].dtype) == (jnp.float32, jnp.int32)

@@ -84,6 +84,7 @@ def test_the_velocity_is_that_of_the_normal_at_rest(name, x64):
         assert np.isclose(np.abs(noise), 3, atol=1e-9).any()
 
 
+@pytest.mark.long
 @every_path
 def test_pairs_are_closer_than_at_random(path):
     """The squared distance of datum and noise at the end, over 20 batches of 32."""
@@ -193,6 +194,7 @@ def test_groups_must_divide():
     np.testing.assert_array_equal(np.sort(rows), np.arange(8))
 
 
+@pytest.mark.long
 def test_in_float64(x64):
     x0, n = normals((8, 2)), normals((8, 2), 2)
     for coupling in (OptimalTransport(), Sinkhorn()):
@@ -227,6 +229,7 @@ def test_a_coupling_of_ones_own_is_optimal_in_one_dimension():
     np.testing.assert_array_equal(Sorted()(KEY, x0, n), OptimalTransport()(KEY, x0, n))
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("adam")
 def test_training_with_a_coupling():
     """In micro-batches it is the same, since the pairs are those of the whole batch."""
@@ -240,6 +243,7 @@ def test_training_with_a_coupling():
     assert np.all(run.losses != plain.losses)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("adam")
 def test_training_that_leaves_the_noise_as_it_is():
     path, data = diffusion_path(), np.asarray(normals((64, 2)))

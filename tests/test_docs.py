@@ -267,6 +267,7 @@ def test_the_reference_has_every_public_name_once():
             assert full in shown, f"{module}.{name}"
 
 
+@pytest.mark.long
 def test_the_version_has_one_source():
     text = (ROOT / "pyproject.toml").read_text()
     assert 'dynamic = ["version"]' in text

@@ -128,6 +128,7 @@ def test_cones_lead_into_their_data():
     np.testing.assert_allclose(end[:, 0], DATA[0, 0], atol=1e-5)
 
 
+@pytest.mark.long
 def test_any_process_has_an_exact_velocity():
     path = ProbabilityPath(UniformProcess())
     t, x = jnp.array([0.5]), jnp.array([[0.3, -0.1]])

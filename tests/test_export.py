@@ -346,6 +346,7 @@ def file(tmp_path_factory):
     return file
 
 
+@pytest.mark.long
 def test_three_lines_generate(tmp_path):
     path = kacjax.kac_path()
     network = MLP(2, rngs=nnx.Rngs(0), width=8, depth=1)

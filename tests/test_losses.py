@@ -45,6 +45,7 @@ def test_each_time_is_uniform():
     assert ks_distance(u) < ks_bound(20_000)
 
 
+@pytest.mark.long
 def test_loss_of_the_best_constant():
     """For flow matching of one datum the best constant is -x0, with the loss Var(eps) = 1."""
     x0 = jnp.full((20_000, 2), 0.5)
@@ -53,12 +54,14 @@ def test_loss_of_the_best_constant():
     np.testing.assert_allclose(loss, 1, rtol=0.03)
 
 
+@pytest.mark.long
 def test_loss_vanishes_at_the_exact_velocity_of_one_datum():
     path, x0 = flow_matching_path(), jnp.full((512, 2), 0.5)
     exact = lambda t, x: path.conditional_velocity(t, x, x0)  # noqa: E731
     assert flow_matching_loss(exact, path, jax.random.key(0), x0, time_power=1.0) < 1e-8
 
 
+@pytest.mark.long
 def test_gradient_points_to_the_marginal_velocity():
     """The minimizer among constants is the mean target, whatever the weight."""
     path, x0 = kac_path(4.0, 2.0), jnp.array([[1.0], [-0.5]]).repeat(5000, 0)
@@ -145,6 +148,7 @@ def test_low_precision_stops_at_the_network(dtype):
     np.testing.assert_allclose(loss, expected, rtol=1e-3)
 
 
+@pytest.mark.long
 def test_bytes_stand_for_numbers_from_minus_one_to_one():
     path, key = kac_path(), jax.random.key(0)
     images = np.random.default_rng(0).integers(0, 256, (8, 2, 2, 1)).astype(np.uint8)
@@ -171,6 +175,7 @@ def test_label_dropout_drops_its_share_and_nothing_else():
     np.testing.assert_array_equal(draw_points(*given, 1.0, 0.0, None).labels, labels)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -187,6 +192,7 @@ def test_bad_options(options, message):
         flow_matching_loss(Constant(), kac_path(), jax.random.key(0), jnp.ones((4, 2)), **options)
 
 
+@pytest.mark.long
 def test_under_jit_and_vmap():
     path, x0 = kac_path(), jnp.ones((8, 2))
     loss = lambda key: flow_matching_loss(lambda t, x: x * t[:, None], path, key, x0)  # noqa: E731
@@ -196,6 +202,7 @@ def test_under_jit_and_vmap():
     )
 
 
+@pytest.mark.long
 def test_images():
     x0 = jnp.ones((4, 8, 8, 3))
     assert flow_matching_loss(lambda t, x: x, kac_path(), jax.random.key(0), x0).shape == ()

@@ -11,6 +11,7 @@ from kacjax.models import MLP
 from kacjax.models.layers import FourierFeatures, time_features
 
 
+@pytest.mark.long
 def test_zero_at_initialization_and_right_shape():
     model = MLP(3, rngs=nnx.Rngs(0), width=32, depth=2, fourier=8)
     x = jax.random.normal(jax.random.key(0), (5, 3))

@@ -52,6 +52,7 @@ def is_learned(velocity, path):
     return error < 0.25 * jnp.sqrt(jnp.mean(jnp.square(wanted)))
 
 
+@pytest.mark.long
 def test_an_optax_loop_with_an_equinox_network():
     path = kacjax.kac_path()
     velocity = kacjax.Velocity(EquinoxNetwork(jax.random.key(0)), path)

@@ -97,6 +97,7 @@ def test_density_figure_states_the_atoms():
     np.testing.assert_allclose(tips.get_ydata(), np.exp(-0.9) / 2, rtol=1e-5)
 
 
+@pytest.mark.long
 def test_velocity_figure_shows_a_bound_and_an_explosion():
     axes = plots.velocity_figure(KAC, WienerProcess(1.0), earliest=1e-5).axes[0]
     # Before a path's first turn the speed is exactly c, without flicker.

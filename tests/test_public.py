@@ -194,6 +194,7 @@ def test_no_file_is_long(path):
     assert len(path.read_text().splitlines()) <= 400
 
 
+@pytest.mark.long
 def test_no_house_words():
     """Identifiers are those of the field."""
     words = ("normal_score", "parameterisation", "optimiser", "neighbour", "colour", "centre")

@@ -73,6 +73,7 @@ def test_callables_stay_what_they_are():
     assert not kac_path(signal=lambda u: 1 - u / 2).prior_is_noise
 
 
+@pytest.mark.long
 @settings(max_examples=30, deadline=None)
 @given(st.integers(1, 200), st.floats(0.1, 10.0), st.floats(0.3, 5.0))
 def test_grids_fall_to_zero(steps, start, power):

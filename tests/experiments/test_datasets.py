@@ -238,6 +238,7 @@ def noise_of(num):
     return np.random.default_rng(0).integers(0, 256, (num, 28, 28, 1), np.uint8)
 
 
+@pytest.mark.long
 def test_real_images_copies_and_noise_are_told_apart(judge):
     real = judge.reference(400)
     assert real.keys() == {headline.key for headline in judge.headlines}

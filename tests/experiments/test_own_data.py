@@ -33,6 +33,7 @@ def test_one_number_of_an_earlier_run_is_understood(tmp_path):
     assert differences(values, to_dict(config)) == []
 
 
+@pytest.mark.long
 def test_copies_among_images_do_not_count_as_near():
     images = np.random.default_rng(0).integers(0, 256, (6, 8, 12, 3), np.uint8)
     twice = np.concatenate([images, images])

@@ -43,6 +43,7 @@ def rows_of(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.long
 def test_a_run_fills_its_folder_and_reports(arrays):
     assert names_in(arrays.out) == RUN_FILES | {"marginals.png"}
     metrics = json.loads((arrays.out / "metrics.json").read_text())
@@ -76,6 +77,7 @@ def test_rows_of_the_log(arrays):
         assert name in events
 
 
+@pytest.mark.long
 def test_samples_are_in_the_units_of_the_file(arrays, tmp_path):
     """Those of the run, and those that its velocity's file alone gives."""
     table = np.loadtxt(arrays.source, delimiter=",", skiprows=1, usecols=(0, 1, 3))
@@ -161,6 +163,7 @@ def test_fewer_steps_are_refused(arrays, capsys):
         assert differences(flags, other) == said
 
 
+@pytest.mark.long
 def test_dry_run_touches_nothing(arrays, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("tempfile.tempdir", None)
@@ -183,6 +186,7 @@ def test_dry_run_touches_nothing(arrays, tmp_path, monkeypatch, capsys):
     assert train.main(arguments(arrays.source, arrays.out, "--dry-run")) == 0
 
 
+@pytest.mark.long
 def test_generate_is_reproducible_and_follows_its_flags(arrays, tmp_path):
     def samples(*flags):
         out = tmp_path / "new" / "samples.npy"
@@ -643,6 +647,7 @@ def test_wrong_flags_of_process(argv, tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.long
 def test_errors_reach_the_shell(tmp_path):
     command = [sys.executable, "-m", "experiments.process", "--a", "-1", "--out", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -30,6 +30,7 @@ def draw_of(path, velocity, x0=ONES, **options):
     return objective, objective.draw(velocity, velocity, KEY, x0, None, path)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("path", GAUSSIAN.values(), ids=GAUSSIAN)
 def test_straight_lines_need_no_student(path):
     """To one datum every way is straight, so that one step of any length is exact."""
@@ -70,6 +71,7 @@ def test_the_target_is_the_average_slope_of_a_known_flow(path):
     assert found[2] < 2e-3
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
 def test_the_student_is_asked_where_generation_asks_it(path):
     velocity, times = kacjax.exact_velocity(path, POINT), []
@@ -86,6 +88,7 @@ def test_the_student_is_asked_where_generation_asks_it(path):
     np.testing.assert_allclose(sorted(times), np.unique(np.asarray(draw.t)), rtol=1e-5)
 
 
+@pytest.mark.long
 def test_a_student_of_its_own_grid_is_carried_as_it_generates():
     path = PATHS["kac"]
     velocity = kacjax.exact_velocity(path, jnp.array([[1.0, 0.0], [-1.0, 0.0]]))
@@ -118,6 +121,7 @@ def test_a_flow_map_that_is_right_has_no_error(path, kind):
         assert low <= error < high
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["lsd", "meanflow"])
 @pytest.mark.parametrize("clock", ["t", "t2"])
 def test_errors_and_gradients_are_finite_at_all_times(clock, kind):
@@ -138,6 +142,7 @@ def test_errors_and_gradients_are_finite_at_all_times(clock, kind):
             assert jnp.all(jnp.isfinite(leaf))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("renoise", [False, True])
 def test_flow_maps_are_drawn_in_any_number_of_steps(renoise):
     path = GAUSSIAN["flow"]
@@ -163,6 +168,7 @@ def test_networks_of_two_times():
         plain(t, x, until=t)
 
 
+@pytest.mark.long
 def test_the_objective_of_fit_is_the_loss():
     data = np.random.default_rng(0).normal(size=(40, 2)).astype(np.float32)
     arguments = (mlp(), PATHS["kac"], data, KEY, 4, 8)
@@ -189,6 +195,7 @@ def test_an_objective_of_ones_own():
     np.testing.assert_allclose(run.losses[0], 2 * 1.25, rtol=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("objective", ["distillation", "flow map"])
 def test_a_stopped_training_goes_on_bit_for_bit(objective):
     path, network = PATHS["kac"], mlp(second_time=objective == "flow map")
@@ -207,6 +214,7 @@ def test_a_stopped_training_goes_on_bit_for_bit(objective):
     assert np.all(np.isfinite(metrics.loss))
 
 
+@pytest.mark.long
 def test_labels_and_guidance_are_distilled():
     network = mlp(classes=3)
     velocity = kacjax.Velocity(network, PATHS["kac"])

@@ -146,6 +146,7 @@ def test_steps_are_those_of_the_control(path, power):
     np.testing.assert_allclose(np.diff(roots), (roots[-1] - roots[0]) / 8, rtol=5e-3)
 
 
+@pytest.mark.long
 @ending_in_noise
 def test_one_step_reaches_what_is_predicted(name):
     """As in time it does for flow matching only."""
@@ -159,6 +160,7 @@ def test_one_step_reaches_what_is_predicted(name):
     assert (missed < 1e-5) == (name == "flow matching")
 
 
+@pytest.mark.long
 def test_euler_is_ddim(x64):
     r"""$x' = f' \hat x_0 + \sigma' (x - f \hat x_0) / \sigma$ at every step, written out."""
     path = kacjax.diffusion_path()
@@ -237,6 +239,7 @@ def test_samples_carry_derivatives_in_the_process(make, x64):
     assert abs(derivative) > 1e-3
 
 
+@pytest.mark.long
 def test_a_process_for_each_component_is_solved_in_time():
     path = kac_path(a=jnp.array([4.0, 25.0]), c=jnp.array([2.0, 3.0]))
     assert not make_coordinates(path, None).straight
@@ -262,5 +265,6 @@ class _TwoDeviations(kacjax.Process):
         return jnp.asarray(self.deviations) ** 2 * s
 
 
+@pytest.mark.long
 def test_numbers_do_not_make_a_process_one_of_one_component():
     assert not make_coordinates(kacjax.ProbabilityPath(_TwoDeviations()), None).straight

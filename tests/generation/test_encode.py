@@ -35,6 +35,7 @@ PATHS = {
 }
 
 
+@pytest.mark.long
 def test_noise_is_known_for_gaussian_data(x64):
     x = jnp.linspace(-1, 1, 9)[:, None]
     noise, nfe = encode(
@@ -47,6 +48,7 @@ def test_noise_is_known_for_gaussian_data(x64):
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", PATHS)
 def test_there_and_back_with_the_default_solver(name):
     path = PATHS[name]
@@ -57,6 +59,7 @@ def test_there_and_back_with_the_default_solver(name):
     np.testing.assert_allclose(decode(flow, path, noise, 200), x, atol=5e-3)
 
 
+@pytest.mark.long
 def test_decoding_noise_is_generating(x64):
     noise = initial_noise(PATH, KEY, (5, 2))
     x = generate(gaussian_velocity, PATH, KEY, (5, 2), 6, solver="heun")
@@ -166,6 +169,7 @@ class Still(eqx.Module):
         return jnp.zeros_like(x)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", PATHS)
 def test_the_way_up_of_an_x0_prediction_begins_in_a_little_noise(name):
     """At 3 % of the noise, a thousandth of T at least, from the datum that is faded."""
@@ -192,6 +196,7 @@ def test_the_way_up_of_an_x0_prediction_begins_in_a_little_noise(name):
     assert earliest(lambda t, x: x, path)[0] == 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("call", [encode, log_density])
 def test_noise_that_is_too_large_is_said(call):
     x = jnp.ones((4, 2))
@@ -202,6 +207,7 @@ def test_noise_that_is_too_large_is_said(call):
         call(lambda t, x: x / 0, PATH, x, 5)
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("error")
 def test_noise_of_the_right_size_is_not():
     flow, x = GaussianFlow(PATH), 0.3 * jax.random.normal(KEY, (100, 2))

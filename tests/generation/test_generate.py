@@ -76,6 +76,7 @@ def test_point_data_are_reached_through_the_linear_field(maker):
     np.testing.assert_allclose(x, jnp.broadcast_to(target, x.shape), atol=2e-3)
 
 
+@pytest.mark.long
 def test_noise_of_a_sample_depends_on_its_number_alone():
     path = kac_path(signal="exponential")
     x0 = jax.random.normal(KEY, (7, 2, 3))
@@ -85,6 +86,7 @@ def test_noise_of_a_sample_depends_on_its_number_alone():
     np.testing.assert_allclose(noise[4], fourth[0], rtol=1e-6)
 
 
+@pytest.mark.long
 def test_under_jit_and_vmap():
     run = lambda key: generate(gaussian_velocity, PATH, key, (3, 1), 8)  # noqa: E731
     keys = jax.random.split(KEY, 2)
@@ -239,6 +241,7 @@ def test_labels_beyond_the_classes_are_refused(name, labels, message):
         LABELLED[name](network_velocity(3), np.array(labels))
 
 
+@pytest.mark.long
 def test_labels_of_other_velocities():
     """The null label is one of a network's; through guidance too; functions may know any number."""
     labels = np.array([0, 3])
@@ -254,12 +257,14 @@ def test_labels_of_other_velocities():
         generate(function, PATH, KEY, (2, 1), 1, labels=-labels)
 
 
+@pytest.mark.long
 def test_progress_is_shown_on_request(capsys):
     for progress in (False, True):
         generate(gaussian_velocity, PATH, KEY, (9, 1), 2, chunk_size=3, progress=progress)
         assert ("3/3" in capsys.readouterr().err) == progress
 
 
+@pytest.mark.long
 def test_a_mesh_of_one_device():
     """What needs no more devices; the last samples are filled up on others."""
     mesh = jax.make_mesh((1,), ("data",))

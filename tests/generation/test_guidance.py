@@ -39,6 +39,7 @@ def velocity_of_two_classes(t, x, label):
 velocity_of_two_classes.classes = 2
 
 
+@pytest.mark.long
 def test_generation_evaluates_a_doubled_batch_once_a_step():
     sizes = []
 

@@ -54,6 +54,7 @@ def test_mixture_of_gaussians(path, precision):
         assert nfe > 12
 
 
+@pytest.mark.long
 def test_kac_noise_of_one_datum(x64):
     """At t = 0.3 the law is the Kac law around the datum: its own closed form is the answer."""
     path, datum = kac_path(4.0, 2.0), jnp.array([0.3, -0.2])
@@ -71,6 +72,7 @@ def test_kac_noise_of_one_datum(x64):
     assert float(path.process.atom_mass(c.g)) > 0.2
 
 
+@pytest.mark.long
 def test_outside_the_cone_of_the_prior_there_is_no_density():
     path = kac_path(4.0, 2.0)
     x = jnp.array([[0.0], [1.9], [2.1]])

@@ -53,6 +53,7 @@ OWN = {
 DATA = jnp.array([[1.0, 0.0], [-1.0, 0.5], [0.3, -0.8]])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", OWN)
 def test_own_processes_and_schedules_generate_in_straight_coordinates(name):
     path = OWN[name]
@@ -68,6 +69,7 @@ def test_own_processes_and_schedules_generate_in_straight_coordinates(name):
     np.testing.assert_allclose(decode(flow, path, noise, 100), 0.3 * DATA, atol=3e-3)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["process", "all"])
 def test_the_exact_velocity_of_bounded_noise_is_finite(name):
     """Also where no datum's noise reaches: the nearest datum decides; all samples arrive."""
@@ -150,6 +152,7 @@ def test_functions_modules_and_partials_are_velocities():
         np.testing.assert_allclose(decode(velocity, path, x, 3), expected, rtol=1e-6)
 
 
+@pytest.mark.long
 def test_one_compilation_for_all_paths_of_a_kind():
     """And all seeds, powers and tolerances; another shape, kind or number of steps is another."""
     velocity, traces = counting(lambda t, x: -x)
@@ -229,6 +232,7 @@ def test_the_exact_velocity_compiles_once_for_all_numbers():
     assert not compiled
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_low_precision_is_computed_in_float32(dtype):
     x, flow = (0.1 * DATA).astype(dtype), GaussianFlow(PATH)
@@ -334,6 +338,7 @@ def test_odd_input_that_is_taken(without_hook):
         generate(gaussian_velocity, path, KEY, (2, 1), 1, x0=x)
 
 
+@pytest.mark.long
 def test_a_misspelt_option_is_answered_by_the_right_one():
     for call in (encode, decode, log_density):
         with pytest.raises(TypeError, match="no option 'solvr'; the nearest is 'solver'"):

@@ -18,6 +18,7 @@ KEY = jax.random.key(0)
 DIFFUSION = kacjax.diffusion_path()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("solver", "order", "each", "spared"),
     [
@@ -198,6 +199,7 @@ def test_any_solver_of_diffrax(x64, without_hook):
             run(solver)
 
 
+@pytest.mark.long
 def test_the_step_limit_is_one_line():
     """It names the solver and the tolerances, and what can be done."""
     wild = lambda t, x: 1e4 * jnp.sin(1e5 * t)[:, None] * jnp.ones_like(x)  # noqa: E731
@@ -209,6 +211,7 @@ def test_the_step_limit_is_one_line():
     assert info.value.__cause__ is None
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("make", [kacjax.kac_path, kacjax.diffusion_path, kacjax.vp_path])
 def test_the_finest_steps_round_to_none(make, adam):
     """Of a steep grid the last times have one control in float32."""

@@ -27,6 +27,7 @@ def test_programs_with_fixed_steps_call_no_host(solver):
     assert "callback" not in jax.jit(run).lower(jax.random.key(0)).as_text()
 
 
+@pytest.mark.long
 def test_a_traced_solve_that_fails_is_nan():
     wild = lambda t, x: 1e4 * jnp.sin(1e5 * t)[:, None] * jnp.ones_like(x)  # noqa: E731
     run = lambda key: kacjax.generate(  # noqa: E731
@@ -35,6 +36,7 @@ def test_a_traced_solve_that_fails_is_nan():
     assert np.all(np.isnan(jax.jit(run)(jax.random.key(0))))
 
 
+@pytest.mark.long
 def test_samples_that_fail_leave_the_others():
     """With steps of each sample's own."""
 
@@ -72,6 +74,7 @@ def test_equal_times_are_no_steps(solver):
             kacjax.generation.solve(root, PATH, jnp.ones((2, 1)), 1.0, 0.0, times, solver=solver)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("solver", ["ab2", "tsit5"])
 def test_generate_within_shard_map(solver):
     """Without JAX's check of what varies over the mesh, which Diffrax's loops do not pass."""
@@ -88,6 +91,7 @@ def test_generate_within_shard_map(solver):
     np.testing.assert_allclose(mapped(keys, LABELS), want, atol=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("solver", ["ab2", "rk4"])
 def test_forward_mode_is_reverse_mode(x64, solver):
     """The derivative of the samples in a number of the velocity."""

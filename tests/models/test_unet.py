@@ -102,6 +102,7 @@ def test_zero_at_initialisation(dtype):
     assert {path for path in zero if path[-1] == "kernel"} == kernels
 
 
+@pytest.mark.long
 def test_bfloat16_agrees_to_its_accuracy():
     """Rounding errors of 2^-9 add up like a random walk over some 20 layers: about 1 %."""
     graphdef, state = small()
@@ -136,6 +137,7 @@ def test_rematerialisation_changes_neither_values_nor_gradients():
     assert sum(name in ("checkpoint", "remat2") for name in names) == 2 + 2 + 4
 
 
+@pytest.mark.long
 def test_dropout_follows_its_key():
     graphdef, state = small()
     without = evaluate(graphdef, state)

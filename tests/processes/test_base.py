@@ -34,6 +34,7 @@ class MapOnly(Process):
         return self.process.variance(s)
 
 
+@pytest.mark.long
 def test_a_new_process_in_ten_lines(x64):
     process, s = UniformProcess(), 0.7
     b = -np.expm1(-s)
@@ -206,6 +207,7 @@ def test_conditional_law_is_finite_everywhere(process, dtype):
         assert np.isfinite(gradient)
 
 
+@pytest.mark.long
 def test_conditional_law_of_bounded_support():
     """The law inside; outside the ratio to the edge is kept, which is the flow of the edge."""
     process, s = UniformProcess(), 0.7

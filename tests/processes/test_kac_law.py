@@ -28,6 +28,7 @@ def oracle_process(dtype):
     return KacProcess(a, c), s, y
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_oracle(dtype):
     with jax.enable_x64(dtype == "float64"):
@@ -119,6 +120,7 @@ def test_law_in_float64(a, c, s, z):
         )
 
 
+@pytest.mark.long
 def test_continuity_equation_by_finite_differences(x64):
     """The rule for the derivative of the distribution function is not assumed, but checked."""
     process, y = KacProcess(5.0, 2.0), jnp.linspace(-1.3, 1.3, 41)
@@ -135,6 +137,7 @@ def test_continuity_equation_by_finite_differences(x64):
         np.testing.assert_allclose(exact, difference, atol=1e-8, err_msg=name)
 
 
+@pytest.mark.long
 def test_telegraph_equation(x64):
     """The density solves u_ss + 2 a u_s = c^2 u_yy, by automatic differentiation twice."""
     a, c = 3.0, 1.5

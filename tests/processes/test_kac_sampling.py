@@ -111,6 +111,7 @@ def test_velocity_is_the_field(method, x64):
     np.testing.assert_allclose(v[~atom], process.velocity(s, y)[~atom], rtol=1e-6)
 
 
+@pytest.mark.long
 def test_float32_squash_against_float64():
     """The polynomials against Newton's method, for lam from 1e-4 to 1e4 and across the kink."""
     x = np.concatenate([np.linspace(0.02, 0.98, 25), [0.999]])
@@ -139,6 +140,7 @@ def test_table_is_small_and_made_by_the_script(x64):
         np.testing.assert_allclose(stored, made, atol=5e-6 * np.abs(made).max())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_quantile_round_trip(dtype):
     """|cdf(quantile(u)) - u|, and its relative size in the lower tail down to 1e-6."""
@@ -203,6 +205,7 @@ def test_quantile_has_the_atoms():
     np.testing.assert_allclose(jnp.abs(y[2]), 2, rtol=2e-3)
 
 
+@pytest.mark.long
 def test_map_is_monotone_and_continuous_across_every_seam():
     """Dense grids of n around the atoms and 5.5, and of lam around every panel boundary."""
     for lam in (1e-3, 1.0, 12.0, 17.0, 17.2, 40.0):
@@ -224,6 +227,7 @@ def test_map_is_monotone_and_continuous_across_every_seam():
         assert np.max(np.abs(below - above)[smooth]) < 5e-6
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "lam",
     [17.0, *map(slow, (0.01, 0.5, 4.0, 30.0, 1e3))],
@@ -357,6 +361,7 @@ def test_score_has_the_derivatives_of_the_inverse(x64):
     assert np.isfinite(jax.grad(process.to_normal)(0.0, 0.0))
 
 
+@pytest.mark.long
 def test_to_normal_inverts_from_normal(x64):
     n = jnp.linspace(-1.2, 1.2, 11)
     process = KacProcess(2.0, 1.0)
@@ -387,6 +392,7 @@ def test_bad_arguments(call, message):
         call(KacProcess())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", ["squash", slow("poisson-beta"), slow("path")])
 @pytest.mark.parametrize("dtype", ["float32", slow("float64"), "bfloat16"])
 def test_own_atoms_are_known(dtype, method):
@@ -428,6 +434,7 @@ def test_points_near_the_cone_are_inside():
     np.testing.assert_array_equal(np.asarray(velocity) == 3, np.arange(-3, 4) >= -1)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_slope_of_the_map_in_the_far_tails(dtype):
     """Both densities underflow at n = 20 in float32; the slope tends to that of a Gaussian's."""

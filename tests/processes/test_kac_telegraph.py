@@ -72,6 +72,7 @@ def test_traced_rate_needs_a_bound():
     np.testing.assert_allclose(jax.jit(lambda a: run(a, 40))(2.0), run(2.0, 40), rtol=1e-6)
 
 
+@pytest.mark.long
 def test_paths_are_compiled_once():
     """Eager calls reuse the program: nothing is compiled at the second one, nor at another time."""
     process, key = KacProcess(), jax.random.key(0)
@@ -109,6 +110,7 @@ def test_paths_are_continuous_with_slopes_c_and_start_at_zero():
     assert np.mean(np.abs(slopes - 3) < 0.02) > 0.97
 
 
+@pytest.mark.long
 def test_paths_have_the_covariance_of_the_process():
     """Cov(K(r), K(s)) = (Var(K(r)) + ...): checked at two times with 40,000 paths, to 4%."""
     process, r, s = KacProcess(3.0, 2.0), 0.4, 1.0
@@ -128,6 +130,7 @@ def test_rates_and_speeds_per_component():
     np.testing.assert_allclose(jnp.var(y, axis=1), expected, rtol=0.06)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
 def test_paths_in_every_precision(dtype):
     """Their last positions have the law, at 20,000 paths; false-alarm rate 1e-7."""

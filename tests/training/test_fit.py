@@ -199,6 +199,7 @@ def test_what_is_known_of_classes_stays_known():
     assert result.velocity.classes == 3
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("prediction", ["x0", "velocity"])
 def test_a_path_with_numbers_for_each_component(prediction):
     pair = jnp.array([2.0, 3.0])

@@ -52,6 +52,7 @@ def expected(numbers):
     return jnp.sum(jnp.asarray(weights) * total)
 
 
+@pytest.mark.long
 def test_gradients_of_the_flow_are_those_of_the_expectation(x64):
     """In rate and speed, the square of the target a constant; 16 batches of 5,000, to 6.5 errors.
 
@@ -84,6 +85,7 @@ def test_gradients_of_the_flow_are_those_of_the_expectation(x64):
     assert np.all(deviation < 0.05 * np.abs(rows.mean(0)))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("prediction", ["x0", "velocity"])
 def test_the_value_is_that_of_the_loss(prediction):
     path, key = make_kac(jnp.zeros(2)), jax.random.key(1)
@@ -109,6 +111,7 @@ def test_partners_have_the_rank_of_their_noise():
     )
 
 
+@pytest.mark.long
 def test_each_term_by_its_formula():
     """Of a spline that is a Gaussian of deviation 2, with slope 2 everywhere."""
     start = QuantileProcess.gaussian(sigma=2.0, bins=4)
@@ -122,6 +125,7 @@ def test_each_term_by_its_formula():
         np.testing.assert_allclose(found, wanted.mean(axis=1), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.long
 def test_transport_finds_the_law_of_the_data():
     """The quantiles of Laplace data at the nine deciles, to 0.1, from a Gaussian twice as wide."""
     data = np.random.default_rng(0).laplace(size=(20_000, 1)).astype(np.float32)
@@ -152,6 +156,7 @@ def test_rate_and_speed_are_found():
     np.testing.assert_allclose(np.exp(learned.numbers), [2.0, 1.0], rtol=0.05)
 
 
+@pytest.mark.long
 def test_network_and_numbers_learn_together():
     """Both change, by optimizers of their own, and the network goes on where it was."""
     data = np.random.default_rng(0).normal(size=(200, 2)).astype(np.float32)

@@ -19,6 +19,7 @@ PLAIN = optax.sgd(1.0)
 TIMES = kacjax.losses.LogNormalTimes()
 
 
+@pytest.mark.long
 def test_step_is_pure_and_moves_everything():
     state, step = small_step(mlp())
     first, metrics = step(state, DATA, KEY)
@@ -32,6 +33,7 @@ def test_step_is_pure_and_moves_everything():
         assert any(jnp.any(a != b) for a, b in pairs if a.shape == b.shape)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("prediction", ["x0", "velocity", "edm"])
 @pytest.mark.parametrize(
     ("weight", "coupling"), [("balanced", "independent"), (lambda t: 2 - t, "ot")]

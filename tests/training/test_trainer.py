@@ -94,6 +94,7 @@ def test_goes_on_where_another_trainer_stopped(trainer, whole):
     chex.assert_trees_all_equal(state, whole[0])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("calls", [None, 3])
 def test_convolutions_on_cpus_are_kept_out_of_loops(calls):
     class Convolution(nnx.Module):
@@ -141,6 +142,7 @@ def test_abstract_state_has_the_shapes_of_a_state(trainer, whole):
     assert shapes == jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), whole[0])
 
 
+@pytest.mark.long
 def test_host_batches_train_as_the_same_batches_on_the_device(trainer, whole):
     state = trainer.init(KEY)
     batches = host_batches(state, 20)
@@ -191,6 +193,7 @@ def test_what_is_not_finite_stops_at_the_last_good_state(kind):
     chex.assert_trees_all_equal(error.value.state, expected)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["resident", "stream"])
 def test_what_is_not_finite_is_skipped_and_counted_if_asked(kind):
     trainer = small_trainer(steps_per_call=5, on_nonfinite="skip")
@@ -280,6 +283,7 @@ def test_batches_that_do_not_fit(options, batches, message):
         trainer.run(trainer.init(KEY), iter(batches))
 
 
+@pytest.mark.long
 def test_classes_and_times_that_agree():
     """Also where the path holds its T in float32."""
     path = kacjax.kac_path(T=jnp.asarray(0.1, jnp.float32))
