@@ -1,6 +1,10 @@
 """Trained velocities that come with the library."""
 
+import dataclasses
 import pathlib
+
+import jax
+import jax.numpy as jnp
 
 from kacjax._validation import choose
 from kacjax.export.velocity import load_velocity
@@ -12,11 +16,18 @@ _FOLDER = pathlib.Path(__file__).parent / "pretrained"
 def load_pretrained(name: str = "digits", steps: int | None = None) -> Velocity:
     """A trained velocity of this package, with its path and classes; made by `tools.make_pretrained`.
 
-    `digits` are the 8 by 8 pixels of scikit-learn's handwritten digits, as 64 numbers in `[-1, 1]`, of ten
-    classes, on `kac_path()`. The teacher knows no class too, the label 10, for guidance.
+    Handwritten digits of ten classes, pixels in `[-1, 1]`:
+
+    | name | shape | network | path |
+    | --- | --- | --- | --- |
+    | `digits` | `(64,)`, scikit-learn's 8 by 8 pixels | `MLP` | `kac_path()` |
+    | `mnist` | `(28, 28, 1)` | `UNet`, the size `tiny` | `kac_path(clock="t2")` |
+
+    The teachers know no class too, the label 10, for guidance; MNIST's students have learned a guidance of 2.
+    Numbers are kept with 16 bits.
 
     Args:
-        name: `digits`.
+        name: `digits` or `mnist`.
         steps: Steps of a student, 4 or 1, to be drawn with by Euler's method; the teacher if missing.
 
     Raises:
@@ -30,7 +41,9 @@ def load_pretrained(name: str = "digits", steps: int | None = None) -> Velocity:
         ((10, 64), True)
     """
     known = {None: "teacher"} | {count: f"student-{count}" for count in (4, 1)}
-    folder = choose("name", name, {"digits": _FOLDER})
+    folder = choose("name", name, dict.fromkeys(("digits", "mnist"), _FOLDER))
     if steps not in known:
         raise ValueError(f"steps must be None, 4 or 1, got {steps!r}.")
-    return load_velocity(folder / f"{name}-{known[steps]}.safetensors")
+    velocity = load_velocity(folder / f"{name}-{known[steps]}.safetensors")
+    widen = lambda x: x.astype(jnp.float32) if x.dtype == jnp.float16 else x  # noqa: E731
+    return dataclasses.replace(velocity, network=jax.tree.map(widen, velocity.network))
