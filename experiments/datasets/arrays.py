@@ -136,7 +136,9 @@ def _numbers(file: Path, columns: dict[str, np.ndarray]) -> tuple[np.ndarray, tu
         except (ValueError, TypeError):
             parts[name] = None
         if parts[name] is None:
-            raise UserError(f"{what} must hold numbers, got {column[:1].tolist()!s:.60}.")
+            advice = f"; if these are classes, train takes --labels {name!r}" * bool(name)
+            got = f"{column[:1].tolist()!s:.60}"
+            raise UserError(f"{what} must hold numbers, got {got}{advice}.")
         if not np.all(np.isfinite(parts[name])):
             raise UserError(
                 f"{what} must be finite, got {np.sum(~np.isfinite(parts[name]))} others."
