@@ -202,11 +202,12 @@ def test_zip_whose_last_member_has_a_wrong_size_gives_no_random_image(tmp_path):
     for offset in (entry + 20, entry + 24):
         content[offset : offset + 4] = (10**6).to_bytes(4, "little")
     path.write_bytes(content)
-    with pytest.raises(EOFError) as caught:
+    # Newer Pythons see from the directory that the entry is too long.
+    with pytest.raises((EOFError, zipfile.BadZipFile), match="^$|Overlapped entries"):
         image_files(path).read("150.png")
-    assert not str(caught.value)
     cache = tmp_path / "cache"
-    with pytest.raises(DataError, match=r"1 of 4 images .* cannot be read: 150\.png \(EOFError\)"):
+    message = r"1 of 4 images .* cannot be read: 150\.png \((EOFError|.*Overlapped entries)"
+    with pytest.raises(DataError, match=message):
         load_images(path, 4, cache=cache, progress=False)
     assert not os.path.exists(cache)
     for _ in range(2):  # Decoded, then from the cache.
