@@ -75,7 +75,6 @@ def test_there_are_notebooks():
     assert len(NOTEBOOKS) == 4
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebooks_run(notebook, users_settings, monkeypatch):
     """Their cells from top to bottom, without a window; and no output names a folder of ours."""
