@@ -101,14 +101,17 @@ def main() -> None:
     old = json.loads(kept.read_text()) if kept.exists() else {}
     fits = all(old.get(name) == value for name, value in vars(budget).items())
     result["found"] = old["found"] if fits else {}
-    seeds = {label: result["found"].setdefault(label, {"seeds": []})["seeds"] for label in PATHS}
-    missing = [(s, label) for s in range(budget.seeds) for label in PATHS if len(seeds[label]) <= s]
+    done = {label: len(values["seeds"]) for label, values in result["found"].items()}
+    missing = [
+        (s, label) for s in range(budget.seeds) for label in PATHS if s >= done.get(label, 0)
+    ]
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
         measured = pool.map(functools.partial(measure, budget), *zip(*missing, strict=True))
         for (seed, label), found in zip(missing, measured, strict=True):
             print(f"seed {seed}, {label}: {found.pop('seconds'):.0f} s", flush=True)
-            seeds[label].append(found)
-            result["found"][label]["mean and half-width"] = summary(seeds[label])
+            values = result["found"].setdefault(label, {"seeds": []})
+            values["seeds"].append(found)
+            values["mean and half-width"] = summary(values["seeds"])
             write_result("few_step_mnist", result | surroundings("flax", "optax"))
     for label, values in result["found"].items():
         for kind, rows in values["mean and half-width"].items():

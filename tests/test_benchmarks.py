@@ -38,7 +38,7 @@ from benchmarks import (
     unet_flops,
 )
 
-pytestmark = pytest.mark.end_to_end
+pytestmark = pytest.mark.long
 
 ROOT = pathlib.Path(__file__).parents[1]
 PATHS = [grids.PATHS["kac, clock t"], grids.PATHS["diffusion"]]

@@ -39,7 +39,7 @@ from experiments.datasets.vectors import Grid2d, Plane
 from experiments.report import Interval, interval, plus_minus
 from experiments.sampling import grid_power
 
-pytestmark = [pytest.mark.usefixtures("compile_once"), pytest.mark.end_to_end]
+pytestmark = [pytest.mark.usefixtures("compile_once"), pytest.mark.long]
 
 QUICK = [
     *("grid2d", "--clock", "t", "--seeds", "2", "--steps", "12", "--batch-size", "16"),

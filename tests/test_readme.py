@@ -11,7 +11,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text()
 
 
-@pytest.mark.end_to_end
+@pytest.mark.long
 def test_library_example_runs_as_printed():
     (example,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
     assert len([line for line in example.splitlines() if line.strip()]) <= 12

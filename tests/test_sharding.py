@@ -51,7 +51,7 @@ def agree(results, name, single):
         np.testing.assert_allclose(results[f"{name}/{key}"], single[key], rtol=0, atol=1e-5)
 
 
-@pytest.mark.end_to_end
+@pytest.mark.long
 def test_eight_devices_train_as_one(tmp_path, single):
     """One test, for there is one worker: tests that share it may run in several processes."""
     eight = finish(*start(tmp_path, "eight", "perceptron", devices=8))

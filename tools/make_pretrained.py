@@ -19,12 +19,15 @@ import kacjax
 from experiments import distill, train
 
 TARGET = pathlib.Path(__file__).parents[1] / "kacjax" / "export" / "pretrained"
+# Flags of the teacher, and of its students.
 RECIPES = {
-    "digits": "--conditional --width 128 --steps 11000",
-    "mnist": "--conditional --size tiny --clock t2 --prediction x0 --time-power 2 "
-    "--batch-size 16 --steps 12000 --learning-rate 2e-3 --warmup 50 --schedule cosine",
+    "digits": ("--conditional --width 128 --steps 11000", ""),
+    "mnist": (
+        "--conditional --size tiny --clock t2 --prediction x0 --time-power 2 "
+        "--batch-size 16 --steps 12000 --learning-rate 2e-3 --warmup 50 --schedule cosine",
+        "--teacher-steps 16 --training-steps 1500 --guidance 2",
+    ),
 }
-STUDENTS = {"digits": "", "mnist": "--teacher-steps 16 --training-steps 1500 --guidance 2"}
 
 
 def copy(run: pathlib.Path, name: str) -> None:
@@ -38,8 +41,9 @@ def copy(run: pathlib.Path, name: str) -> None:
 def make(name: str, folder: pathlib.Path) -> int:
     """Trains and copies; the status of what failed."""
     run, students = folder / name, folder / f"{name}-students"
-    status = train.main([name, *RECIPES[name].split(), "--resume", "--out", str(run)])
-    flags = ["--run", str(run), "--steps", "4", "1", *STUDENTS[name].split()]
+    teach, learn = (flags.split() for flags in RECIPES[name])
+    status = train.main([name, *teach, "--resume", "--out", str(run)])
+    flags = ["--run", str(run), "--steps", "4", "1", *learn]
     status = status or distill.main([*flags, "--resume", "--out", str(students)])
     if not status:
         copy(run, f"{name}-teacher")

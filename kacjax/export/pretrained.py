@@ -6,7 +6,7 @@ import pathlib
 import jax
 import jax.numpy as jnp
 
-from kacjax._validation import choose
+from kacjax._validation import check_choice
 from kacjax.export.velocity import load_velocity
 from kacjax.velocity import Velocity
 
@@ -41,9 +41,9 @@ def load_pretrained(name: str = "digits", steps: int | None = None) -> Velocity:
         ((10, 64), True)
     """
     known = {None: "teacher"} | {count: f"student-{count}" for count in (4, 1)}
-    folder = choose("name", name, dict.fromkeys(("digits", "mnist"), _FOLDER))
+    check_choice("name", name, ("digits", "mnist"))
     if steps not in known:
         raise ValueError(f"steps must be None, 4 or 1, got {steps!r}.")
-    velocity = load_velocity(folder / f"{name}-{known[steps]}.safetensors")
+    velocity = load_velocity(_FOLDER / f"{name}-{known[steps]}.safetensors")
     widen = lambda x: x.astype(jnp.float32) if x.dtype == jnp.float16 else x  # noqa: E731
     return dataclasses.replace(velocity, network=jax.tree.map(widen, velocity.network))

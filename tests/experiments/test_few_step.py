@@ -25,7 +25,7 @@ from kacjax.export import load_notes
 from tests.experiments.small_runs import Killed as Ended
 from tests.experiments.small_runs import arguments, at_step, fails, kill, outcome
 
-pytestmark = pytest.mark.end_to_end
+pytestmark = pytest.mark.long
 
 LADDER = ["--steps", "2", "1", "--teacher-steps", "4", "--training-steps", "6", "--guidance", "2"]
 RARELY = ["--checkpoint-every", "2", "--log-every", "2", "--num-samples", "20"]

@@ -24,7 +24,7 @@ from kacjax.training import (
 )
 from tests.experiments.small_runs import arguments, at_step, fails, interrupted, outcome
 
-pytestmark = pytest.mark.end_to_end
+pytestmark = pytest.mark.long
 
 
 def test_a_run_fills_its_folder_and_reports(images):

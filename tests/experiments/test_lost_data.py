@@ -37,7 +37,7 @@ from tests.experiments.small_runs import (
     state_of,
 )
 
-pytestmark = pytest.mark.end_to_end
+pytestmark = pytest.mark.long
 
 # All that a later command reads, but for the lock.
 READ = ("config.json", "metrics.jsonl", "velocity.safetensors", "samples.npy", "metrics.json")

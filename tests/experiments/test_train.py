@@ -490,7 +490,7 @@ def test_paths_of_the_models():
     assert edm.unused(PathConfig()) == []
 
 
-@pytest.mark.end_to_end
+@pytest.mark.long
 def test_a_run_of_a_baseline(tmp_path):
     """What the flags say is what is trained, and what the file of the velocity says."""
     run, flags = tmp_path / "run", ["--path", "edm", "--sigma-data", "0.8", "--coupling", "ot"]

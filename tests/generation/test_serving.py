@@ -14,7 +14,7 @@ from jax import export
 import kacjax
 
 # Another process is to make the same bits.
-pytestmark = [pytest.mark.optimised, pytest.mark.end_to_end]
+pytestmark = [pytest.mark.optimised, pytest.mark.long]
 PATH = kacjax.kac_path()
 LABELS = np.array([0, 1, 2, 0, 1], np.int32)
 STEPS = 6
