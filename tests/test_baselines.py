@@ -43,6 +43,7 @@ def posterior_mean(x, f, sigma):
     return np.sum(share[..., None] * means, axis=1)
 
 
+@pytest.mark.long
 @every_path
 def test_the_target_is_the_derivative_of_the_path(name, x64):
     """At fixed noise, by autodiff; and the field that is given the points finds it again."""
@@ -56,6 +57,7 @@ def test_the_target_is_the_derivative_of_the_path(name, x64):
     np.testing.assert_allclose(conditional, point.velocity, rtol=1e-8, atol=1e-10)
 
 
+@pytest.mark.long
 def test_coefficients_are_those_of_the_papers(x64):
     u = np.linspace(0, 1, 21)
     c = vp_path().coefficients(u)
@@ -190,6 +192,7 @@ def test_the_loss_of_edm_is_its_loss(x64):
     np.testing.assert_allclose(loss, np.mean(weight * error**2), rtol=1e-8)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "path",
     [

@@ -44,6 +44,7 @@ def folder(tmp_path):
     return tmp_path / "deep" / "checkpoints"
 
 
+@pytest.mark.long
 def test_newest_comes_back(folder):
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state_of(0))
     for like in (state_of(0), abstract):

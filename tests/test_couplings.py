@@ -44,6 +44,7 @@ def test_the_cost_is_the_least(seed):
     np.testing.assert_allclose(cost[np.arange(12), rows].sum(), least, rtol=1e-5)
 
 
+@pytest.mark.long
 @every_path
 def test_both_ends_keep_their_laws(path):
     """Data and times stay where they are; noise is the same set of draws, in another order."""
@@ -70,6 +71,7 @@ def test_the_same_normals_make_the_same_points(path):
     np.testing.assert_allclose(found.velocity, expected.velocity, rtol=1e-4, atol=3e-4)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", PATHS)
 def test_the_velocity_is_that_of_the_normal_at_rest(name, x64):
     """By autodiff, at fixed noise; on the atoms of the Kac process its speed."""

@@ -26,6 +26,7 @@ def test_norms_of_a_velocity():
     np.testing.assert_allclose(norm, [5, 1])
 
 
+@pytest.mark.long
 def test_lipschitz_constant_is_the_spectral_norm(x64):
     """Exactly, and by power iteration, which needs the gap between singular values."""
     t, x = jnp.array([0.5, 2.0]), jnp.zeros((2, 2, 3))

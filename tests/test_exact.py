@@ -82,6 +82,7 @@ def test_velocity_moves_its_law(path, options, x64):
     assert jnp.sum(~(atom | slope)) > 90
 
 
+@pytest.mark.long
 def test_brownian_velocity_is_that_of_the_posterior_mean():
     """For Brownian motion the velocity is `velocity_from_x0` of E[x0 | x]: another formula."""
     path = PATHS["diffusion"]

@@ -330,6 +330,7 @@ def test_what_is_trained_stays_so(tmp_path):
     assert len(jax.tree.leaves(loaded.network.params)) == 1
 
 
+@pytest.mark.long
 def test_64_bits(tmp_path):
     with jax.enable_x64(True):
         double = lambda x: x.astype(jnp.float64) if eqx.is_inexact_array(x) else x  # noqa: E731

@@ -91,6 +91,7 @@ class Constant(eqx.Module):
         return jnp.zeros_like(x)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("path", "gain"),
     [
@@ -120,6 +121,7 @@ def test_the_balanced_weight_is_its_formula(path, gain):
         )
 
 
+@pytest.mark.long
 def test_a_gain_for_each_component():
     path = diffusion_path(sigma=jnp.array([1.0, 2.0]))
     draw = draw_points(
@@ -129,6 +131,7 @@ def test_a_gain_for_each_component():
     assert np.all(np.isfinite(weighted_errors(Constant(), draw)))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_low_precision_stops_at_the_network(dtype):
     """Times, noise and mean are those of float32 data; only the prediction is rounded."""
@@ -157,6 +160,7 @@ def test_bytes_stand_for_numbers_from_minus_one_to_one():
     np.testing.assert_allclose(loss(images), loss(floats), rtol=1e-5)
 
 
+@pytest.mark.long
 def test_label_dropout_drops_its_share_and_nothing_else():
     """100,000 labels; a deviation of 5.5 standard errors has probability 4e-8."""
     labels = jnp.asarray(np.arange(100_000) % 10, jnp.int32)

@@ -75,6 +75,7 @@ def test_an_optax_loop_with_an_equinox_network():
     assert is_learned(kacjax.Velocity(eqx.combine(params, static), path), path)
 
 
+@pytest.mark.long
 def test_an_optax_loop_with_a_linen_network():
     path, module = kacjax.diffusion_path(), LinenNetwork()
     variables = module.init(jax.random.key(0), jnp.ones(1), jnp.ones((1, 2)))

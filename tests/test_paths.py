@@ -101,6 +101,7 @@ def test_x0_gain_is_the_derivative(name):
     assert np.all(path.x0_gain(t) < 0)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", PATHS)
 def test_under_jit_vmap_and_grad(name):
     path, key = PATHS[name], jax.random.key(0)
@@ -125,6 +126,7 @@ def test_targets_are_finite_at_both_ends():
         np.testing.assert_allclose(point.x_t[0], 1.0, atol=1e-5)
 
 
+@pytest.mark.long
 def test_kac_velocity_is_bounded_and_diffusion_is_not():
     x0, t = jnp.zeros((4096, 2)), jnp.full(4096, 1e-6)
     kac = kac_path(9.0, 3.0).sample(jax.random.key(0), t, x0).velocity
@@ -152,6 +154,7 @@ def test_prior_of_a_signal_that_does_not_vanish_needs_data(signal):
         path.sample_prior(key, (5, 2), jnp.ones((4, 2)))
 
 
+@pytest.mark.long
 def test_coefficients_have_the_rank_of_the_points():
     t = jnp.array([0.2, 0.7, 0.9])
     for name, path in PATHS.items():
@@ -246,6 +249,7 @@ def test_lists_are_taken(without_hook):
     assert point.x_t.shape == (2, 1)
 
 
+@pytest.mark.long
 def test_path_is_a_pytree_whose_parameters_are_traced():
     def variance(path: ProbabilityPath):
         return path.process.variance(path.coefficients(path.T).g)

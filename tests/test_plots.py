@@ -114,6 +114,7 @@ def test_plots_do_not_load_pyplot():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+@pytest.mark.long
 def test_animations_of_points_and_of_images(tmp_path):
     """One frame for each time, the last one held for a second; what is shown changes."""
     shrinking = jnp.linspace(2, 0.1, 4)[:, None, None] * POINTS[:20][None]

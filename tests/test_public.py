@@ -118,6 +118,7 @@ def test_every_name_is_there():
 LAZY = ("orbax", "sklearn", "matplotlib", "tyro", "ott", "torch", "grain", "PIL", "pooch", "tqdm")
 
 
+@pytest.mark.long
 def test_an_import_is_light():
     """`import kacjax` loads nothing that only some need; a room is imported when it is used."""
     program = (

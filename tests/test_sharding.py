@@ -148,6 +148,7 @@ def test_what_jax_finds_decides(monkeypatch):
     assert calls[2:] == [("host:1", 4, 3)]
 
 
+@pytest.mark.long
 def test_a_process_without_others_starts_alone():
     program = "from kacjax import sharding; print(sharding.initialize_distributed())"
     slurm = ("SLURM", "OMPI", "KUBERNETES", "TPU")

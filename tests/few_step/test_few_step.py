@@ -42,6 +42,7 @@ def test_straight_lines_need_no_student(path):
     assert float(jnp.max(objective.errors(wrong, draw, None, path))) > 1e-3
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("path", GAUSSIAN.values(), ids=GAUSSIAN)
 def test_the_target_is_the_average_slope_of_a_known_flow(path):
     """Of normal data the flow scales by the deviation at each time; the error is of second order."""
@@ -102,6 +103,7 @@ def test_a_student_of_its_own_grid_is_carried_as_it_generates():
     np.testing.assert_allclose(end, wanted, atol=1e-4)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["lsd", "meanflow"])
 @pytest.mark.parametrize("path", GAUSSIAN.values(), ids=GAUSSIAN)
 def test_a_flow_map_that_is_right_has_no_error(path, kind):

@@ -39,6 +39,7 @@ def rho_at(path, t):
     return c.sigma / (c.f + c.sigma)
 
 
+@pytest.mark.long
 @every_path
 @pytest.mark.parametrize("precision", [32, 64])
 def test_times_and_controls_are_found_again(path, precision):
@@ -109,6 +110,7 @@ def test_the_slope_is_the_chain_rule(path, x64):
         np.testing.assert_allclose(slope, expected, rtol=1e-8)
 
 
+@pytest.mark.long
 @every_path
 def test_the_divergence_is_the_trace_of_the_slope(path, x64):
     coordinates = make_coordinates(path, None)
@@ -121,6 +123,7 @@ def test_the_divergence_is_the_trace_of_the_slope(path, x64):
     np.testing.assert_allclose(divergence, [jnp.trace(jax.jacfwd(one)(row)) for row in u], 1e-10)
 
 
+@pytest.mark.long
 def test_flow_matching_is_straight_as_it_is():
     coordinates = make_coordinates(PATHS["flow matching"], None)
     t, x = jnp.linspace(0.01, 0.99, 9), jax.random.normal(KEY, (9, 2))
@@ -175,6 +178,7 @@ def test_euler_is_ddim(x64):
     np.testing.assert_allclose(found, x, atol=1e-9)
 
 
+@pytest.mark.long
 def test_two_steps_of_ab2_written_out(x64):
     """With steps of different lengths: the slope is extrapolated to the middle of the second."""
     path = kacjax.diffusion_path()

@@ -33,6 +33,7 @@ pytestmark = pytest.mark.optimised
 KEY = jax.random.key(0)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("power", [2.0, 3.0])
 def test_euler_is_euler(power):
     """Against the loop written out; where the control is time, steps are its own."""
@@ -64,6 +65,7 @@ def test_times_given_in_the_coordinate_of_time():
     np.testing.assert_allclose(found, x, rtol=1e-6)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("maker", [kac_path, diffusion_path])
 def test_point_data_are_reached_through_the_linear_field(maker):
     """For one datum the linear part of the velocity, known exactly, leads there for any path."""

@@ -60,6 +60,7 @@ def test_generation_evaluates_a_doubled_batch_once_a_step():
     np.testing.assert_allclose((x - plain)[:, 0], expected, rtol=2e-3)
 
 
+@pytest.mark.long
 def test_one_compilation_whatever_the_scale_and_the_interval():
     """Also of Python's floats."""
     counted, traces = counting(velocity)

@@ -118,6 +118,7 @@ CALLS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", CALLS)
 def test_a_velocity_that_knows_its_path_refuses_another(name):
     network = lambda t, x: 0.1 * x  # noqa: E731
@@ -199,6 +200,7 @@ class Scaled(eqx.Module):
 SCALED = []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "call",
     [

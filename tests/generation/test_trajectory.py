@@ -36,6 +36,7 @@ def test_trajectory_ends_where_generate_does(path, options):
         np.testing.assert_allclose(x[i], x[0] * scale, rtol=3e-3)
 
 
+@pytest.mark.long
 def test_labels_go_along():
     labels = jnp.array([0, 3])
     x = trajectory(

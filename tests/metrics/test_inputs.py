@@ -72,6 +72,7 @@ def test_points_lie_along_the_first_axis(call, name):
         call()
 
 
+@pytest.mark.long
 def test_packages_of_extras_are_imported_where_they_are_used():
     code = """if True:
         import sys

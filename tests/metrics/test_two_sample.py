@@ -32,6 +32,7 @@ def test_accuracy_and_tail_equal_folds_by_hand():
     assert p_value == pytest.approx(tail, rel=1e-9)
 
 
+@pytest.mark.long
 def test_level_at_equal_laws():
     # 100 pairs of 100 normal points in the plane. At level 5% five rejections are expected, and
     # more than 20 have probability 3e-9.

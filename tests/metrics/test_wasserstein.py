@@ -54,6 +54,7 @@ def test_mean_for_equal_laws():
     assert_mean(values, 1 / (3 * 51))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("call", "message"),
     [

@@ -155,6 +155,7 @@ def test_dropout_follows_its_key():
     assert draws(0.0, KEY) == draws(0.3, None) == 0
 
 
+@pytest.mark.long
 def test_labels_change_the_output_and_the_null_label_is_none():
     graphdef, state = small()
     outputs = [evaluate(graphdef, state, label=jnp.full(3, label)) for label in range(4)]
@@ -257,6 +258,7 @@ def test_attention_by_default_fits_any_size(shape, levels, expected):
     assert unet._attention(None, unet._sides(shape, (1,) * levels)) == expected
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("shape", "size", "attention"),
     [((48, 48, 3), "cifar10", [12]), ((512, 512, 3), "mnist", []), ((64, 24, 3), "mnist", [12])],
@@ -277,6 +279,7 @@ def test_heads_fit_any_channels_by_default():
     assert model.config["head_channels"] == 12
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_type_is_that_of_the_images_and_float32_at_least(dtype, x64):
     graphdef, state = small(dtype=dtype)
@@ -290,6 +293,7 @@ def test_the_type_is_that_of_the_images_and_float32_at_least(dtype, x64):
         assert out.dtype == expected
 
 
+@pytest.mark.long
 def test_bad_calls(monkeypatch):
     # As without the hook, which would refuse other types before.
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)

@@ -124,6 +124,7 @@ def test_every_method_under_jit_vmap_and_grad(process):
     assert np.isfinite(jax.jit(jax.grad(lambda s: jnp.sum(process.sample(key, s, (3,)))))(0.3))
 
 
+@pytest.mark.long
 def test_wiener_law():
     """Moments of 100,000 samples to 2%, closed forms against each other."""
     process = WienerProcess(jnp.array([0.5, 2.0]))
@@ -169,6 +170,7 @@ def test_linear_velocity_where_the_variance_underflows(power, s):
         np.testing.assert_allclose(slopes[1], -power / s**2, rtol=1e-3)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("process", [KacProcess(), WienerProcess(), UniformProcess()])
 def test_linear_velocity_of_every_positive_time(process):
     s = jnp.asarray(10.0 ** np.arange(-37, 3), jnp.float32)

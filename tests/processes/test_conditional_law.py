@@ -14,6 +14,7 @@ pytestmark = pytest.mark.optimised
 PROCESS = KacProcess(9.0, 3.0)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("width", [0.3, 0.02])
 def test_mass_bound_and_continuity(width, x64):
     """Of all times together: total mass 1, |v| <= c inside, d/ds p + d/dy (v p) = 0."""

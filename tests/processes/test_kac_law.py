@@ -96,6 +96,7 @@ def local_law(a, c, s, y):
     return process.velocity(s, y), process.density(s, y), scale, *slopes
 
 
+@pytest.mark.long
 @settings(max_examples=40, deadline=None)
 @given(
     st.floats(1e-3, 300.0),
@@ -191,6 +192,7 @@ def test_everything_is_finite_everywhere(dtype):
                 assert np.all(np.isfinite(slope)), name
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("s", [1e-12, 1e-20, 1e-30])
 def test_gradients_in_a_small_cone(s):
     """As `s` falls to 0 at a fixed place `z` in the cone, gradients tend to these.
@@ -215,6 +217,7 @@ def test_gradients_in_a_small_cone(s):
         np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6, err_msg=name)
 
 
+@pytest.mark.long
 def test_on_and_outside_the_cone():
     process = KacProcess(2.0, 3.0)
     y = jnp.array([-4.0, -3.0, 3.0, 4.0])
@@ -229,6 +232,7 @@ def test_on_and_outside_the_cone():
     np.testing.assert_allclose(process.velocity(1.0, inner), 3 * 2 / 4, rtol=1e-4)
 
 
+@pytest.mark.long
 def test_diffusion_limit_rate(x64):
     """As a and c grow with c^2 / a = 1, variance and distribution approach Wiener's like 1/a."""
     from kacjax import WienerProcess

@@ -173,6 +173,7 @@ def test_far_tails_in_float32(x64):
         np.testing.assert_allclose(single, exact, rtol=3e-5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", ["float32", slow("float64")])
 def test_map_beyond_what_a_probability_can_express(dtype):
     r"""Normal variables whose tails underflow: `to_normal` inverts the map, up to the atom.
@@ -195,6 +196,7 @@ def test_map_beyond_what_a_probability_can_express(dtype):
             np.testing.assert_allclose(found[inside], np.asarray(n)[inside], rtol=tolerance)
 
 
+@pytest.mark.long
 def test_quantile_has_the_atoms():
     process = KacProcess(1.0, 2.0)
     atom = np.exp(-1.0) / 2
@@ -265,6 +267,7 @@ def test_derivatives_against_differences_of_the_quantile(lam, x64):
     np.testing.assert_allclose(on_atoms[:, -2:], [[0.5, -0.5], [1, -1]])
 
 
+@pytest.mark.long
 def test_gradient_of_the_variance_by_samples():
     """E[y^2] differentiated through 400,000 samples is the derivative of the variance, to 3%."""
 
@@ -287,6 +290,7 @@ def test_the_same_key_couples_kac_and_wiener():
     np.testing.assert_allclose(distances[0] / distances[1], 10, rtol=0.3)
 
 
+@pytest.mark.long
 def test_vectors_of_processes():
     """Rates and speeds per component and per sample, by broadcasting and by vmap."""
     key = jax.random.key(0)

@@ -52,6 +52,7 @@ def test_bound_comes_from_the_poisson_tail():
     assert 10 * scipy.stats.poisson.sf(bound - 2, 1e5) > telegraph.TAIL
 
 
+@pytest.mark.long
 def test_overflow_is_reported_and_never_cut():
     process = KacProcess(50.0, 1.0)
     run = lambda key: process.sample_path(key, jnp.ones(1), (10,), max_jumps=8)  # noqa: E731
@@ -62,6 +63,7 @@ def test_overflow_is_reported_and_never_cut():
             jax.block_until_ready(draw(jax.random.key(0)))
 
 
+@pytest.mark.long
 def test_traced_rate_needs_a_bound():
     def run(a, bound=None):
         process = KacProcess(a, 1.0)

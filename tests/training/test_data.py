@@ -53,6 +53,7 @@ def test_every_epoch_is_a_new_permutation(num, batch_size):
         assert np.sum(stream(0, 1, num, num, jax.random.key(5)) == rows[0]) < 20
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("num", "batch_size"), [(1437, 128), (7, 5), (5, 13), (8, 4)])
 def test_batches_depend_on_the_step_alone(num, batch_size):
     """A stream that begins later is the rest of the one that began before, also in other cuts."""

@@ -116,6 +116,7 @@ def test_a_list_of_batches_is_gone_through_once():
     assert result.losses.shape == (7,)
 
 
+@pytest.mark.long
 def test_compiles_once_for_runs_of_one_kind():
     """Other seeds, data, parameters, numbers of the path; but for another kind of path, anew."""
     options = {"ema_decay": 0.5, "steps_per_call": 7}

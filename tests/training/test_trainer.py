@@ -161,6 +161,7 @@ def test_batches_that_end_end_the_run():
     assert state.step == len(metrics.loss) == 3
 
 
+@pytest.mark.long
 def test_labels_and_bytes_reach_the_network():
     trainer = small_trainer(label_dropout=0.5)
     images = np.random.default_rng(0).integers(0, 256, (64, 2)).astype(np.uint8)
@@ -172,6 +173,7 @@ def test_labels_and_bytes_reach_the_network():
     assert np.all(np.isfinite(metrics.loss))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["resident", "stream"])
 def test_what_is_not_finite_stops_at_the_last_good_state(kind):
     """A bad datum is met once an epoch of four steps."""
