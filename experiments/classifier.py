@@ -11,9 +11,9 @@ import numpy as np
 import optax
 from flax import nnx
 from jaxtyping import Array
-from tqdm import tqdm
 
 from experiments.judging.classifier import Classifier, ImageClassifier
+from experiments.log import Progress
 from kacjax.data import ImageArrays, to_float
 
 
@@ -91,9 +91,12 @@ def train_classifier(
         random, num, size = np.random.default_rng(seed), len(images.images), recipe.batch_size
         epochs = [random.permutation(num) for _ in range(-(-steps * size // num))]
         batches = np.concatenate(epochs)[: steps * size].reshape(steps, size)
-        for number, rows in enumerate(tqdm(batches, disable=not progress, unit="step")):
+        bar, begin = Progress(steps, 0, shown=progress), time.perf_counter()
+        for number, rows in enumerate(batches):
             state, loss = step(data, state, number, rows)
             losses.append(loss)
+            bar.update(number + 1, None, (number + 1) / (time.perf_counter() - begin))
+        bar.close()
     trained = nnx.merge(graphdef, state[0], state[1])
     return Trained(
         ImageClassifier(trained, images.classes),

@@ -19,7 +19,7 @@ import tyro
 from experiments import report, runs
 from experiments.command import UserError, check_count, optional, parse, run, user_errors
 from experiments.datasets import make_known
-from experiments.datasets.arrays import read_arrays, read_npy
+from experiments.datasets.arrays import read_data, read_npy
 from experiments.datasets.pictures import LOADERS
 from kacjax import data, metrics
 
@@ -34,6 +34,8 @@ class EvaluateConfig:
     """Folder of a run, an array's file, or a folder or zip of images."""
     against: Annotated[str, tyro.conf.arg(metavar="DATA|DIR|FILE")]
     """Name of a data set, or real data in any of these forms."""
+    labels: Annotated[str | None, optional("COLUMN", "none")] = None
+    """Column of a table that holds classes: left out."""
     split: Literal["train", "test"] = "test"
     """Which part of a known data set of images."""
     num_samples: int = 2000
@@ -125,7 +127,7 @@ def _read(flag: str, name: str, config: EvaluateConfig, event: tuple[int, ...] |
     if path.suffix.lower() == ".npy":
         return _checked(flag, read_npy(path))
     if path.suffix.lower() in _TABLES:
-        return _checked(flag, read_arrays(path).data)
+        return _checked(flag, read_data(path, config.labels))
     if _is_folder(name):
         event = (config.size, config.size, 3) if event is None else event
         if len(event) != 3 or event[2] not in (1, 3):

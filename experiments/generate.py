@@ -1,5 +1,7 @@
 """Generates samples from a run, or from a velocity's file: points as floats, images as bytes.
 
+Vectors may become a table, with the columns of the table that they were learned from.
+
 python -m experiments.generate --run runs/grid2d-kac --num-samples 1000 --out samples.npy
 python -m experiments.generate --run velocity.safetensors --label 3 --guidance 2 --out threes.npy
 """
@@ -43,8 +45,8 @@ class GenerateConfig:
 
     run: Annotated[Path, tyro.conf.arg(metavar="PATH")]
     """Folder of the run, or its velocity.safetensors alone."""
-    out: Annotated[Path, tyro.conf.arg(metavar="FILE.npy")]
-    """File for the samples; replaced if it exists."""
+    out: Annotated[Path, tyro.conf.arg(metavar="FILE.npy|FILE.csv")]
+    """File for the samples, replaced if it exists; a table where they are vectors."""
     sampling: SamplingConfig = dataclasses.field(
         default_factory=lambda: SamplingConfig(num_samples=64)
     )
@@ -70,23 +72,30 @@ def generate(config: GenerateConfig) -> None:
     check_group(config.sampling)
     check_count("--seed", config.seed, 0, MAX_SEED)
     check_range("--guidance", config.guidance, 0, 1000)
-    for flag, file, suffix in (("--out", config.out, ".npy"), ("--gif", config.gif, ".gif")):
+    flags = ("--out", config.out, (".npy", ".csv")), ("--gif", config.gif, (".gif",))
+    for flag, file, suffixes in flags:
         if file is None:
             continue
-        if file.suffix != suffix or file.is_dir():
-            raise UserError(f"{flag} must name a {suffix} file, got {file}.")
+        if file.suffix not in suffixes or file.is_dir():
+            raise UserError(f"{flag} must name a {' or '.join(suffixes)} file, got {file}.")
         # Found out before anything is computed.
         with runs.atomic(file.with_name(f".{file.name}.probe")) as probe:
             probe.touch()
         file.with_name(f".{file.name}.probe").unlink()
     velocity, notes = load(config.run)
     event, num = event_of(velocity), config.sampling.num_samples
+    shape = finish(notes, np.zeros((1, *event), np.float32)).shape[1:]
+    if config.out.suffix == ".csv" and len(shape) > 1:
+        raise UserError(f"--out must name a .npy file for data of shape {shape}, got {config.out}.")
     drawn, sampling = as_drawn(velocity, config.sampling, notes.get("sampling", {}))
     function, labels = _classes(config, drawn, notes)
     key, start = jax.random.key(config.seed), time.perf_counter()
     samples, nfe = draw(function, key, num, event, sampling, labels, progress=True)
     seconds, samples = time.perf_counter() - start, finish(notes, samples)
-    runs.write_array(config.out, samples)
+    if config.out.suffix == ".csv":
+        runs.write_text(config.out, _table(notes, samples, labels))
+    else:
+        runs.write_array(config.out, samples)
     if config.gif is not None:
         shown = min(num, _ANIMATED)
         first = None if labels is None else labels[:shown]
@@ -139,6 +148,20 @@ def _classes(config: GenerateConfig, velocity: Any, notes: dict[str, Any]) -> tu
     with user_errors(ValueError):
         times = (interval,) if interval is not None else ()
         return kacjax.guided(velocity, config.guidance, count, *times), labels
+
+
+def _table(notes: dict[str, Any], samples: np.ndarray, labels: Any) -> str:
+    """Samples as the text of a table, in the digits that their type has; with their classes."""
+    width = samples.shape[1]
+    names = notes.get("names") or [f"column {i}" for i in range(width)]
+    # The shortest digits that tell each number from its neighbors.
+    rows: list[list[Any]] = samples.astype(str).tolist()
+    if labels is not None:
+        names = [*names, notes.get("label", "class")]
+        classes = notes["classes"]
+        drawn = [classes[i] if classes else i for i in np.asarray(labels).tolist()]
+        rows = [[*row, name] for row, name in zip(rows, drawn, strict=True)]
+    return report.csv_text(names, rows)
 
 
 def _number(name: str, names: list[str]) -> int:

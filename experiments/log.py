@@ -202,7 +202,8 @@ class Progress:
         if self._lines and speed and time.monotonic() - self._last > _LINES:
             self._last, left = time.monotonic(), (self._steps - step) / speed / 60
             where = f"step {step:,} of {self._steps:,}"
-            print(f"{where}, {said}, {speed:.3g} steps/s, {left:.0f} min left", file=sys.stderr)
+            parts = (where, *[said] * bool(said), f"{speed:.3g} steps/s", f"{left:.0f} min left")
+            print(", ".join(parts), file=sys.stderr)
 
     def close(self) -> None:
         """Leaves the bar as it is."""

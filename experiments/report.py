@@ -117,10 +117,10 @@ def markdown(titles: Sequence[str], rows: Iterable[Sequence[str]], text: int = 1
     return "".join(f"| {' | '.join(row)} |\n" for row in (titles, rule, *rows))
 
 
-def csv_text(titles: str, rows: Iterable[Sequence[Any]]) -> str:
-    """A table for programs; its titles are words."""
+def csv_text(titles: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A table for programs."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([titles.split(), *rows])
+    csv.writer(text, lineterminator="\n").writerows([titles, *rows])
     return text.getvalue()
 
 

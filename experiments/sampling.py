@@ -1,5 +1,6 @@
 """A trained velocity of a run, and generation with it."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,7 @@ def draw(
         event: Shape of one.
         sampling: The solver.
         labels: Their classes.
-        progress: Whether to show a bar, where they come in chunks.
+        progress: Whether to show a bar on a terminal, where they come in chunks.
 
     Raises:
         UserError: If the solver diverged, they do not fit into memory, or a label is none of the
@@ -112,7 +113,7 @@ def draw(
             chunk_size=chunk,
             mesh=local_mesh(),
             return_nfe=True,
-            progress=progress and chunk is not None and num > chunk,
+            progress=progress and sys.stderr.isatty() and chunk is not None and num > chunk,
             **sampling.options(),
         )
     if not np.all(np.isfinite(samples)):

@@ -181,7 +181,7 @@ def test_markdown_has_the_final_step_and_its_best(finished):
     assert {len(row) for row in rows} == {7}
     body = rows[2:]
     assert [row[:2] for row in body] == [
-        *(["2", "Kac, clock t"], ["2", "diffusion"], ["3", "Kac, clock t"], ["3", "diffusion"]),
+        *(["2", "diffusion"], ["2", "Kac, clock t"], ["3", "diffusion"], ["3", "Kac, clock t"]),
         ["", "real data"],
     ]
     means = {}
@@ -224,7 +224,7 @@ def test_results_alone_give_the_same_tables_and_curves(finished, tmp_path, capsy
     curves = {"quality.png", "training.png", "time.png", "field.png"}
     assert {path.name for path in (tmp_path / "again").glob("*.png")} == curves
     assert redraw.main([str(out / report.RESULTS), "--out", str(tmp_path), "--against", "x"]) == 2
-    assert "--against must be one of kac-t, diffusion; got 'x'" in capsys.readouterr().err
+    assert "--against must be one of diffusion, kac-t; got 'x'" in capsys.readouterr().err
 
 
 def damages():
@@ -488,6 +488,28 @@ def test_a_cell_on_which_another_process_works_is_waited_for(finished, tmp_path,
     assert f"kac-t, seed 1: process {os.getpid()} on " in log
 
 
+def test_two_processes_share_the_cells(finished, tmp_path, monkeypatch):
+    out = tmp_path / "copy"
+    shutil.copytree(finished[0], out)
+    (cell,) = (out / "cells").glob("kac-seed0-*")
+    part = (cell / "step-000012").rename(tmp_path / "step-000012")
+    for later in (out / "cells").glob("*-seed1-*"):
+        next(later.glob("step-000012/judged-*.json")).unlink()
+    other = contextlib.ExitStack()
+    other.enter_context(runs.locked(cell))
+
+    def sleep(seconds):
+        # What is free is finished before it waits.
+        assert len(list((out / "cells").glob("*-seed1-*/step-000012/judged-*.json"))) == 2
+        part.rename(cell / part.name)
+        other.close()
+
+    monkeypatch.setattr(runs.time, "sleep", sleep)
+    assert command(out) == 0
+    log = (out / compare.LOG).read_text()
+    assert log.index("seed 1: judged step 12") < log.index("waiting")
+
+
 def test_a_signal_ends_the_wait_for_another_process(finished, tmp_path, monkeypatch):
     out = tmp_path / "copy"
     shutil.copytree(finished[0], out)
@@ -546,7 +568,7 @@ def fails(capsys, flags, *words):
         (["--grid-power", "0"], ["--grid-power must lie between 0.1 and 20"]),
         (["--tolerance", "-1"], ["--tolerance must lie between"]),
         (["--steps", "0"], ["--steps"]),
-        (["--against", "gan"], ["--against must be one of kac-t, diffusion; got 'gan'"]),
+        (["--against", "gan"], ["--against must be one of diffusion, kac-t; got 'gan'"]),
         (["--solver", "rk"], ["'rk'", "euler"]),
         (["--clock", "t3"], ["'t3'"]),
         (["--conditional"], ["--conditional"]),
@@ -590,12 +612,14 @@ def test_help_fits_the_terminal(capsys, monkeypatch):
 
 
 def test_models_are_all_combinations():
-    assert list(make_models(ModelsConfig())) == ["kac-t", "kac-t2", "diffusion", "flow-matching"]
-    grid = make_models(ModelsConfig(a=(9.0, 25.0), c=(3.0, 5.0), clock=("t",), matched=True))
+    assert list(make_models(ModelsConfig())) == ["diffusion", "flow-matching", "kac-t", "kac-t2"]
+    grid = make_models(ModelsConfig(a=(9.0, 25.0), c=(3.0, 5.0), clock=("t",)))
     assert list(grid) == [
-        *("kac-t-a9-c3", "kac-t-a9-c5", "kac-t-a25-c3", "kac-t-a25-c5"),
         *("diffusion", "diffusion-sigma1.67", "diffusion-sigma0.6"),
+        *("kac-t-a9-c3", "kac-t-a9-c5", "kac-t-a25-c3", "kac-t-a25-c5"),
     ]
+    alone = make_models(ModelsConfig(a=(25.0,), clock=("t",), matched=False))
+    assert list(alone) == ["kac-t", "diffusion"]
     sigmas = {c / a**0.5 for a in (9, 25) for c in (3, 5)}
     assert {path.sigma for name, path in grid.items() if "diffusion" in name} == sigmas
     t2 = make_models(ModelsConfig(clock=("t2",)))["flow-matching"]
@@ -606,6 +630,40 @@ def test_models_are_all_combinations():
     assert more["edm"].prediction("x0") == kacjax.predictions.EDMPrediction(0.7)
     near = make_models(ModelsConfig(a=(9.0, 9.00000001), clock=("t", "t")))
     assert len(near) == 3
+
+
+def test_every_kac_model_has_its_control():
+    config = defaults()["moons"][1]
+    assert config.controls() == {"kac-t": "flow-matching", "kac-t2": "flow-matching"}
+
+    def controls(**models):
+        return dataclasses.replace(config, models=ModelsConfig(**models)).controls()
+
+    assert controls(clock=("t",)) == {"kac-t": "diffusion"}
+    assert controls(matched=False) == {}
+    pairs = controls(a=(9.0,), c=(3.0, 1.2), clock=("t2",), ot=True, baselines=("vp",))
+    assert pairs == {
+        "kac-t2-a9-c3": "flow-matching",
+        "kac-t2-a9-c3-ot": "flow-matching-ot",
+        "kac-t2-a9-c1.2": "flow-matching-sigma0.4",
+        "kac-t2-a9-c1.2-ot": "flow-matching-sigma0.4-ot",
+    }
+    taught = controls(clock=("t", "t2"), c=(2.0,), students=(4,), maps=("lsd",))
+    assert taught["kac-t-student4"] == "flow-matching-sigma0.667-student4"
+    assert taught["kac-t2-lsd"] == "flow-matching-sigma0.667-lsd"
+
+
+def test_couplings_are_models_of_their_own():
+    models = ModelsConfig(clock=("t2",), ot=True, baselines=("edm",))
+    config = dataclasses.replace(defaults()["moons"][1], models=models, seeds=1)
+    found = {name: run.training.coupling for name, run in config.runs()}
+    assert found == {
+        **{"flow-matching": "independent", "flow-matching-ot": "ot"},
+        **{"kac-t2": "independent", "kac-t2-ot": "ot", "edm": "independent"},
+    }
+    training = dataclasses.replace(config.training, coupling="ot")
+    coupled = dataclasses.replace(config, training=training)
+    assert [name for name, _ in coupled.runs()] == ["flow-matching", "kac-t2", "edm"]
 
 
 def test_quick_shrinks_what_was_left_at_its_default(monkeypatch):
@@ -697,14 +755,38 @@ def test_pairs_know_which_way_is_better(headline, own, rival, kind, value, verdi
 
 def test_pairs_leave_out_what_failed_and_single_seeds():
     entries = table.best_entries(table.make_entries(made_up()), HEADLINES[0])
-    rows = table.make_pairs(entries, HEADLINES, "diffusion")
+    rows = table.make_pairs(entries, HEADLINES, "diffusion", {})
     # Of the adaptive solver one seed failed, and one alone has no interval.
-    assert [entry.sampler.nfe for entry, _ in rows] == [5]
-    text = table.pairs_to_terminal(rows, HEADLINES[0], "diffusion")
+    assert [entry.sampler.nfe for entry, _, _ in rows] == [5]
+    text = table.pairs_to_terminal(rows, HEADLINES[0])
     assert max(map(len, text.splitlines())) < 80
     assert text.startswith("error: ratio to diffusion, seed by seed")
-    markdown = table.pairs_to_markdown(rows, HEADLINES, "diffusion")
+    markdown = table.pairs_to_markdown(rows, HEADLINES)
     assert markdown.count("\n| 5 |") == 1
+    assert "against |" not in markdown
+
+
+def test_pairs_are_with_the_control_of_each():
+    models = {"kac-t-a9-c3": 0.2, "kac-t-a9-c1": 0.6, "wide": 0.1, "narrow": 0.3, "vp": 0.5}
+    judgements = [
+        judged(model, seed, 9, euler_5=(error * (1 + seed), 0.9))
+        for model, error in models.items()
+        for seed in (0, 1)
+    ]
+    controls = {"kac-t-a9-c3": "wide", "kac-t-a9-c1": "narrow"}
+    entries = table.make_entries(judgements)
+    rows = table.make_pairs(entries, HEADLINES, "wide", controls)
+    found = {entry.model: (rival, pairs["error"].value) for entry, rival, pairs in rows}
+    assert {model: rival for model, (rival, _) in found.items()} == {
+        **controls,
+        **{"narrow": "wide", "vp": "wide"},
+    }
+    values = [found[model][1] for model in ("kac-t-a9-c3", "kac-t-a9-c1", "narrow", "vp")]
+    np.testing.assert_allclose(values, [2, 2, 3, 5])
+    assert "| 5 | Kac t a9 c1 | narrow | " in table.pairs_to_markdown(rows, HEADLINES)
+    assert "ratio to wide or narrow, seed" in table.pairs_to_terminal(rows, HEADLINES[0])
+    lines = table.pairs_to_csv(rows).splitlines()
+    assert any(line.startswith("kac-t-a9-c1,narrow,9,euler,") for line in lines)
 
 
 @pytest.mark.parametrize(

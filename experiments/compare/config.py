@@ -56,8 +56,10 @@ class ModelsConfig:
     """Kac: speeds."""
     clock: tuple[Literal["t", "t2"], ...] = ("t", "t2")
     """Clocks of every model; diffusion with t2 is flow matching."""
-    matched: bool = False
-    """Wiener models also with sigma = c / sqrt(a)."""
+    matched: bool = True
+    """Controls of Kac: Wiener models also with sigma = c / sqrt(a)."""
+    ot: bool = False
+    """Models also with noise and data coupled by optimal transport; not vp and edm."""
     maps: tuple[Literal["lsd", "meanflow"], ...] = ()
     """Flow maps for few steps, learned beside every velocity."""
     students: tuple[int, ...] = ()
@@ -73,22 +75,50 @@ class ModelsConfig:
 
 
 def make_models(config: ModelsConfig) -> dict[str, PathConfig]:
-    """Kac for every `a`, `c` and clock, named by them if there are several; Wiener for every clock.
+    """The controls, Kac for every `a`, `c` and clock, and the others of every clock, by their names.
 
-    After them come the other baselines.
+    Controls are Wiener models with noise of Kac's deviation; the others have the deviation 1, and
+    after them come the baselines. Kac models are named by `a` and `c` if there are several.
     """
-    pairs, models = list(dict.fromkeys(itertools.product(config.a, config.c))), {}
-    for (a, c), clock in itertools.product(pairs, config.clock):
-        name = f"kac-{clock}" + f"-a{a:.12g}-c{c:.12g}" * (len(pairs) > 1)
-        models[name] = PathConfig("kac", a=a, c=c, clock=clock)
-    # By their names: those that differ by rounding are one.
-    matched = {f"{c / a**0.5:.3g}": c / a**0.5 for a, c in pairs if config.matched}
-    sigmas = {"1": 1.0} | matched | {"1": 1.0}
-    for (shown, sigma), clock in itertools.product(sigmas.items(), config.clock):
-        name = "flow-matching" if clock == "t2" else "diffusion"
-        models[name + f"-sigma{shown}" * (sigma != 1)] = PathConfig(name, sigma=sigma)
+    pairs = _pairs(config)
+    sigmas = [c / a**0.5 for a, c in pairs if config.matched]
+    models = dict(_wiener(sigma, clock) for sigma in sigmas for clock in config.clock)
+    for pair, clock in itertools.product(pairs, config.clock):
+        models[_kac_name(pair, clock, pairs)] = PathConfig("kac", *pair, clock=clock)
+    for clock in config.clock:
+        name, path = _wiener(1.0, clock)
+        models.setdefault(name, path)
     known = {"vp": PathConfig("vp"), "edm": PathConfig("edm", sigma_data=config.sigma_data)}
     return models | {name: known[name] for name in config.baselines}
+
+
+def controls(config: ModelsConfig) -> dict[str, str]:
+    """The model that differs from each Kac model in the law of its noise, not in its deviation.
+
+    It is flow matching where there is the clock `t2`: the better of the Wiener models.
+    """
+    pairs, clock = _pairs(config), max(config.clock)
+    return {
+        _kac_name((a, c), own, pairs): _wiener(c / a**0.5, clock)[0]
+        for (a, c), own in itertools.product(pairs, config.clock)
+        if config.matched
+    }
+
+
+def _pairs(config: ModelsConfig) -> list[tuple[float, float]]:
+    return list(dict.fromkeys(itertools.product(config.a, config.c)))
+
+
+def _kac_name(pair: tuple[float, float], clock: str, pairs: list[tuple[float, float]]) -> str:
+    return f"kac-{clock}" + "-a{:.12g}-c{:.12g}".format(*pair) * (len(pairs) > 1)
+
+
+def _wiener(sigma: float, clock: str) -> tuple[str, PathConfig]:
+    # Named by three digits: those that differ by rounding are one.
+    shown = f"{sigma:.3g}"
+    name = "flow-matching" if clock == "t2" else "diffusion"
+    same = shown == "1"
+    return name + f"-sigma{shown}" * (not same), PathConfig(name, sigma=1.0 if same else sigma)
 
 
 class Sampler(NamedTuple):
@@ -162,12 +192,12 @@ class CompareConfig:
     """Seeds, counted from --seed: of network, batches, noise and prior."""
     checkpoints: tuple[float, ...] = (0.05, 0.25, 0.5, 1.0)
     """Fractions of the training after which to judge; the last is 1."""
-    against: Annotated[str | None, optional("MODEL", "flow-matching")] = None
+    against: Annotated[str | None, optional("MODEL", "the control of each")] = None
     """Model to which the others are compared seed by seed."""
     quick: bool = False
     """One seed, a fifth of the steps, fewer samples and checkpoints."""
     out: Annotated[Path | None, optional("DIR", "runs/compare-DATA")] = None
-    """Folder of the results; one that was interrupted continues."""
+    """Folder of the results; one that was interrupted continues, and processes may share it."""
     cells: Annotated[Path | None, optional("DIR", "OUT/cells")] = None
     """Folder of networks and judgements, which comparisons may share."""
 
@@ -211,16 +241,33 @@ class CompareConfig:
         """The training runs with the names of their models: seed by seed."""
         seeds = range(self.training.seed, self.training.seed + self.seeds)
         options: dict[str, Any] = {"record": run_config.RecordConfig(keep=1), "resume": True}
+        usual, more = self.training.coupling, ["ot"] * self.models.ot
         return [
             (
-                name + f"-{objective}" * (objective in self.models.maps),
+                name
+                + f"-{coupling}" * (coupling != usual)
+                + f"-{objective}" * (objective in self.models.maps),
                 RunConfig(self.data, self.source, path, self.network, training, **options),
             )
             for seed in seeds
             for name, path in make_models(self.models).items()
+            for coupling in dict.fromkeys((usual, *more * (path.path not in ("vp", "edm"))))
             for objective in dict.fromkeys((self.training.objective, *self.models.maps))
-            for training in [replace(self.training, seed=seed, objective=objective)]
+            for training in [
+                replace(self.training, seed=seed, objective=objective, coupling=coupling)
+            ]
         ]
+
+    def controls(self) -> dict[str, str]:
+        """The control of every Kac model, learned and solved as that is."""
+        names = {cell.model for cell in make_cells(self, "")}
+        found = {
+            model: control + model.removeprefix(kac)
+            for kac, control in controls(self.models).items()
+            for model in names
+            if model == kac or model.startswith(f"{kac}-")
+        }
+        return {model: control for model, control in found.items() if control in names}
 
     def student_steps(self) -> int:
         """Optimizer steps of a student."""

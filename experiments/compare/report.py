@@ -45,6 +45,7 @@ def results_of(config: CompareConfig, cells: list[Cell], dataset: Dataset) -> di
         "seeds": list(dict.fromkeys(cell.seed for cell in cells)),
         "steps": config.steps(),
         "against": config.against,
+        "controls": config.controls(),
         "real data": dataset.reference(config.evaluation.num_samples),
         **surroundings(),
         "judgements": [load(cell, step) for cell in done for step in cell.steps],
@@ -69,15 +70,17 @@ def render(results: Mapping[str, Any], headlines: table.Headlines) -> tuple[File
     entries, title = table.make_entries(judgements), _caption(results)
     shown, sampler = table.best_entries(entries, headlines[0]), shown_sampler(results["evaluation"])
     models = list(dict.fromkeys(entry.model for entry in entries))
-    usual = (name for name in ("flow-matching", "diffusion") if name in models)
-    baseline = results.get("against") or next(usual, models[-1])
-    pairs = table.make_pairs(shown, headlines, baseline)
+    against = results.get("against")
+    controls = {} if against else results.get("controls", {})
+    usual = [*controls.values(), *(n for n in ("flow-matching", "diffusion") if n in models)]
+    baseline = against or next(iter(usual), models[-1])
+    pairs = table.make_pairs(shown, headlines, baseline, controls)
     lines = table.make_lines(shown, headlines, reference)
     markdown = f"{title}\n\n" + table.to_markdown(lines)
     terminal = table.to_terminal(title, lines)
     if pairs:
-        markdown += "\n" + table.pairs_to_markdown(pairs, headlines, baseline)
-        terminal += f"\n\n{table.pairs_to_terminal(pairs, headlines[0], baseline)}\n"
+        markdown += "\n" + table.pairs_to_markdown(pairs, headlines)
+        terminal += f"\n\n{table.pairs_to_terminal(pairs, headlines[0])}\n"
     fields: dict[str, list[Any]] = {model: [] for model in models}
     last = table.last_steps(entries)
     for judgement in judgements:
@@ -91,7 +94,7 @@ def render(results: Mapping[str, Any], headlines: table.Headlines) -> tuple[File
     quality, learning = ([Curve(h, *axis) for h in headlines] for axis in (BY_NFE, by_step))
     return {
         CSV: table.to_csv(entries),
-        PAIRED: table.pairs_to_csv(pairs, baseline),
+        PAIRED: table.pairs_to_csv(pairs),
         MARKDOWN: markdown,
         RESULTS: _to_json(results),
         "quality.png": curves_figure(shown, quality, reference),

@@ -50,8 +50,9 @@ class Pair(NamedTuple):
 
 # A table for people: titles, rows of texts, the best ones marked, and how many are no figures.
 Lines = tuple[list[str], list[list[tuple[str, bool]]], int]
-# A line of the table with its pairs, over the seeds for which neither failed.
-Row = tuple[Entry, dict[str, Pair]]
+# A line of the table, the model that it is compared to, and its pairs, over the seeds for which
+# neither failed.
+Row = tuple[Entry, str, dict[str, Pair]]
 
 
 def label(model: str) -> str:
@@ -99,18 +100,24 @@ def _badness(entry: Entry, headline: Headline) -> float:
     return math.inf if figure is None else headline.badness(figure.mean)
 
 
-def make_pairs(entries: Sequence[Entry], headlines: Headlines, baseline: str) -> list[Row]:
-    """Pairs of lines with the baseline's of equal cost; none where there is a single seed."""
-    base, rows = {each.sampler.cost: each for each in entries if each.model == baseline}, []
+def make_pairs(
+    entries: Sequence[Entry], headlines: Headlines, baseline: str, controls: Mapping[str, str]
+) -> list[Row]:
+    """Pairs of lines with those of equal cost of their controls; none where there is one seed.
+
+    The baseline is the control of those that have none of their own.
+    """
+    known, rows = {(each.model, each.sampler.cost): each for each in entries}, []
     for entry in entries:
-        rivals = base.get(entry.sampler.cost, entry).qualities
+        rival = controls.get(entry.model, baseline)
+        rivals = known.get((rival, entry.sampler.cost), entry).qualities
         seeds = [seed for seed, own in entry.qualities.items() if own and rivals.get(seed)]
         if rivals is not entry.qualities and len(seeds) > 1:
             sides = [[each[seed] for seed in seeds] for each in (entry.qualities, rivals)]
             pairs = {
                 h.key: pair(h, *([q[h.key] for q in side] for side in sides)) for h in headlines
             }
-            rows.append((entry, pairs))
+            rows.append((entry, rival, pairs))
     return rows
 
 
@@ -146,17 +153,18 @@ def to_csv(entries: Iterable[Entry]) -> str:
         for entry in entries
         for name, own in entry.figures.items()
     ]
-    return csv_text(f"model {_COLUMNS} mean low high seeds", rows)
+    return csv_text(f"model {_COLUMNS} mean low high seeds".split(), rows)
 
 
-def pairs_to_csv(rows: Sequence[Row], baseline: str) -> str:
+def pairs_to_csv(rows: Sequence[Row]) -> str:
     """Every pair of every line, one a row, at full precision."""
     lines = [
-        [entry.model, baseline, *_columns_of(entry), name, *own]
-        for entry, pairs in rows
+        [entry.model, rival, *_columns_of(entry), name, *own]
+        for entry, rival, pairs in rows
         for name, own in pairs.items()
     ]
-    return csv_text(f"model baseline {_COLUMNS} kind value low high seeds verdict", lines)
+    titles = f"model baseline {_COLUMNS} kind value low high seeds verdict"
+    return csv_text(titles.split(), lines)
 
 
 def _columns_of(entry: Entry) -> list[Any]:
@@ -213,20 +221,22 @@ def to_terminal(title: str, lines: Lines, width: int = WIDTH) -> str:
     return "\n".join([*shown, rule])
 
 
-def pairs_to_markdown(rows: Sequence[Row], headlines: Headlines, baseline: str) -> str:
+def pairs_to_markdown(rows: Sequence[Row], headlines: Headlines) -> str:
     """A legend and the table: bold where the model is better, italic where worse."""
+    rivals = {rival for _, rival, _ in rows}
+    several, name = len(rivals) > 1, label(min(rivals)) if len(rivals) == 1 else "another"
     cells = [
-        [str(entry.sampler.cost), label(entry.model)] + [_cell(pairs[h.key]) for h in headlines]
-        for entry, pairs in rows
+        [str(entry.sampler.cost), label(entry.model), *[label(rival)] * several]
+        + [_cell(pairs[h.key]) for h in headlines]
+        for entry, rival, pairs in rows
     ]
-    name = label(baseline)
     legend = (
         f"Against {name}, seed by seed: mean ratio (×) or difference of a model's figure and that of "
         f"{name}, with its 95% t-interval; for a figure whose best value is 1 the difference of "
         "|log|. Bold: the whole interval is on the better side; italic: on the worse."
     )
-    titles = ["NFE", "model", *(headline.title for headline in headlines)]
-    return f"{legend}\n\n" + markdown(titles, cells, 2)
+    titles = ["NFE", "model", *["against"] * several, *(headline.title for headline in headlines)]
+    return f"{legend}\n\n" + markdown(titles, cells, 2 + several)
 
 
 def _cell(found: Pair) -> str:
@@ -236,15 +246,17 @@ def _cell(found: Pair) -> str:
     return f"{mark}{times}{value} ({low} to {high}){mark}"
 
 
-def pairs_to_terminal(rows: Sequence[Row], headline: Headline, baseline: str) -> str:
+def pairs_to_terminal(rows: Sequence[Row], headline: Headline) -> str:
     """One figure, a line for each model and a column for each cost, as many as fit."""
-    found = {(entry.model, entry.sampler.cost): pairs[headline.key] for entry, pairs in rows}
+    found = {(entry.model, entry.sampler.cost): pairs[headline.key] for entry, _, pairs in rows}
+    rivals = [label(rival) for rival in dict.fromkeys(rival for _, rival, _ in rows)]
+    against = " or ".join(rivals) if len(rivals) < 3 else "that of its control"
     kinds = " or ".join(sorted({each.kind for each in found.values()}))
     models, costs = (list(dict.fromkeys(names)) for names in zip(*found, strict=True))
     texts = {key: f"{each.value:.3g}{_MARKS[each.verdict][0]}" for key, each in found.items()}
     cells = [[label(model), *(texts.get((model, cost), "") for cost in costs)] for model in models]
     title = (
-        f"{headline.title}: {kinds} to {label(baseline)}, seed by seed\n"
+        f"{headline.title}: {kinds} to {against}, seed by seed\n"
         "(+ better, - worse: the whole 95% interval is on that side)"
     )
     lines = [[(cell, False) for cell in row] for row in cells]

@@ -36,6 +36,10 @@ class Stopped(KeyboardInterrupt):
     """A signal has asked to stop."""
 
 
+class _Busy(Exception):  # noqa: N818 (nothing is wrong)
+    """Another process works on a cell, or on its teacher."""
+
+
 class Work:
     """All cells of a comparison, to be finished; `say` takes lines about the progress."""
 
@@ -47,22 +51,46 @@ class Work:
         self._points = to_float(points) if points.dtype == np.uint8 else points
 
     def complete(self) -> Iterator[int]:
-        """Finishes all cells, where another process works on one after it; yields finished seeds."""
-        news = False
-        for number, cell in enumerate(self.cells, 1):
-            self._title = f"[{number}/{len(self.cells)}] {cell.model}, seed {cell.seed}"
-            self._other, last = "", number == len(self.cells)
-            if cell.is_finished:
-                self._say("finished before")
-            else:
-                opened = runs.open_run(cell.folder, cell.run, self._wait)
-                with user_errors(UserError, saying=f"{self._title}: "), opened:
-                    self._train(cell)
-                    self._judge_all(cell)
-                news = True
-            if last or (news and self.cells[number].seed != cell.seed):
-                yield cell.seed
-                news = False
+        """Finishes all cells, those on which other processes work after the rest.
+
+        Yields:
+            Seeds, when all their cells are finished and there is something new, and at the end.
+        """
+        left, patient, news = list(enumerate(self.cells, 1)), False, False
+        while left:
+            later = []
+            for number, cell in left:
+                self._title = f"[{number}/{len(self.cells)}] {cell.model}, seed {cell.seed}"
+                self._other = ""
+                try:
+                    news |= self._finish(cell, patient)
+                except _Busy:
+                    later.append((number, cell))
+                    continue
+                patient = False
+                done = all(each.is_finished for each in self.cells if each.seed == cell.seed)
+                last = (number, cell) == left[-1] and not later
+                if last or (done and news):
+                    yield cell.seed
+                    news = False
+            patient, left = len(later) == len(left), later
+
+    def _finish(self, cell: Cell, patient: bool) -> bool:
+        """Trains and judges a cell; whether there was something to do.
+
+        Raises:
+            _Busy: If another process works on it, unless `patient`: then it is waited for.
+        """
+        if cell.is_finished:
+            self._say("finished before")
+            return False
+        if not patient and cell.run.student and not cell.run.student.teacher.is_file():
+            raise _Busy
+        opened = runs.open_run(cell.folder, cell.run, self._wait if patient else self._pass_by)
+        with user_errors(UserError, saying=f"{self._title}: "), opened:
+            self._train(cell)
+            self._judge_all(cell)
+        return True
 
     def _say(self, line: str) -> None:
         self._log(f"{self._title}: {line}")
@@ -70,6 +98,10 @@ class Work:
     def _pause(self) -> None:
         if self._stop.asked:
             raise Stopped
+
+    def _pass_by(self, other: str) -> None:
+        self._pause()
+        raise _Busy(other)
 
     def _wait(self, other: str) -> None:
         self._pause()
@@ -119,10 +151,13 @@ class Work:
         )
         for sampler in samplers:
             self._pause()
-            # What was compiled for a model is not compiled again.
-            for _ in range(1 if (cell.model, sampler) in self._compiled else 2):
-                row, samples = self._generate(velocity, key, sampler, along)
-            self._compiled.add((cell.model, sampler))
+            num, event = self._config.num_samples, self._dataset.event
+            if (cell.model, sampler) not in self._compiled:
+                # The first chunk compiles, so that the seconds are of work alone.
+                chunk = chunk_size(self._config.chunk_size, num, event) or num
+                self._generate(velocity, key, sampler, along, min(chunk, num), judged=False)
+                self._compiled.add((cell.model, sampler))
+            row, samples = self._generate(velocity, key, sampler, along, num)
             rows.append(row)
             drawn = samples if sampler == nearest else drawn
         return rows, drawn
@@ -137,11 +172,16 @@ class Work:
         return self._config.samplers(), self._config.coordinates
 
     def _generate(
-        self, velocity: Velocity, key: Key, sampler: Sampler, along: Any
+        self,
+        velocity: Velocity,
+        key: Key,
+        sampler: Sampler,
+        along: Any,
+        num: int,
+        judged: bool = True,
     ) -> tuple[Row, np.ndarray]:
         """Evaluations, seconds a sample and quality, none where it failed; and the samples."""
-        path, config, num = velocity.path, self._config, self._config.num_samples
-        event = self._dataset.event
+        path, config, event = velocity.path, self._config, self._dataset.event
         steps = max(1, sampler.nfe // _EVALUATIONS.get(sampler.solver, 1))
         power = sampler.grid_power or grid_power(path, along)
         way = SamplingConfig(num, sampler.solver, steps, config.tolerance, along, power)
@@ -161,7 +201,7 @@ class Work:
         samples = self._dataset.finish(x)
         row |= {NFE: float(np.mean(nfe)), SECONDS: (time.perf_counter() - begin) / num}
         # Not the samples: bytes are always finite.
-        if np.all(np.isfinite(x)):
+        if judged and np.all(np.isfinite(x)):
             with user_errors(ValueError, saying="the samples cannot be judged: "):
                 row["quality"] = self._dataset.quality(samples)
         return row, samples

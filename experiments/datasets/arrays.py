@@ -59,6 +59,17 @@ def read_arrays(file: Path, labels: str | None = None) -> Table:
     return Table(data, names, numbers.astype(np.int32), tuple(map(str, classes)))
 
 
+def read_data(file: Path, without: str | None = None) -> np.ndarray:
+    """All numbers of a file, but for a column that it may have.
+
+    Raises:
+        UserError: If it cannot be read, or holds anything but finite numbers.
+    """
+    columns = _read(file)
+    columns.pop(without or "", None) if len(columns) > 1 else None
+    return _numbers(file, columns)[0]
+
+
 def read_npy(file: Path) -> np.ndarray:
     """A `.npy` file of numbers, whose size must be what it says.
 
@@ -136,7 +147,7 @@ def _numbers(file: Path, columns: dict[str, np.ndarray]) -> tuple[np.ndarray, tu
         except (ValueError, TypeError):
             parts[name] = None
         if parts[name] is None:
-            advice = f"; if these are classes, train takes --labels {name!r}" * bool(name)
+            advice = f"; if these are classes, name them by --labels {name!r}" * bool(name)
             got = f"{column[:1].tolist()!s:.60}"
             raise UserError(f"{what} must hold numbers, got {got}{advice}.")
         if not np.all(np.isfinite(parts[name])):

@@ -1,5 +1,6 @@
 """Images: MNIST, CIFAR-10, or a folder of the user's, in memory or as a stream."""
 
+import sys
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Any
@@ -43,6 +44,7 @@ class Pictures(Dataset):
 
     def __init__(self, config: RunConfig, first: bool = True):
         source, self.name = config.source, config.data
+        bar = first and sys.stderr.isatty()
         self._flip, self._stream, self._config = source.flip, None, config
         with user_errors(ValueError, OSError, ImportError):
             if isinstance(source, FolderConfig) and source.stream:
@@ -54,10 +56,10 @@ class Pictures(Dataset):
                     (source.image_size * 2)[:2],
                     channels=1 if source.gray else 3,
                     unreadable=source.unreadable,
-                    progress=first,
+                    progress=bar,
                 )
             else:
-                self._images = LOADERS[config.data]("train", source.data_root, progress=first)
+                self._images = LOADERS[config.data]("train", source.data_root, progress=bar)
         images, labels, self.classes = self._images
         _check_number(source, len(images))
         rows = np.random.default_rng(0).permutation(len(images))[:_JUDGED]

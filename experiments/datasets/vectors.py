@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -197,6 +198,8 @@ class Arrays(Dataset):
                 f"got {len(found.data)}, of which --held-out {config.held_out:g} are {kept}."
             )
         self._shape, self._names = found.data.shape[1:], found.names
+        of_file = config.labels is None or Path(config.labels).expanduser().is_file()
+        self._label = "class" if of_file else config.labels
         rows = found.data.reshape(len(found.data), -1)
         order = np.random.default_rng(0).permutation(len(rows))
         self._all, self._held_out, chosen = rows, rows[order[:kept]], order[kept:]
@@ -218,9 +221,10 @@ class Arrays(Dataset):
         return ((rows - self._mean) / self._std).astype(np.float32)
 
     def notes(self) -> dict[str, Any]:
-        """The scale too: mean and deviation of the training data."""
+        """The scale too, mean and deviation of the training data, and the names of the columns."""
         scale = {"mean": self._mean.tolist(), "std": self._std.tolist()}
-        return {**super().notes(), **scale, "shape": list(self._shape)}
+        columns = {"names": list(self._names), "label": self._label}
+        return {**super().notes(), **scale, **columns, "shape": list(self._shape)}
 
     def training(self, key: Key) -> tuple[Any, Any]:
         """The training data, whatever the key."""

@@ -1,12 +1,17 @@
 """Data sets of one's own: sides of images, copies among them, and tables of few values."""
 
+import csv
 import dataclasses
 import json
 
 import numpy as np
 import pytest
+from flax import nnx
 
+import kacjax
+from experiments import generate
 from experiments.config import ArraysConfig, FolderConfig, differences, from_dict, to_dict
+from experiments.datasets.arrays import read_arrays, read_data
 from experiments.datasets.pictures import PixelJudge
 from experiments.datasets.vectors import Arrays
 from experiments.defaults import DEFAULTS
@@ -52,3 +57,51 @@ def test_tables_of_few_values_are_judged_without_memorization(values, tmp_path):
     figures = dataset.quality(data[:50])
     assert set(figures) == {headline.key for headline in dataset.headlines}
     assert ("memorization_ratio" in figures) == (values == 1000)
+
+
+def save_learned(file, dataset):
+    """The file of a run on these data, whose network has not learned anything."""
+    classes = len(dataset.classes) or None
+    network = kacjax.models.MLP(*dataset.event, rngs=nnx.Rngs(0), width=8, depth=1, classes=classes)
+    kacjax.save_velocity(file, kacjax.Velocity(network, kacjax.kac_path()), dataset.notes())
+
+
+@pytest.mark.parametrize("labels", [False, True])
+def test_samples_become_a_table_like_the_one_they_were_learned_from(labels, tmp_path):
+    rng = np.random.default_rng(0)
+    table, made, out = (tmp_path / name for name in ("table.csv", "made.safetensors", "new.csv"))
+    kinds = np.array(["oak", "elm, old"])
+    with table.open("w", newline="") as file:
+        rows = [["leaf, cm", "height", "species"][: 2 + labels]]
+        rows += [[x, 10 * x, kinds[int(x > 0)]][: 2 + labels] for x in rng.normal(size=60)]
+        csv.writer(file).writerows(rows)
+    dataset = Arrays(ArraysConfig(table, "species" if labels else None))
+    save_learned(made, dataset)
+    flags = ["--run", str(made), "--num-samples", "5", "--solver-steps", "2", "--out"]
+    assert generate.main([*flags, str(out)]) == 0
+    assert generate.main([*flags, str(tmp_path / "new.npy")]) == 0
+    found = list(csv.reader(out.open()))
+    assert found[0] == rows[0]
+    numbers = np.array([row[:2] for row in found[1:]], np.float32)
+    np.testing.assert_array_equal(numbers, np.load(tmp_path / "new.npy"))
+    assert [row[2:] for row in found[1:]] == [[kinds[[1, 0][i % 2]]] * labels for i in range(5)]
+    # It is a table as any other: to learn from, and to be judged.
+    again = read_arrays(out, "species" if labels else None)
+    assert again.names == tuple(rows[0][:2])
+    assert again.classes == (("elm, old", "oak") if labels else ())
+    np.testing.assert_array_equal(read_data(out, "species"), again.data)
+
+
+def test_images_do_not_become_a_table(tmp_path, capsys):
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(20, 2, 3)))
+    dataset = Arrays(ArraysConfig(tmp_path / "x.npy", held_out=0.3))
+    save_learned(tmp_path / "made.safetensors", dataset)
+    assert (
+        generate.main(
+            ["--run", str(tmp_path / "made.safetensors"), "--out", str(tmp_path / "new.csv")]
+        )
+        == 2
+    )
+    said = capsys.readouterr().err
+    assert "--out must name a .npy file for data of shape (2, 3), got " in said
+    assert not (tmp_path / "new.csv").exists()
