@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 STOPPED = 75
 # Flags carry no group's prefix, and switches have no --no- twin.
-_MARKERS = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
+_MARKERS = (tyro.conf.OmitArgPrefixes,)
 # What XLA says where memory or a device is missing.
 _NO_MEMORY = ("RESOURCE_EXHAUSTED", "Out of memory", "out of memory", "Unable to allocate")
 _NO_DEVICE = ("Unable to initialize backend", "Unknown backend", "No visible")

@@ -19,7 +19,7 @@ import tyro
 from experiments import report, runs
 from experiments.command import UserError, check_count, optional, parse, run, user_errors
 from experiments.datasets import make_known
-from experiments.datasets.arrays import read_data, read_npy
+from experiments.datasets.arrays import columns_of, read_data, read_npy
 from experiments.datasets.pictures import LOADERS
 from kacjax import data, metrics
 
@@ -62,13 +62,16 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
     check_count("--size", config.size, 32, 4096)
     if config.out is not None and (config.out.suffix != ".json" or config.out.is_dir()):
         raise UserError(f"--out must name a .json file, got {config.out}.")
+    if config.out is not None:
+        runs.check_writable(config.out)
+    columns = _columns(config)
     # What is a folder of images takes the shape of the other; of two folders, that of --size.
     if _is_folder(config.against):
-        samples = _read("--run", str(config.run), config, None)
-        real = _read("--against", config.against, config, samples.shape[1:])
+        samples = _read("--run", str(config.run), config, columns, None)
+        real = _read("--against", config.against, config, columns, samples.shape[1:])
     else:
-        real = _read("--against", config.against, config, None)
-        samples = _read("--run", str(config.run), config, real.shape[1:])
+        real = _read("--against", config.against, config, columns, None)
+        samples = _read("--run", str(config.run), config, columns, real.shape[1:])
     if samples.shape[1:] != real.shape[1:]:
         shapes = f"{samples.shape[1:]} and {real.shape[1:]}"
         if np.prod(samples.shape[1:]) != np.prod(real.shape[1:]):
@@ -111,7 +114,33 @@ def _is_folder(name: str) -> bool:
     return path.is_dir() or path.suffix.lower() == ".zip"
 
 
-def _read(flag: str, name: str, config: EvaluateConfig, event: tuple[int, ...] | None) -> Any:
+def _columns(config: EvaluateConfig) -> dict[str, list[str]]:
+    """The columns of what are tables: of two tables the same ones in the same order."""
+    files = {"--run": config.run.expanduser(), "--against": Path(config.against).expanduser()}
+    found = {flag: columns_of(f) for flag, f in files.items() if f.suffix.lower() in _TABLES}
+    if config.labels is not None and not any(config.labels in names for names in found.values()):
+        known = ", ".join(dict.fromkeys(name for names in found.values() for name in names))
+        got = f"got {config.labels!r}" + f"; there are {known:.200}" * bool(known)
+        raise UserError(f"--labels must be a column of --run or of --against, {got}.")
+    found = {flag: [n for n in names if n != config.labels] for flag, names in found.items()}
+    if len(found) < 2 or any("column 0" in names for names in found.values()):  # No names.
+        return found
+    own, real = found.values()
+    if set(own) != set(real):
+        differing = sorted(set(own) ^ set(real))
+        raise UserError(
+            f"--run and --against must have the same columns, not {differing[0]!r} alone."
+        )
+    return dict.fromkeys(found, real)
+
+
+def _read(
+    flag: str,
+    name: str,
+    config: EvaluateConfig,
+    columns: dict[str, list[str]],
+    event: tuple[int, ...] | None,
+) -> Any:
     """Data of any form: bytes if they are images, else floats."""
     path = Path(name).expanduser()
     if flag == "--against" and name in LOADERS:
@@ -127,7 +156,7 @@ def _read(flag: str, name: str, config: EvaluateConfig, event: tuple[int, ...] |
     if path.suffix.lower() == ".npy":
         return _checked(flag, read_npy(path))
     if path.suffix.lower() in _TABLES:
-        return _checked(flag, read_data(path, config.labels))
+        return _checked(flag, read_data(path, columns[flag]))
     if _is_folder(name):
         event = (config.size, config.size, 3) if event is None else event
         if len(event) != 3 or event[2] not in (1, 3):

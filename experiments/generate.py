@@ -7,6 +7,7 @@ python -m experiments.generate --run velocity.safetensors --label 3 --guidance 2
 """
 
 import dataclasses
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -78,10 +79,7 @@ def generate(config: GenerateConfig) -> None:
             continue
         if file.suffix not in suffixes or file.is_dir():
             raise UserError(f"{flag} must name a {' or '.join(suffixes)} file, got {file}.")
-        # Found out before anything is computed.
-        with runs.atomic(file.with_name(f".{file.name}.probe")) as probe:
-            probe.touch()
-        file.with_name(f".{file.name}.probe").unlink()
+        runs.check_writable(file)
     velocity, notes = load(config.run)
     event, num = event_of(velocity), config.sampling.num_samples
     shape = finish(notes, np.zeros((1, *event), np.float32)).shape[1:]
@@ -125,7 +123,14 @@ def load(source: Path) -> tuple[Velocity, dict[str, Any]]:
     with user_errors(*damages, saying=f"the notes in {source} are damaged: "):
         finish(notes, np.zeros((1, *event_of(velocity)), np.float32))
         check_group(SamplingConfig().filled(**notes.get("sampling", {})))
-        return velocity, {**notes, "classes": [str(name) for name in notes.get("classes", [])]}
+        texts = {name: [str(each) for each in notes.get(name, [])] for name in ("classes", "names")}
+        for name, expected in (
+            ("classes", velocity.classes),
+            ("names", math.prod(event_of(velocity))),
+        ):
+            if texts[name] and len(texts[name]) != expected:
+                raise ValueError(f"{name} must be {expected}, got {len(texts[name])}.")
+        return velocity, {**notes, **texts}
 
 
 def _classes(config: GenerateConfig, velocity: Any, notes: dict[str, Any]) -> tuple[Any, Any]:
@@ -135,6 +140,8 @@ def _classes(config: GenerateConfig, velocity: Any, notes: dict[str, Any]) -> tu
         if config.label or config.guidance != 1 or interval is not None:
             raise UserError("--label and --guidance need a network that has learned classes.")
         return velocity, None
+    if config.guidance != 1 and notes.get("label_dropout", 1) == 0:
+        raise UserError("--guidance needs a network trained with --label-dropout, got 0.")
     if interval is not None:
         if config.guidance == 1:
             raise UserError("--guidance-interval needs a --guidance other than 1, got 1.")
@@ -153,11 +160,12 @@ def _classes(config: GenerateConfig, velocity: Any, notes: dict[str, Any]) -> tu
 def _table(notes: dict[str, Any], samples: np.ndarray, labels: Any) -> str:
     """Samples as the text of a table, in the digits that their type has; with their classes."""
     width = samples.shape[1]
-    names = notes.get("names") or [f"column {i}" for i in range(width)]
+    names = notes["names"] or [f"column {i}" for i in range(width)]
     # The shortest digits that tell each number from its neighbors.
     rows: list[list[Any]] = samples.astype(str).tolist()
     if labels is not None:
-        names = [*names, notes.get("label", "class")]
+        label = str(notes.get("label", "class"))
+        names = [*names, label + "_" * (label in names)]
         classes = notes["classes"]
         drawn = [classes[i] if classes else i for i in np.asarray(labels).tolist()]
         rows = [[*row, name] for row, name in zip(rows, drawn, strict=True)]

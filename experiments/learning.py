@@ -40,6 +40,8 @@ def make_objective(config: RunConfig, dataset: Dataset) -> Any:
     if student is None:
         if kind == "sign" and config.network.prediction != "bounded":
             raise UserError("--objective sign needs --prediction bounded.")
+        if kind != "flow" and config.training.coupling != "independent":
+            raise UserError(f"--coupling {config.training.coupling} needs --objective flow.")
         power = config.training.time_power
         known = {"flow": lambda: None, "sign": lambda: losses.SignMatching(time_power=power)}
         return known.get(kind, lambda: few_step.FlowMapLoss(kind, time_power=power))()

@@ -143,26 +143,28 @@ def locked(folder: Path, waiting: Callable[[str], None] | None = None) -> Iterat
         # Not "w": the name of a process that is at work is not ours to remove.
         file = (folder / _LOCK).open("ab+", buffering=0)
     with file:
-        # Where a file system has no locks, or no space for our name, the work is done without.
+        while not _locks(file):
+            file.seek(0)
+            other = file.read(200).decode(errors="replace") or "another process"
+            if waiting is None:
+                raise UserError(f"{other} is training in {folder}.")
+            waiting(other)
+            time.sleep(_WAIT)
+        # Where there is no space for our name, the work is done without.
         with contextlib.suppress(OSError):
-            while not _locks(file):
-                file.seek(0)
-                other = file.read(200).decode(errors="replace") or "another process"
-                if waiting is None:
-                    raise UserError(f"{other} is training in {folder}.")
-                waiting(other)
-                time.sleep(_WAIT)
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
         yield
 
 
 def _locks(file: IO[bytes]) -> bool:
-    """Whether the lock is ours now."""
+    """Whether the lock is ours now, or there are none in this file system."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError:
+        return True
     return True
 
 
@@ -202,6 +204,14 @@ def read_json(file: Path) -> Any:
 def write_json(path: Path, values: dict[str, Any]) -> None:
     """Writes readable JSON, atomically."""
     write_text(path, json.dumps(values, indent=2) + "\n")
+
+
+def check_writable(path: Path) -> None:
+    """Raises a `UserError` if a file cannot be written, before what it is to hold is computed."""
+    probe = path.with_name(f".{path.name}.probe")
+    with atomic(probe) as temporary:
+        temporary.touch()
+    probe.unlink()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -165,7 +165,7 @@ class Session:
             if (self.folder / runs.SAVED).exists() or any(damaged):
                 raise UserError(
                     f"{self.folder} has had checkpoints, and none of them is whole: there is "
-                    "nothing to go on from. Begin anew with --overwrite."
+                    "nothing to go on from. Begin anew: delete it, or train with --overwrite."
                 )
             if said:
                 tell("there is no checkpoint yet: beginning at step 0.")
@@ -282,6 +282,8 @@ def make_trainer(config: RunConfig, dataset: Dataset) -> Trainer:
     with user_errors(ValueError):
         mesh = _make_mesh(config)
         rate = training.learning_rate, training.warmup, training.clip
+        objective = make_objective(config, dataset)
+        flow: dict[str, Any] = {"time_power": training.time_power, "coupling": training.coupling}
         return Trainer(
             kacjax.models.blank(lambda: make_network(config, dataset)),
             config.model.make(),
@@ -289,17 +291,15 @@ def make_trainer(config: RunConfig, dataset: Dataset) -> Trainer:
             batch_size=training.batch_size,
             optimizer=default_optimizer(training.steps, *rate, training.schedule, training.b2),
             ema_decay=training.ema_decay,
-            time_power=training.time_power,
-            objective=make_objective(config, dataset),
+            objective=objective,
             classes=len(dataset.classes) if network.conditional else None,
-            times=config.model.times(),
-            coupling=training.coupling,
             prediction=config.model.prediction(network.prediction),
             label_dropout=network.label_dropout if network.conditional else 0.0,
             flip=getattr(config.source, "flip", False),
             accumulate=training.accumulate,
             on_nonfinite=training.on_nonfinite,
             mesh=mesh,
+            **({"times": config.model.times(), **flow} if objective is None else {}),
         )
 
 

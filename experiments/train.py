@@ -159,6 +159,7 @@ def notes(session: Session) -> dict[str, Any]:
     """What the file of a velocity says beside the network."""
     config = session.config
     own = {} if config.student is None else {"sampling": config.student.sampling()}
+    own |= {"label_dropout": config.network.label_dropout} if config.network.conditional else {}
     return {**session.dataset.notes(), "model": config.model.path, "step": session.step, **own}
 
 

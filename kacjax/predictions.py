@@ -19,6 +19,8 @@ from kacjax.paths import Points, ProbabilityPath, Times
 
 # EDM's noise levels are clipped to e^-9.2 and e^9.2: where data have faded they are infinite.
 _LARGEST_LOG_LEVEL = math.log(1e4)
+# Bounds the weight of EDM's loss: of the change of the output per unit of the velocity, times `1 / T`.
+_LARGEST_RATIO = 1e3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,7 +159,10 @@ class EDMPrediction(Prediction):
     def weight(self, path: ProbabilityPath, t: Array) -> Array:  # noqa: D102
         c = path.coefficients(t)
         gain = self.sigma_data * (c.f_dot * c.sigma - c.f * c.sigma_dot)
-        return jnp.square(self._deviation(c.f, c.sigma) / gain)
+        ratio = self._deviation(c.f, c.sigma) / gain
+        # Toward data that noise leaves slowly, as Kac's does with the clock t2, the velocity has no part
+        # of the output: the target would be rounding.
+        return jnp.square(jnp.minimum(jnp.abs(ratio), _LARGEST_RATIO * path.T))
 
     def _deviation(self, f: Array, sigma: Array) -> Array:
         return jnp.sqrt(jnp.square(f * self.sigma_data) + jnp.square(sigma))

@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import equinox as eqx
@@ -55,7 +55,7 @@ class Velocity(eqx.Module):
     ):
         own_time = getattr(make_prediction(prediction), "own_time", False)
         network = wrap_network(network)
-        config = getattr(network, "config", {})
+        config = _config(network)
         known, T = config.get("classes", classes), config.get("T")
         if classes is not None:
             check_count("classes", classes)
@@ -88,11 +88,17 @@ class Velocity(eqx.Module):
     ) -> Array:
         """What the network says there, before it is read as a velocity; float32 at least."""
         prediction = make_prediction(self.prediction)
-        T = getattr(self.network, "config", {}).get("T")
+        T = _config(self.network).get("T")
         time, points = prediction.inputs(self.path, t, x, T)
         if until is not None:
             until, _ = prediction.inputs(self.path, until, x, T)
         return _call(self.network, time, points, label, key, until).astype(widen(x).dtype)
+
+
+def _config(network: Any) -> Mapping[str, Any]:
+    """What a network says of itself: its number of classes and its time, if it is ours."""
+    config = getattr(network, "config", {})
+    return config if isinstance(config, Mapping) else {}
 
 
 class NNXNetwork(eqx.Module):

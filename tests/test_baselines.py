@@ -192,6 +192,20 @@ def test_the_loss_of_edm_is_its_loss(x64):
     np.testing.assert_allclose(loss, np.mean(weight * error**2), rtol=1e-8)
 
 
+@pytest.mark.parametrize("clock", ["t", "t2"])
+def test_the_weight_of_edm_is_bounded_toward_the_data(clock):
+    """Noise of Kac's ballistic start leaves the data so slowly that the velocity says nothing of them."""
+    path = kacjax.kac_path(clock=clock)
+    t = jnp.geomspace(1e-20, 1, 200)
+    weight = EDMPrediction().weight(path, t)
+    assert float(jnp.max(weight)) <= 1e6
+    assert float(weight[-1]) == pytest.approx(4, rel=1e-5)  # The gain is sigma_data at T.
+    velocity = kacjax.Velocity(lambda t, x: jnp.ones_like(x), path, "edm")
+    times = lambda key, path, num: t[:num]  # noqa: E731
+    loss = kacjax.flow_matching_loss(velocity, path, KEY, jnp.ones((150, 2)), times=times)
+    assert float(loss) < 100
+
+
 @pytest.mark.long
 @pytest.mark.parametrize(
     "path",

@@ -112,5 +112,14 @@ def test_paths_are_compared_by_their_numbers():
     ):
         with pytest.raises(ValueError, match=r"^path must be that of the velocity"):
             check_path(Knows(), other)
+    # Functions are compared by their values.
+    own = kac_path(9.0, 3.0, signal=lambda u: 1 - u)
+    Knows.path = own
+    try:
+        check_path(Knows(), kac_path(9.0, 3.0, signal=lambda u: 1.0 - u))
+        with pytest.raises(ValueError, match=r"^path must be that of the velocity"):
+            check_path(Knows(), kac_path(9.0, 3.0, signal=lambda u: 1 - u**4))
+    finally:
+        Knows.path = kac_path(9.0, 3.0)
     # What is traced cannot be compared.
     jax.jit(lambda c: check_path(Knows(), kac_path(9.0, c)))(2.0)

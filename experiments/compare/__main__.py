@@ -59,11 +59,20 @@ def compare(config: CompareConfig) -> int:
             say("stopped; the same command goes on.")
             return STOPPED
     seed = first.training.seed
-    own = [cell for cell in work.cells if cell.seed == seed][:_MOST_PANELS]
+    # Kac models beside their controls, then the others.
+    pairs = [name for model, control in config.controls().items() for name in (control, model)]
+    first_cells = {cell.model: cell for cell in work.cells if cell.seed == seed}
+    shown = list(dict.fromkeys(name for name in (*pairs, *first_cells)))
+    own = [first_cells[name] for name in sorted(shown, key=_is_further)][:_MOST_PANELS]
     samples = {cell.model: report.load(cell, cell.steps[-1], samples=True) for cell in own}
     report.write(folder, dataset.figures(samples))
     print("", terminal, files(folder), sep="\n")
     return 0
+
+
+def _is_further(model: str) -> bool:
+    """Whether it is a student or a flow map, which stand behind what they were made from."""
+    return any(part in model for part in ("-student", "-lsd", "-meanflow"))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

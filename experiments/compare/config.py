@@ -37,7 +37,7 @@ from experiments.report import digest
 from kacjax.generation import ADAPTIVE
 
 # To be raised when judging or generating changes its meaning: older judgements are then not read.
-_VERSION = 4
+_VERSION = 5
 # Where data lie and who judges them does not decide a network; what they are has a fingerprint.
 _ELSEWHERE = ("data", "data_root", "classifier", "unreadable", "on_nonfinite")
 # The few images that training draws are not enough to be judged.
@@ -93,9 +93,10 @@ def make_models(config: ModelsConfig) -> dict[str, PathConfig]:
 
 
 def controls(config: ModelsConfig) -> dict[str, str]:
-    """The model that differs from each Kac model in the law of its noise, not in its deviation.
+    """The model that each Kac model is compared to: noise of another law, of the same deviation.
 
-    It is flow matching where there is the clock `t2`: the better of the Wiener models.
+    It is flow matching where there is the clock `t2`, also for Kac with the clock `t`: the better of
+    the Wiener models. Deviations agree at `T` up to the factor `1 - 1 / (4 a T)`.
     """
     pairs, clock = _pairs(config), max(config.clock)
     return {
@@ -222,6 +223,8 @@ class CompareConfig:
         if self.against is not None:
             names = dict.fromkeys(cell.model for cell in make_cells(self, ""))
             check_choice("--against", self.against, names)
+        if self.models.ot and self.training.objective != "flow":
+            raise UserError(f"--ot needs --objective flow, got {self.training.objective}.")
         if self.network.conditional:
             raise UserError("--conditional: a comparison is of networks that know no classes.")
         if getattr(self.source, "stream", False):
@@ -253,6 +256,8 @@ class CompareConfig:
             for name, path in make_models(self.models).items()
             for coupling in dict.fromkeys((usual, *more * (path.path not in ("vp", "edm"))))
             for objective in dict.fromkeys((self.training.objective, *self.models.maps))
+            # Flow maps draw noise and data by themselves.
+            if coupling == usual or objective == "flow"
             for training in [
                 replace(self.training, seed=seed, objective=objective, coupling=coupling)
             ]

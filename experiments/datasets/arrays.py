@@ -2,6 +2,7 @@
 
 import csv
 import importlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,12 +21,14 @@ class Table(NamedTuple):
         names: Of the components, where they have any.
         labels: Number of each datum's class, or None.
         classes: Names of the classes, sorted: by size if they are numbers.
+        label: Of the column that they come from; `class` if it is a file of its own.
     """
 
     data: np.ndarray
     names: tuple[str, ...]
     labels: np.ndarray | None
     classes: tuple[str, ...]
+    label: str = "class"
 
 
 def read_arrays(file: Path, labels: str | None = None) -> Table:
@@ -36,9 +39,9 @@ def read_arrays(file: Path, labels: str | None = None) -> Table:
     """
     file = file.expanduser()
     columns = _read(file)
-    found = None
+    found, label = None, "class"
     if labels is not None and labels in columns:
-        found = columns.pop(labels)
+        found, label = columns.pop(labels), labels
     elif labels is not None:
         path = Path(labels).expanduser()
         if not path.is_file():
@@ -56,18 +59,22 @@ def read_arrays(file: Path, labels: str | None = None) -> Table:
     if found.shape != (len(data),):
         raise UserError(f"--labels must be one for each of {len(data)} data, got {found.shape}.")
     classes, numbers = np.unique(_plain(found), return_inverse=True)
-    return Table(data, names, numbers.astype(np.int32), tuple(map(str, classes)))
+    return Table(data, names, numbers.astype(np.int32), tuple(map(str, classes)), label)
 
 
-def read_data(file: Path, without: str | None = None) -> np.ndarray:
-    """All numbers of a file, but for a column that it may have.
+def columns_of(file: Path) -> list[str]:
+    """The names of the columns of a table, or of the arrays of an archive."""
+    return list(_read(file))
+
+
+def read_data(file: Path, names: Sequence[str]) -> np.ndarray:
+    """The numbers of columns with these names, in this order.
 
     Raises:
-        UserError: If it cannot be read, or holds anything but finite numbers.
+        UserError: If the file cannot be read, or they hold anything but finite numbers.
     """
     columns = _read(file)
-    columns.pop(without or "", None) if len(columns) > 1 else None
-    return _numbers(file, columns)[0]
+    return _numbers(file, {name: columns[name] for name in names})[0]
 
 
 def read_npy(file: Path) -> np.ndarray:
@@ -157,14 +164,18 @@ def _numbers(file: Path, columns: dict[str, np.ndarray]) -> tuple[np.ndarray, tu
     if len(parts) == 1:
         (data,) = parts.values()
         data = data[:, None] if data.ndim == 1 else data
-        names = tuple(parts) if data.shape[1:] == (1,) else ()
+        names = tuple(parts) if data.shape[1:] == (1,) and "" not in parts else ()
     elif len({len(part) for part in parts.values()}) > 1 or any(p.ndim > 2 for p in parts.values()):
         shapes = ", ".join(f"{name} {part.shape}" for name, part in parts.items())
         raise UserError(f"{file} must hold columns of one length, got {shapes}.")
     else:
         wide = {name: part.reshape(len(part), -1) for name, part in parts.items()}
         data = np.concatenate(list(wide.values()), axis=1)
-        names = tuple(name for name, part in wide.items() for _ in range(part.shape[1]))
+        names = tuple(
+            f"{name} {i}" if part.shape[1] > 1 else name
+            for name, part in wide.items()
+            for i in range(part.shape[1])
+        )
     if not data.size:
         raise UserError(f"{file} must not be empty, got shape {data.shape}.")
     if np.abs(data).max() > 1e30:

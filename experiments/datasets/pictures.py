@@ -40,7 +40,7 @@ class Pictures(Dataset):
         UserError: If the images or the classifier are absent, damaged, or cannot be read.
     """
 
-    field_points = 16
+    field_points = 4
 
     def __init__(self, config: RunConfig, first: bool = True):
         source, self.name = config.source, config.data

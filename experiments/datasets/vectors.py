@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -198,8 +197,7 @@ class Arrays(Dataset):
                 f"got {len(found.data)}, of which --held-out {config.held_out:g} are {kept}."
             )
         self._shape, self._names = found.data.shape[1:], found.names
-        of_file = config.labels is None or Path(config.labels).expanduser().is_file()
-        self._label = "class" if of_file else config.labels
+        self._label = found.label
         rows = found.data.reshape(len(found.data), -1)
         order = np.random.default_rng(0).permutation(len(rows))
         self._all, self._held_out, chosen = rows, rows[order[:kept]], order[kept:]

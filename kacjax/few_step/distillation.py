@@ -16,7 +16,7 @@ Sources: T. Salimans, J. Ho, *Progressive Distillation for Fast Sampling of Diff
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -127,18 +127,18 @@ class DistillResult(NamedTuple):
         velocity: The last student; draw from it by Euler's method in `steps` steps.
         steps: Its number of steps.
         stages: The students of all stages, by their numbers of steps.
-        losses: The loss of every training step, a row for each stage.
+        losses: The loss of every training step of each stage, by its number of steps.
         evaluations: How often a network was evaluated on a batch, teachers' evaluations included.
     """
 
     velocity: Velocity
     steps: int
     stages: dict[int, Velocity]
-    losses: np.ndarray
+    losses: dict[int, np.ndarray]
     evaluations: int
 
     def __repr__(self) -> str:
-        stages, last = list(self.stages), self.losses[:, -1].round(4).tolist()
+        stages, last = list(self.stages), [float(f"{x[-1]:.4g}") for x in self.losses.values()]
         return f"DistillResult(steps={self.steps}, stages={stages}, last losses={last})"
 
 
@@ -212,7 +212,9 @@ def distill(
     path = getattr(teacher, "path", None) or student.path
     options = {"optimizer": optimizer, "labels": labels, "ema_decay": ema_decay, "flip": flip}
     options |= {"accumulate": accumulate, "mesh": mesh, "callback": callback, "progress": progress}
-    stages, losses, evaluations, solver = {}, [], 0, "ab2"
+    if len(ladder) > 1 and isinstance(data, Iterator):
+        raise ValueError(f"data must be no iterator for several stages, got {type(data).__name__}.")
+    stages, losses, evaluations, solver = {}, {}, 0, "ab2"
     for number, (above, count) in enumerate(itertools.pairwise(counts)):
         objective = Distillation(teacher, count, above // count, solver, grid_power)
         found = fit(
@@ -228,10 +230,10 @@ def distill(
             **options,
         )
         teacher = student = stages[count] = found.velocity
-        losses.append(found.losses)
-        evaluations += training_steps * (above // count + 1)
+        losses[count] = found.losses
+        evaluations += len(found.losses) * (above // count + 1)
         solver = "euler"
-    return DistillResult(student, ladder[-1], stages, np.stack(losses), evaluations)
+    return DistillResult(student, ladder[-1], stages, losses, evaluations)
 
 
 def straight(path: Any) -> Coordinates:

@@ -219,9 +219,11 @@ def draw_flow_map(
     if not renoise:
         return generate(field, path, key, shape, steps, grid_power=grid_power, **options)
     x, times = initial_noise(path, key, shape), field.times[::-1]
+    # The prior of sample `i` has the key `fold_in(key, i)`.
+    own = jax.random.fold_in(key, 2**32 - 1)
     for i, t in enumerate(times[:-1]):
         if i > 0:
-            x = path.sample(jax.random.fold_in(key, i), jnp.full(len(x), t), x).x_t
+            x = path.sample(jax.random.fold_in(own, i), jnp.full(len(x), t), x).x_t
         jump = Stepwise(velocity, jnp.stack([jnp.zeros_like(t), t]))
         x = solve(jump, path, x, t, 0.0, 1, **options)
     return x

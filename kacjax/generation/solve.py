@@ -6,8 +6,9 @@ $\rho$ is the absolute tolerance.
 """
 
 import difflib
+import functools
 from collections.abc import Callable
-from typing import Any, TypedDict, Unpack
+from typing import Any, NamedTuple, TypedDict, Unpack
 
 import diffrax
 import equinox as eqx
@@ -208,12 +209,10 @@ def _integrate(field, coordinates, solver, arrays, choices):
     wanted = ends[1:] if saved is None else coordinates.solver_time(saved)
     rhos = jax.tree.map(coordinates.rho, (taus, edge, wanted))
     tolerances = (rtol, atol) if adaptive else None
-    plan = jax.tree.map(lambda leaf: leaf.astype(state[0].dtype), (*rhos, floor, tolerances))
-
-    def run(state, args):
-        whole = field, coordinates, solver, adjoint, state, args, upwards, saved is not None
-        return _solve(*whole, *plan)
-
+    plan = _Plan(*rhos, floor, tolerances)
+    plan = jax.tree.map(lambda leaf: leaf.astype(state[0].dtype), plan)
+    problem = _Problem(field, coordinates, solver, adjoint, upwards, saved is not None)
+    run = functools.partial(_solve, problem, plan)
     start = (coordinates.scaled(ends[0], state[0], -1), *state[1:])
     if per_sample:  # Each in a batch of its own.
         start, args = jax.tree.map(lambda leaf: leaf[:, None], (start, args))
@@ -225,25 +224,34 @@ def _integrate(field, coordinates, solver, arrays, choices):
     return states if saved is not None else tuple(leaf[0] for leaf in states), tried, failed
 
 
-def _solve(
-    field,
-    coordinates,
-    solver,
-    adjoint,
-    state,
-    args,
-    upwards,
-    dense,
-    steps,
-    edge,
-    wanted,
-    floor,
-    tolerances,
-) -> Any:
-    """States where the control is `wanted`, the end only unless `dense`; steps tried; if it failed.
+class _Problem(NamedTuple):
+    """What is solved and how: upwards in time or downwards, with all states wanted or the last."""
 
-    What failed is NaN.
+    field: Any
+    coordinates: Coordinates
+    solver: Any
+    adjoint: diffrax.AbstractAdjoint
+    upwards: bool
+    dense: bool
+
+
+class _Plan(NamedTuple):
+    """Values of the control: at the ends of steps, of the edge's halves, and where states are wanted.
+
+    Beside them the least solver time at which the field is asked, and an adaptive solver's tolerances.
     """
+
+    steps: Array
+    edge: Any
+    wanted: Array
+    floor: Array
+    tolerances: tuple[Array, Array] | None
+
+
+def _solve(problem: _Problem, plan: _Plan, state: Any, args: Any) -> Any:
+    """States where they are wanted; steps tried; and whether it failed, in which case they are NaN."""
+    field, coordinates, solver, adjoint, upwards, dense = problem
+    steps, edge, wanted, floor, tolerances = plan
     solver_time, start = coordinates.inverse(steps.dtype), state
 
     def slope(rho, state, args):
@@ -268,9 +276,9 @@ def _solve(
             first, most, dtmax = _FIRST * span, _MAX_STEPS, _LONGEST * jnp.abs(span)
             controller = diffrax.PIDController(*tolerances, dtmax=dtmax)
         saveat = diffrax.SaveAt(t1=True, ts=jnp.maximum(wanted, border) if dense else None)
-        problem = (diffrax.ODETerm(slope), solver, steps[0], steps[-1], first, state, args)
+        what = (diffrax.ODETerm(slope), solver, steps[0], steps[-1], first, state, args)
         how = {"saveat": saveat, "stepsize_controller": controller, "adjoint": adjoint}
-        solution = diffrax.diffeqsolve(*problem, **how, max_steps=most, throw=False)
+        solution = diffrax.diffeqsolve(*what, **how, max_steps=most, throw=False)
         states, tried = solution.ys, solution.stats["num_steps"]
         failed = solution.result != diffrax.RESULTS.successful
         if tolerances is None:

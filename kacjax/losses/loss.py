@@ -24,7 +24,6 @@ from kacjax.couplings import couple, make_coupling
 from kacjax.losses.times import sample_times
 from kacjax.paths import Atoms, Points, ProbabilityPath, Times
 from kacjax.predictions import make_prediction
-from kacjax.processes import Process
 
 Weight: TypeAlias = str | Callable[[Times], Array]
 """The weight of each time: `balanced`, `velocity`, or a function of times of shape `(batch,)`."""
@@ -120,15 +119,7 @@ def draw_points(
     time_key, noise_key, label_key = jax.random.split(key, 3)
     known = labels = check_labels(labels, batch[0])
     if label_dropout:
-        if labels is None or null_label is None:
-            missing = "labels" if labels is None else "null_label, which stands for no class"
-            raise ValueError(f"label_dropout={label_dropout} needs {missing}; got None.")
-        dropped = jax.random.bernoulli(label_key, label_dropout, batch)
-
-        def drop(null: Array, own: Array) -> Array:
-            return jnp.where(dropped.reshape(batch + (1,) * (own.ndim - 1)), null, own)
-
-        labels = jax.tree.map(drop, null_like(labels, null_label), labels)
+        labels = drop_labels(label_key, labels, label_dropout, null_label, batch[0])
     if times is None:
         times = partial(sample_times, power=time_power)
     t = jnp.asarray(times(time_key, path, batch[0]))
@@ -137,7 +128,7 @@ def draw_points(
     t, coupling, terms = t.astype(x0.dtype), make_coupling(coupling), None
     if coupling is not None:  # The same normal variables meet other data, by labels before dropout.
         point = path.sample_from_normal(t, x0, couple(coupling, noise_key, x0, known))
-        if atoms and type(path.process).atom_mass is not Process.atom_mass:
+        if atoms and path.process.has_atoms:
             point = _coupled(path, point)
     elif atoms:
         point, terms = path.sample_with_atoms(noise_key, t, x0)
@@ -154,6 +145,19 @@ def draw_points(
     else:
         weights = jnp.ones_like(t).reshape(broadcast)
     return Draw(t, point.x_t, point.velocity, labels, weights, terms)
+
+
+def drop_labels(key: Key, labels: Any, label_dropout: float, null_label: Any, num: int) -> Any:
+    """Labels of which a random share is replaced by the one that stands for no class."""
+    if labels is None or null_label is None:
+        missing = "labels" if labels is None else "null_label, which stands for no class"
+        raise ValueError(f"label_dropout={label_dropout} needs {missing}; got None.")
+    dropped = jax.random.bernoulli(key, label_dropout, (num,))
+
+    def drop(null: Array, own: Array) -> Array:
+        return jnp.where(dropped.reshape((num,) + (1,) * (own.ndim - 1)), null, own)
+
+    return jax.tree.map(drop, null_like(labels, null_label), labels)
 
 
 @eqx.filter_custom_jvp

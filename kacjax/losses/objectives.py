@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from kacjax._typing import Key
 from kacjax.couplings import make_coupling
-from kacjax.losses.loss import Draw, Weight, as_data, draw_points, weighted_errors
+from kacjax.losses.loss import Draw, Weight, as_data, draw_points, drop_labels, weighted_errors
 from kacjax.losses.times import sample_times
 from kacjax.paths import Points, ProbabilityPath, Times
 from kacjax.predictions import BoundedPrediction, make_prediction, speed_of
@@ -93,6 +93,37 @@ class FlowMatching(Objective):
     def errors(self, velocity: Any, draw: Any, key: Key | None, path: ProbabilityPath) -> Array:
         """The weighted squared errors."""
         return weighted_errors(velocity, draw, key)
+
+
+class LabelDropout(Objective):
+    """Another objective, which `fit` shows `null_label` instead of a share of the labels.
+
+    Example:
+        >>> flow = kacjax.losses.FlowMatching()
+        >>> objective = kacjax.losses.objectives.LabelDropout(flow, 0.5, 3)
+        >>> velocity = kacjax.Velocity(lambda t, x, label: x, kacjax.kac_path(), classes=3)
+        >>> data = jax.random.key(0), jnp.zeros((90, 2)), jnp.zeros(90, int)
+        >>> sorted(set(objective.draw(velocity, velocity, *data, velocity.path).labels.tolist()))
+        [0, 3]
+    """
+
+    objective: Any
+    label_dropout: float = eqx.field(static=True)
+    null_label: Any
+
+    def draw(
+        self, velocity: Any, average: Any, key: Key, x0: Any, labels: Any, path: ProbabilityPath
+    ) -> Any:
+        """That of the objective, with fewer labels."""
+        null = velocity.classes if self.null_label is None else self.null_label
+        # Not a small number: the objective may split the key, which is what folding does.
+        own = jax.random.fold_in(key, 2**32 - 1)
+        labels = drop_labels(own, labels, self.label_dropout, null, len(x0))
+        return self.objective.draw(velocity, average, key, x0, labels, path)
+
+    def errors(self, velocity: Any, draw: Any, key: Key | None, path: ProbabilityPath) -> Array:
+        """Those of the objective."""
+        return self.objective.errors(velocity, draw, key, path)
 
 
 class SignMatching(Objective):

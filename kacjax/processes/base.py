@@ -70,8 +70,8 @@ def align(
     )
 
 
-def check_draw(key: Key, shape: Shape) -> None:
-    """Raises a `ValueError` unless these are one random key and a shape."""
+def check_draw(key: Key, shape: Shape) -> Shape:
+    """The shape as a tuple; a `ValueError` unless these are one random key and a shape."""
     typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
     raw = getattr(key, "dtype", None) == jnp.uint32
     if not (typed and key.ndim == 0) and not (raw and key.ndim == 1):
@@ -80,6 +80,7 @@ def check_draw(key: Key, shape: Shape) -> None:
         isinstance(size, bool | float | str) or size < 0 for size in shape
     ):
         raise ValueError(f"shape must be a tuple of sizes, got {shape!r}.")
+    return tuple(shape)
 
 
 @partial(jax.jit, static_argnums=(1, 2))
@@ -257,7 +258,7 @@ class Process(eqx.Module):
     def cdf(self, s: ArrayLike, y: ArrayLike) -> Values:
         """Distribution function, in the middle of its step at an atom."""
         n = self.to_normal(s, y)
-        if type(self).atom_mass is Process.atom_mass:
+        if not self.has_atoms:
             return ndtr(n)
         s, y = align(s=s, y=y)
         low, high = _edges(self, s, n)
@@ -279,6 +280,11 @@ class Process(eqx.Module):
     def atom_mass(self, s: ArrayLike) -> Values:
         """Total probability of the atoms, half of it at each end: zero unless there are some."""
         return jnp.zeros_like(align(s=s)[0])
+
+    @property
+    def has_atoms(self) -> bool:
+        """Whether there are any: of a class that defines `atom_mass`, unless it says otherwise."""
+        return type(self).atom_mass is not Process.atom_mass
 
     def max_speed(self) -> ArrayLike:
         """A bound of the velocity's size at all times."""
@@ -307,8 +313,7 @@ class Process(eqx.Module):
         """
         s, y = align(s=s, y=y)
         zero = jnp.zeros(jnp.broadcast_shapes(s.shape, y.shape), y.dtype)
-        known = type(self).atom_mass is Process.atom_mass
-        return zero if known else _without_atom_terms(self, s, zero), zero
+        return _without_atom_terms(self, s, zero) if self.has_atoms else zero, zero
 
     def linear_velocity(self, s: ArrayLike) -> Values:
         r"""The best linear predictor of the velocity, $\beta(s)$ in $v \approx \beta(s) y$.

@@ -42,7 +42,7 @@ class WienerProcess(Process):
         return (sigma * root) * n, (sigma / (2 * root)) * n
 
     def sample_with_velocity(self, key: Key, s: ArrayLike, shape: Shape) -> Pair:  # noqa: D102
-        base.check_draw(key, shape)
+        shape = base.check_draw(key, shape)
         s, sigma = align(s=s, sigma=self.sigma, shape=shape)
         n = base.normal(key, shape, s.dtype)
         root = jnp.sqrt(s)

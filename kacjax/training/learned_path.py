@@ -31,7 +31,6 @@ from kacjax.couplings import couple, make_coupling
 from kacjax.losses import Objective, as_data, count_atoms, sample_times
 from kacjax.paths import Points, ProbabilityPath, Times
 from kacjax.predictions import Prediction, make_prediction
-from kacjax.processes import Process
 from kacjax.processes.base import normal
 from kacjax.training.step import default_optimizer
 from kacjax.training.trainer import Callback, fit
@@ -129,7 +128,7 @@ def fit_path(
     if not jax.tree.leaves(numbers):
         raise ValueError("numbers must hold floats to learn, got none.")
     first, wrapped = make_path(numbers), wrap_network(network)
-    if log_slope and type(first.process).atom_mass is not Process.atom_mass:
+    if log_slope and first.process.has_atoms:
         name = type(first.process).__name__
         raise ValueError(f"log_slope must be 0 for {name}, which has atoms; got {log_slope}.")
     joint = _Joint(wrapped, numbers, make_path)
@@ -226,7 +225,7 @@ class PathMatching(Objective):
             lambda n: path.process.from_normal(final, n), (n,), (jnp.ones_like(n),)
         )
         errors = self.transport * jnp.square(last - partner)
-        if type(path.process).atom_mass is Process.atom_mass:
+        if not path.process.has_atoms:
             # A slope that underflows must not make 0 times infinity.
             slope = jnp.maximum(slope, jnp.finfo(slope.dtype).tiny)
             errors = errors - self.log_slope * jnp.log(slope)

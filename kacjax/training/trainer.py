@@ -21,7 +21,7 @@ from kacjax import losses, sharding
 from kacjax._pytrees import as_arrays
 from kacjax._typing import Key
 from kacjax._validation import check_choice, check_count, check_positive
-from kacjax.couplings import make_coupling
+from kacjax.losses.objectives import LabelDropout
 from kacjax.paths import ProbabilityPath
 from kacjax.predictions import Prediction
 from kacjax.training import data as feed
@@ -88,9 +88,12 @@ class Trainer(stepping.Options):
         classes = self._parts[2].classes  # Made now, for the errors of its making.
         if self.label_dropout and classes is None and self.null_label is None:
             raise ValueError("label_dropout needs classes, their number, or null_label; got None.")
-        if self.objective is not None and make_coupling(self.coupling) is not None:
-            got = f"got {self.coupling!r:.80}"
-            raise ValueError(f"coupling must be 'independent' with an objective of its own, {got}.")
+        for field in dataclasses.fields(self) if self.objective is not None else ():
+            own, usual = getattr(self, field.name), field.default
+            known = own is usual or (isinstance(own, str | float | int) and own == usual)
+            if field.name in ("weight", "time_power", "times", "coupling") and not known:
+                only = f"{usual!r} with an objective of its own"
+                raise ValueError(f"{field.name} must be {only}, got {own!r:.80}.")
 
     @functools.cached_property
     def _parts(self) -> tuple[Any, Any, Plan]:
@@ -109,6 +112,9 @@ class Trainer(stepping.Options):
         names = "weight", "time_power", "label_dropout", "times", "coupling", "null_label"
         own = losses.FlowMatching(**{name: getattr(self, name) for name in names})
         objective = own if self.objective is None else self.objective
+        if self.objective is not None and self.label_dropout:
+            dropped = self.label_dropout, self.null_label
+            objective = LabelDropout(objective, *dropped)
         given, given_rest = stepping.split_arrays((velocity.path, as_arrays(objective)))
         optimizer = self.optimizer or stepping.default_optimizer(self.steps)
         options = {f.name: getattr(self, f.name) for f in dataclasses.fields(stepping.Options)}
@@ -333,7 +339,8 @@ def fit(
         optimizer: Any Optax optimizer; `default_optimizer(steps)` if missing.
         prediction: What the network outputs, the data `x0`, the `velocity`, EDM's mixture of data
             and noise, `edm`, or a `kacjax.predictions.Prediction`.
-        objective: What is minimized, a `kacjax.losses.Objective`, if not `flow_matching_loss`.
+        objective: What is minimized, a `kacjax.losses.Objective`, if not `flow_matching_loss`; it draws
+            times and noise itself, so that the next four stay at their defaults.
         weight: Weight of the loss at each time, see `flow_matching_loss`.
         time_power: Exponent of the times' distribution, 1 if uniform; 2 has more near the data.
         times: How times are drawn instead: `times(key, path, batch)`, as `losses.LogNormalTimes`.

@@ -135,3 +135,51 @@ def test_numbers_that_are_not_finite_are_said(tmp_path, capsys):
     flags = ["--run", str(tmp_path / "x.npy"), "--against", str(tmp_path / "y.npy")]
     assert evaluate.main(flags) == 2
     assert "--run holds numbers that are not finite" in capsys.readouterr().err
+
+
+def table_of(file, **columns):
+    rows = [
+        ",".join(columns),
+        *(",".join(map(str, row)) for row in zip(*columns.values(), strict=True)),
+    ]
+    file.write_text("\n".join(rows) + "\n")
+    return file
+
+
+def test_columns_are_matched_by_their_names(tmp_path, capsys):
+    x, y = RANDOM.normal(size=(2, 60))
+    kinds = ["oak", "elm"] * 30
+    real = table_of(tmp_path / "real.csv", height=10 * x, width=y, kind=kinds)
+    turned = table_of(tmp_path / "turned.csv", kind=kinds, width=y, height=10 * x)
+    found = figures(tmp_path, "--run", turned, "--against", real, "--labels", "kind")
+    assert found["energy_distance"] == pytest.approx(0, abs=1e-6)
+    plain = table_of(tmp_path / "plain.csv", height=10 * x, width=y)
+    assert figures(tmp_path, "--run", plain, "--against", real, "--labels", "kind") == found
+    other = table_of(tmp_path / "other.csv", height=x, depth=y)
+    for flags, words in (
+        ([other, plain], "must have the same columns, not 'depth' alone"),
+        ([plain, plain, "--labels", "Kind"], "got 'Kind'; there are height, width."),
+        ([real, plain, "--labels", "Kind"], "there are height, width, kind."),
+        ([real, real], "column 'kind' must hold numbers"),
+    ):
+        run, against, *rest = map(str, flags)
+        assert evaluate.main(["--run", run, "--against", against, *rest]) == 2
+        said = capsys.readouterr().err
+        assert words in said
+        assert said.count("\n") == 1
+
+
+def test_a_column_without_a_name_is_one(tmp_path):
+    columns = dict(zip(("", "a", "b"), RANDOM.normal(size=(3, 60)), strict=True))
+    file = table_of(tmp_path / "t.csv", **columns)
+    np.save(tmp_path / "x.npy", np.stack(list(columns.values()), axis=1))
+    found = figures(tmp_path, "--run", tmp_path / "x.npy", "--against", file)
+    assert found["energy_distance"] == pytest.approx(0, abs=1e-6)
+
+
+def test_a_place_that_cannot_be_written_is_found_first(tmp_path, capsys, monkeypatch):
+    file = table_of(tmp_path / "t.csv", a=RANDOM.normal(size=60))
+    monkeypatch.setattr(evaluate, "_read", None)
+    flags = ["--run", str(file), "--against", str(file), "--out", "/proc/none/figures.json"]
+    assert evaluate.main(flags) == 2
+    assert "cannot write /proc/none/" in capsys.readouterr().err

@@ -247,6 +247,14 @@ def test_a_folder_at_work_is_refused(kind, request, tmp_path, capsys):
             assert state_of(out) == before
 
 
+def test_a_lock_is_not_passed_over_by_an_error_of_those_who_wait(tmp_path):
+    def waiting(other):
+        raise BrokenPipeError
+
+    with runs.locked(tmp_path), pytest.raises(BrokenPipeError), runs.locked(tmp_path, waiting):
+        raise AssertionError("the folder is at work")
+
+
 def test_what_would_be_lost_is_refused(arrays, tmp_path, capsys):
     finished = "a finished run: go on with it by --resume, replace it with --overwrite"
     fails(capsys, train, arguments(arrays.source, arrays.out), finished)

@@ -89,7 +89,7 @@ def test_samples_become_a_table_like_the_one_they_were_learned_from(labels, tmp_
     again = read_arrays(out, "species" if labels else None)
     assert again.names == tuple(rows[0][:2])
     assert again.classes == (("elm, old", "oak") if labels else ())
-    np.testing.assert_array_equal(read_data(out, "species"), again.data)
+    np.testing.assert_array_equal(read_data(out, rows[0][:2]), again.data)
 
 
 def test_images_do_not_become_a_table(tmp_path, capsys):
@@ -105,3 +105,47 @@ def test_images_do_not_become_a_table(tmp_path, capsys):
     said = capsys.readouterr().err
     assert "--out must name a .npy file for data of shape (2, 3), got " in said
     assert not (tmp_path / "new.csv").exists()
+
+
+def test_names_of_columns_are_unique(tmp_path):
+    """Samples can be written as a table that can be read again, whatever the file was."""
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "wide.npz", x=rng.normal(size=(20, 2)), y=rng.normal(size=20))
+    assert read_arrays(tmp_path / "wide.npz").names == ("x 0", "x 1", "y")
+    np.save(tmp_path / "one.npy", rng.normal(size=20))
+    assert read_arrays(tmp_path / "one.npy").names == ()
+    # A file that is called as the column is.
+    (tmp_path / "kind").write_text("0\n")
+    table = tmp_path / "table.csv"
+    table.write_text("x,kind\n" + "".join(f"{i},{i % 2}\n" for i in range(20)))
+    assert read_arrays(table, "kind").label == "kind"
+    labels = tmp_path / "labels.csv"
+    labels.write_text("".join(f"{i % 2}\n" for i in range(20)))
+    assert read_arrays(table, str(labels)).label == "class"
+
+
+@pytest.mark.parametrize(
+    ("notes", "words"),
+    [
+        ({"names": 5}, "not iterable"),
+        ({"names": ["a"]}, "names must be 2, got 1."),
+        ({"classes": ["a", "b"]}, "classes must be 3, got 2."),
+    ],
+)
+def test_notes_that_do_not_fit_are_damage(notes, words, tmp_path, capsys):
+    network = kacjax.models.MLP(2, rngs=nnx.Rngs(0), width=8, depth=1, classes=3)
+    file = tmp_path / "v.safetensors"
+    kacjax.save_velocity(file, kacjax.Velocity(network, kacjax.kac_path()), notes)
+    assert generate.main(["--run", str(file), "--out", str(tmp_path / "x.npy")]) == 2
+    said = capsys.readouterr().err
+    assert f"the notes in {file} are damaged: " in said
+    assert words in said
+
+
+def test_guidance_needs_a_network_that_knows_no_class(tmp_path, capsys):
+    network = kacjax.models.MLP(2, rngs=nnx.Rngs(0), width=8, depth=1, classes=3)
+    file, velocity = tmp_path / "v.safetensors", kacjax.Velocity(network, kacjax.kac_path())
+    kacjax.save_velocity(file, velocity, {"label_dropout": 0.0})
+    flags = ["--run", str(file), "--out", str(tmp_path / "x.npy"), "--guidance", "2"]
+    assert generate.main(flags) == 2
+    assert "--guidance needs a network trained with --label-dropout" in capsys.readouterr().err

@@ -179,6 +179,64 @@ def test_the_objective_of_fit_is_the_loss():
     np.testing.assert_array_equal(default.losses, given.losses)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({"weight": "velocity"}, {"time_power": 1.0}, {"coupling": "ot"}),
+        {"times": kacjax.losses.LogNormalTimes()},
+    ],
+)
+def test_what_an_objective_decides_is_not_ignored(options):
+    (name,) = options
+    with pytest.raises(ValueError, match=f"{name} must be .* with an objective of its own, got"):
+        Trainer(mlp(), PATHS["kac"], objective=few_step.FlowMapLoss(), **options)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_objectives_learn_what_stands_for_no_class(dropout):
+    network = mlp(classes=3, second_time=True)
+    options = {"objective": few_step.FlowMapLoss(), "label_dropout": dropout, "progress": False}
+    labels = np.arange(64) % 3
+    run = kacjax.fit(network, PATHS["kac"], ONES, KEY, 3, 32, labels=labels, **options)
+    before, after = map(
+        jax.tree.leaves, (nnx.state(network, nnx.Param), run.velocity.network.params)
+    )
+    # One row for each class, and one for none.
+    ((old, new),) = [(a, b) for a, b in zip(before, after, strict=True) if a.shape[0] == 4]
+    moved = np.abs(np.asarray(new) - np.asarray(old)).max(axis=1)
+    assert np.all(moved[:3] > 0)
+    assert (moved[3] > 0) == (dropout > 0)
+
+
+@pytest.mark.long
+def test_batches_that_end_leave_students_with_what_they_had():
+    teacher = kacjax.Velocity(mlp(), PATHS["kac"])
+    batches = [np.asarray(ONES[:8])] * 5
+    options = {"teacher_steps": 4, "progress": False}
+    found = kacjax.distill(teacher, batches, KEY, (2, 1), 9, 8, **options)
+    assert {steps: len(losses) for steps, losses in found.losses.items()} == {2: 5, 1: 5}
+    assert found.evaluations == 5 * 3 + 5 * 3
+    assert "last losses=[" in repr(found)
+    with pytest.raises(ValueError, match="data must be no iterator for several stages"):
+        kacjax.distill(teacher, iter(batches), KEY, (2, 1), 3, 8, **options)
+
+
+def test_new_noise_is_not_that_of_the_prior(monkeypatch):
+    seen, sample = [], kacjax.ProbabilityPath.sample
+
+    def spy(self, key, t, x0):
+        seen.append(jax.random.key_data(key).tolist())
+        return sample(self, key, t, x0)
+
+    monkeypatch.setattr(kacjax.ProbabilityPath, "sample", spy)
+    velocity = kacjax.Velocity(mlp(second_time=True), PATHS["kac"])
+    few_step.draw_flow_map(velocity, velocity.path, KEY, (5, 2), 4, renoise=True)
+    prior = [jax.random.key_data(jax.random.fold_in(KEY, i)).tolist() for i in range(5)]
+    assert len(seen) == 3
+    assert not any(key in prior for key in seen)
+
+
 def test_an_objective_of_ones_own():
     Point = namedtuple("Point", "t x0")
 

@@ -91,7 +91,7 @@ class KacProcess(Process):
             ([0.0, 0.0], [3.0, 3.0])
         """
         check_choice("method", method, METHODS)
-        base.check_draw(key, shape)
+        shape = base.check_draw(key, shape)
         given = s
         s, a, c = align(s=s, a=self.a, c=self.c, shape=shape)
         if method == "squash":
@@ -182,7 +182,7 @@ class KacProcess(Process):
             >>> process.position_at(jumps, jnp.ones(100), 0.3).shape
             (100,)
         """
-        base.check_draw(key, shape)
+        shape = base.check_draw(key, shape)
         bound = telegraph.resolve_bound(max_jumps, self.a, horizon, math.prod(shape))
         s, a = _flatten(shape, s=horizon, a=self.a)
         return telegraph.sample_jumps(key, a, s, bound).reshape(*shape, bound)
@@ -212,7 +212,7 @@ class KacProcess(Process):
             >>> kacjax.KacProcess().sample_path(jax.random.key(0), times, (3,)).shape
             (5, 3)
         """
-        base.check_draw(key, shape)
+        shape = base.check_draw(key, shape)
         times = base.as_numbers("times", times)
         check_nonnegative("times", times)
         if jnp.ndim(times) != 1 or jnp.size(times) == 0:
