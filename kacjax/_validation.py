@@ -152,8 +152,8 @@ def same_path(one: Any, other: Any) -> bool:
             functions = True
     if functions and is_concrete(one.T):
         times = np.linspace(0, 1, 9)[1:-1] * np.asarray(one.T)
-        values = [path.coefficients(times) for path in (one, other)]
-        return all(np.allclose(*(getattr(v, n) for v in values), 1e-5, 1e-6) for n in ("f", "g"))
+        a, b = one.coefficients(times), other.coefficients(times)
+        return np.allclose(a.f, b.f, 1e-5, 1e-6) and np.allclose(a.g, b.g, 1e-5, 1e-6)
     return structure == expected
 
 

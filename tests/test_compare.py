@@ -570,6 +570,7 @@ def fails(capsys, flags, *words):
         (["--steps", "0"], ["--steps"]),
         (["--against", "gan"], ["--against must be one of diffusion, kac-t; got 'gan'"]),
         (["--solver", "rk"], ["'rk'", "euler"]),
+        (["--ot", "--objective", "lsd"], ["--ot needs --objective flow, got lsd"]),
         (["--clock", "t3"], ["'t3'"]),
         (["--conditional"], ["--conditional"]),
         (["--batch-size", "9", "--accumulate", "2"], ["multiple of 2", "got 9"]),
@@ -664,6 +665,15 @@ def test_couplings_are_models_of_their_own():
     training = dataclasses.replace(config.training, coupling="ot")
     coupled = dataclasses.replace(config, training=training)
     assert [name for name, _ in coupled.runs()] == ["flow-matching", "kac-t2", "edm"]
+
+
+def test_panels_show_kac_models_beside_their_controls():
+    models = ModelsConfig(a=(9.0, 25.0), clock=("t2",), ot=True, maps=("lsd",), students=(4,))
+    config = dataclasses.replace(defaults()["moons"][1], models=models, seeds=1)
+    assert compare.shown_models(config, [cell.model for cell in make_cells(config, "")])[:6] == [
+        *("flow-matching", "kac-t2-a9-c3", "flow-matching-ot", "kac-t2-a9-c3-ot"),
+        *("flow-matching-sigma0.6", "kac-t2-a25-c3"),
+    ]
 
 
 def test_quick_shrinks_what_was_left_at_its_default(monkeypatch):

@@ -6,7 +6,7 @@ python -m experiments.compare digits --a 9 25 --solver euler heun --out runs/a
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from experiments.command import STOPPED, parse, run, user_errors
 from experiments.compare import report
@@ -59,20 +59,19 @@ def compare(config: CompareConfig) -> int:
             say("stopped; the same command goes on.")
             return STOPPED
     seed = first.training.seed
-    # Kac models beside their controls, then the others.
-    pairs = [name for model, control in config.controls().items() for name in (control, model)]
     first_cells = {cell.model: cell for cell in work.cells if cell.seed == seed}
-    shown = list(dict.fromkeys(name for name in (*pairs, *first_cells)))
-    own = [first_cells[name] for name in sorted(shown, key=_is_further)][:_MOST_PANELS]
+    own = [first_cells[name] for name in shown_models(config, first_cells)[:_MOST_PANELS]]
     samples = {cell.model: report.load(cell, cell.steps[-1], samples=True) for cell in own}
     report.write(folder, dataset.figures(samples))
     print("", terminal, files(folder), sep="\n")
     return 0
 
 
-def _is_further(model: str) -> bool:
-    """Whether it is a student or a flow map, which stand behind what they were made from."""
-    return any(part in model for part in ("-student", "-lsd", "-meanflow"))
+def shown_models(config: CompareConfig, models: Iterable[str]) -> list[str]:
+    """Models in the order of what is to be seen: Kac beside its control, students and maps last."""
+    pairs = [name for model, control in config.controls().items() for name in (control, model)]
+    made = ("-student", "-lsd", "-meanflow")
+    return sorted(dict.fromkeys((*pairs, *models)), key=lambda name: any(m in name for m in made))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

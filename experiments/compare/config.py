@@ -265,7 +265,7 @@ class CompareConfig:
 
     def controls(self) -> dict[str, str]:
         """The control of every Kac model, learned and solved as that is."""
-        names = {cell.model for cell in make_cells(self, "")}
+        names = dict.fromkeys(cell.model for cell in make_cells(self, ""))
         found = {
             model: control + model.removeprefix(kac)
             for kac, control in controls(self.models).items()

@@ -1,6 +1,7 @@
 """What `fit` minimizes: the loss as an object, and others beside it."""
 
 import abc
+import dataclasses
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -124,6 +125,18 @@ class LabelDropout(Objective):
     def errors(self, velocity: Any, draw: Any, key: Key | None, path: ProbabilityPath) -> Array:
         """Those of the objective."""
         return self.objective.errors(velocity, draw, key, path)
+
+
+def choose_objective(objective: Any, label_dropout: float, null_label: Any, **flow: Any) -> Any:
+    """The loss of the flow with these arguments, or the objective given, to which they mean nothing."""
+    if objective is None:
+        return FlowMatching(label_dropout=label_dropout, null_label=null_label, **flow)
+    for field in dataclasses.fields(FlowMatching):
+        own = flow.get(field.name, field.default)
+        if not (own is field.default or (isinstance(own, str | float) and own == field.default)):
+            only = f"{field.default!r} with an objective of its own"
+            raise ValueError(f"{field.name} must be {only}, got {own!r:.80}.")
+    return LabelDropout(objective, label_dropout, null_label) if label_dropout else objective
 
 
 class SignMatching(Objective):

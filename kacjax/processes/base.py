@@ -5,7 +5,6 @@ so that $\partial_s p + \partial_y (v p) = 0$; the distribution function is $\Ph
 """
 
 import abc
-import math
 from functools import partial
 
 import equinox as eqx
@@ -260,9 +259,8 @@ class Process(eqx.Module):
         n = self.to_normal(s, y)
         if not self.has_atoms:
             return ndtr(n)
-        s, y = align(s=s, y=y)
+        (s, y), half = align(s=s, y=y), self.atom_mass(s) / 2
         low, high = _edges(self, s, n)
-        half = self.atom_mass(s) / 2
         share = jnp.where((y <= low) & (half > 0), jnp.where(y < low, 0, half / 2), ndtr(n))
         return jnp.where((y >= high) & (half > 0), jnp.where(y > high, 1, 1 - half / 2), share)
 
@@ -283,12 +281,12 @@ class Process(eqx.Module):
 
     @property
     def has_atoms(self) -> bool:
-        """Whether there are any: of a class that defines `atom_mass`, unless it says otherwise."""
+        """Whether there are any: so it is where a subclass defines `atom_mass`."""
         return type(self).atom_mass is not Process.atom_mass
 
     def max_speed(self) -> ArrayLike:
         """A bound of the velocity's size at all times."""
-        return math.inf
+        return jnp.inf
 
     def atom_terms(self, s: ArrayLike, y: ArrayLike) -> Pair:
         r"""What gradients of expectations need to know of the atoms, at displacements of samples.
@@ -312,7 +310,7 @@ class Process(eqx.Module):
             (Array([0., 2.], dtype=float32), Array(True, dtype=bool))
         """
         s, y = align(s=s, y=y)
-        zero = jnp.zeros(jnp.broadcast_shapes(s.shape, y.shape), y.dtype)
+        zero = jnp.zeros_like(s + y)
         return _without_atom_terms(self, s, zero) if self.has_atoms else zero, zero
 
     def linear_velocity(self, s: ArrayLike) -> Values:
@@ -340,10 +338,8 @@ def refuse_blur(process: Process, blur: Blur) -> None:
 
 def _edges(process: Process, s: Array, like: Array) -> Pair:
     """The ends of the support, or of what floats can express of it, of the shape of `like`."""
-    high = process.from_normal(s, jnp.full_like(like, _MAX_NORMAL))
-    if not process.symmetric:
-        return process.from_normal(s, jnp.full_like(like, -_MAX_NORMAL)), high
-    return -high, high
+    high, end = process.from_normal(s, jnp.full_like(like, _MAX_NORMAL)), -_MAX_NORMAL
+    return -high if process.symmetric else process.from_normal(s, jnp.full_like(like, end)), high
 
 
 @eqx.filter_custom_jvp
@@ -364,8 +360,7 @@ def _without_atom_terms_jvp(primals, tangents):
 @eqx.filter_jit
 def _bisect(process: Process, s: Array, y: Array) -> Array:
     """The `n` with `X(s, n) = y`, to the precision of its type."""
-    low = jnp.full(jnp.broadcast_shapes(s.shape, y.shape), -_MAX_NORMAL, y.dtype)
-    low = low + jnp.zeros_like(process.from_normal(s, low))
+    low = jnp.full_like(process.from_normal(s, jnp.zeros_like(s + y)), -_MAX_NORMAL)
 
     def halve(_, interval):
         low, high = interval
@@ -400,6 +395,6 @@ def _quantile_jvp(primals, tangents):
     y_dot = jnp.zeros_like(y) if y_dot is None else y_dot
     if u_dot is not None:
         log_density = process.log_density(s, y)
-        finite = jnp.isfinite(log_density)
-        y_dot = y_dot + jnp.where(finite, jnp.exp(-jnp.where(finite, log_density, 0)), 0) * u_dot
+        slope = jnp.where(jnp.isfinite(log_density), log_density, jnp.inf)
+        y_dot = y_dot + jnp.exp(-slope) * u_dot
     return y, y_dot

@@ -21,7 +21,7 @@ from kacjax import losses, sharding
 from kacjax._pytrees import as_arrays
 from kacjax._typing import Key
 from kacjax._validation import check_choice, check_count, check_positive
-from kacjax.losses.objectives import LabelDropout
+from kacjax.losses.objectives import choose_objective
 from kacjax.paths import ProbabilityPath
 from kacjax.predictions import Prediction
 from kacjax.training import data as feed
@@ -88,12 +88,6 @@ class Trainer(stepping.Options):
         classes = self._parts[2].classes  # Made now, for the errors of its making.
         if self.label_dropout and classes is None and self.null_label is None:
             raise ValueError("label_dropout needs classes, their number, or null_label; got None.")
-        for field in dataclasses.fields(self) if self.objective is not None else ():
-            own, usual = getattr(self, field.name), field.default
-            known = own is usual or (isinstance(own, str | float | int) and own == usual)
-            if field.name in ("weight", "time_power", "times", "coupling") and not known:
-                only = f"{usual!r} with an objective of its own"
-                raise ValueError(f"{field.name} must be {only}, got {own!r:.80}.")
 
     @functools.cached_property
     def _parts(self) -> tuple[Any, Any, Plan]:
@@ -110,11 +104,8 @@ class Trainer(stepping.Options):
         mask = jax.tree.map(lambda x: x is not None, chosen, is_leaf=lambda x: x is None)
         params, network_rest = stepping.split_arrays(network)
         names = "weight", "time_power", "label_dropout", "times", "coupling", "null_label"
-        own = losses.FlowMatching(**{name: getattr(self, name) for name in names})
-        objective = own if self.objective is None else self.objective
-        if self.objective is not None and self.label_dropout:
-            dropped = self.label_dropout, self.null_label
-            objective = LabelDropout(objective, *dropped)
+        own = {name: getattr(self, name) for name in names}
+        objective = choose_objective(self.objective, **own)
         given, given_rest = stepping.split_arrays((velocity.path, as_arrays(objective)))
         optimizer = self.optimizer or stepping.default_optimizer(self.steps)
         options = {f.name: getattr(self, f.name) for f in dataclasses.fields(stepping.Options)}

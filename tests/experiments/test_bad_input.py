@@ -105,6 +105,7 @@ NAMES = [
     train("moons", "--steps", "--steps"),
     train("moons", "--objective map", "'map'", "flow", "sign", "lsd", "meanflow"),
     train("moons", "--objective sign", "--objective sign needs --prediction bounded"),
+    train("moons", "--objective lsd --coupling ot", "--coupling ot needs --objective flow"),
     train(
         "moons", "--prediction bounded --path vp", "--prediction bounded needs --path kac, got vp"
     ),

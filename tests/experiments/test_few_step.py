@@ -168,7 +168,7 @@ def small_comparison(out, **models):
 
 @pytest.mark.slow
 def test_a_comparison_has_rows_of_students_and_flow_maps(tmp_path):
-    config = small_comparison(tmp_path, maps=("lsd",), students=(2, 1), teacher_steps=4)
+    config = small_comparison(tmp_path, maps=("lsd",), students=(2, 1), teacher_steps=4, ot=True)
     with StopSignals() as stop:
         work = Work(config, Plane("moons"), lambda line: None, stop)
         assert list(work.complete()) == [0]
@@ -179,11 +179,13 @@ def test_a_comparison_has_rows_of_students_and_flow_maps(tmp_path):
         model: [(row["solver"], row["nfe"]) for row in each["rows"]]
         for model, each in found.items()
     }
-    for model in ("kac-t", "diffusion"):
+    for model in ("kac-t", "diffusion", "kac-t-ot", "diffusion-ot"):
         assert ways[model] == [("ab2", 1), ("ab2", 3)]
         assert ways[f"{model}-student2"] == [("euler", 2)]
         assert ways[f"{model}-student1"] == [("euler", 1)]
+    for model in ("kac-t", "diffusion"):
         assert ways[f"{model}-lsd"] == [("euler", 1), ("euler", 3)]
+        assert f"{model}-ot-lsd" not in ways
     steps = {cell.model: cell.steps for cell in work.cells}
     assert steps["kac-t"] == [4, 8]
     assert steps["kac-t-student2"] == [4]
