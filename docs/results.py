@@ -439,7 +439,7 @@ def headlines(nfe, link=""):
 
 # Comparisons in which Kac's control, flow matching with noise of its deviation, is the one against
 # which the seeds are compared.
-_CONTROLLED = ("mnist-baselines", "mnist", "cifar10-baselines", "digits", "digits-few-steps")
+_CONTROLLED = ("mnist-controls", "mnist-ot", "mnist", "digits", "digits-few-steps")
 _CONTROLLED += ("spirals", "spirals-few-steps", "checkerboard", "grid2d", "grid2d-few-steps")
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from experiments.command import STOPPED, parse, run, user_errors
 from experiments.compare import report
 from experiments.compare.config import CompareConfig, defaults
+from experiments.compare.table import label
 from experiments.compare.work import Stopped, Work
 from experiments.datasets import make_dataset
 from experiments.hosts import StopSignals
@@ -61,7 +62,7 @@ def compare(config: CompareConfig) -> int:
     seed = first.training.seed
     first_cells = {cell.model: cell for cell in work.cells if cell.seed == seed}
     own = [first_cells[name] for name in shown_models(config, first_cells)[:_MOST_PANELS]]
-    samples = {cell.model: report.load(cell, cell.steps[-1], samples=True) for cell in own}
+    samples = {label(cell.model): report.load(cell, cell.steps[-1], samples=True) for cell in own}
     report.write(folder, dataset.figures(samples))
     print("", terminal, files(folder), sep="\n")
     return 0

@@ -224,7 +224,8 @@ def to_terminal(title: str, lines: Lines, width: int = WIDTH) -> str:
 def pairs_to_markdown(rows: Sequence[Row], headlines: Headlines) -> str:
     """A legend and the table: bold where the model is better, italic where worse."""
     rivals = {rival for _, rival, _ in rows}
-    several, name = len(rivals) > 1, label(min(rivals)) if len(rivals) == 1 else "another"
+    several = len(rivals) > 1
+    name = "the one named beside it" if several else label(min(rivals))
     cells = [
         [str(entry.sampler.cost), label(entry.model), *[label(rival)] * several]
         + [_cell(pairs[h.key]) for h in headlines]
