@@ -52,7 +52,7 @@ def test_npz_with_labels(tmp_path):
     np.savez(tmp_path / "x.npz", values=values, more=np.arange(20), kind=kind)
     table = read_arrays(tmp_path / "x.npz", "kind")
     np.testing.assert_array_equal(table.data, np.column_stack([values, np.arange(20)]))
-    assert table.names == ("values", "values", "more")
+    assert table.names == ("values 0", "values 1", "more")
     assert (table.labels.tolist(), table.classes) == ([1, 0] * 10, ("a", "b"))
 
 
