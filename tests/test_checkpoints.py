@@ -55,6 +55,15 @@ def test_newest_comes_back(folder):
         same(state, state_of(3))
 
 
+def test_what_comes_back_is_bound_to_no_device(folder):
+    """So that it meets the program that what was saved has met, and no other one is compiled."""
+    with Checkpoints(folder) as checkpoints:
+        like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state_of(0))
+        free, bound = (checkpoints.restore(each).state for each in (like, state_of(0)))
+    assert not any(leaf.committed for leaf in jax.tree.leaves(free))
+    assert all(leaf.committed for leaf in jax.tree.leaves(bound))
+
+
 def test_folders_are_as_readable_as_any(folder):
     mask = os.umask(0)
     os.umask(mask)

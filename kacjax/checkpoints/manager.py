@@ -135,7 +135,7 @@ class Checkpoints(contextlib.AbstractContextManager[Any]):
 
         Args:
             like: Pytree of arrays or `jax.ShapeDtypeStruct`, of the structure that was saved. The
-                result lies on devices as these do; what says nothing of them, on the first one.
+                result lies on devices as these do; what says nothing of them, on the default one.
 
         Raises:
             ValueError: If the newest whole checkpoint has another structure.
@@ -171,6 +171,11 @@ class Checkpoints(contextlib.AbstractContextManager[Any]):
             if not leaf.size:
                 bits = to_bits(leaf)
                 arrays[name] = jnp.zeros(bits.shape, bits.dtype, device=bits.sharding)
+        for name, leaf in named_leaves(like).items():
+            if getattr(leaf, "sharding", None) is None:
+                # Not bound to a device, as what was saved was not: a program compiled for arrays that
+                # are may round otherwise, and a run would not go on bit for bit.
+                arrays[name] = jnp.array(np.asarray(arrays[name]))
         leaves = [from_bits(arrays[name], leaf) for name, leaf in wanted.items()]
         return Checkpoint(step, jax.tree.unflatten(jax.tree.structure(like), leaves), description)
 

@@ -225,7 +225,7 @@ def test_a_run_whose_checkpoints_are_all_gone_is_not_begun_anew(damage, arrays, 
     before = contents(out)
     # And not the second time either.
     for _ in range(2):
-        words = "none of them is whole", "Begin anew with --overwrite"
+        words = "none of them is whole", "Begin anew: delete it, or train with --overwrite"
         fails(capsys, train, arguments(arrays.source, out, "--resume"), *words)
         assert contents(out) == before
     if damage == "damaged":
