@@ -171,3 +171,15 @@ def test_guidance_knows_what_its_velocity_knows():
         guided(Bare(), jnp.ones(2), 0)
     with pytest.raises(ValueError, match="interval must run from a lower to a higher time"):
         guided(Bare(), 1.0, 0, (0.5, 0.2))
+
+
+def test_a_config_of_another_kind_says_nothing():
+    class Network:
+        config = "large"
+
+        def __call__(self, t, x):
+            return x
+
+    velocity = kacjax.Velocity(Network(), kacjax.kac_path(), "velocity")
+    assert velocity.classes is None
+    assert velocity(jnp.ones(2), jnp.ones((2, 3))).shape == (2, 3)

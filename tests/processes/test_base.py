@@ -359,3 +359,8 @@ def test_second_derivative_of_the_quantile_in_the_tail(dtype):
                 difference = (first(0.3 + h) - first(0.3 - h)) / (2 * h)
                 np.testing.assert_allclose(second(0.3), difference, rtol=1e-4, atol=1e-5)
     assert second(jnp.asarray(1e-30)) == 0
+
+
+def test_processes_say_whether_they_have_atoms():
+    assert KacProcess().has_atoms
+    assert not WienerProcess().has_atoms
