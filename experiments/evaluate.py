@@ -123,7 +123,9 @@ def _columns(config: EvaluateConfig) -> dict[str, list[str]]:
         got = f"got {config.labels!r}" + f"; there are {known:.200}" * bool(known)
         raise UserError(f"--labels must be a column of --run or of --against, {got}.")
     found = {flag: [n for n in names if n != config.labels] for flag, names in found.items()}
-    if len(found) < 2 or any("column 0" in names for names in found.values()):  # No names.
+    # Those of a table without a header, and of the arrays of an archive, name no columns.
+    nameless = any("column 0" in names for names in found.values())
+    if len(found) < 2 or nameless or any(f.suffix.lower() == ".npz" for f in files.values()):
         return found
     own, real = found.values()
     if set(own) != set(real):

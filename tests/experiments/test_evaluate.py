@@ -155,6 +155,9 @@ def test_columns_are_matched_by_their_names(tmp_path, capsys):
     assert found["energy_distance"] == pytest.approx(0, abs=1e-6)
     plain = table_of(tmp_path / "plain.csv", height=10 * x, width=y)
     assert figures(tmp_path, "--run", plain, "--against", real, "--labels", "kind") == found
+    np.savez(tmp_path / "whole.npz", np.stack([10 * x, y], axis=1))
+    flags = "--run", tmp_path / "whole.npz", "--against", real, "--labels", "kind"
+    assert figures(tmp_path, *flags) == found
     other = table_of(tmp_path / "other.csv", height=x, depth=y)
     for flags, words in (
         ([other, plain], "must have the same columns, not 'depth' alone"),
