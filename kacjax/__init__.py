@@ -25,13 +25,7 @@ from kacjax.paths import (
     kac_path,
     vp_path,
 )
-from kacjax.processes import (
-    KacProcess,
-    Process,
-    QuantileProcess,
-    UniformProcess,
-    WienerProcess,
-)
+from kacjax.processes import KacProcess, Process, QuantileProcess, UniformProcess, WienerProcess
 from kacjax.training import FitResult, Trainer, TrainState, fit
 from kacjax.velocity import Velocity, guided
 

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
+import equinox as eqx
 import jax
 import jax.core
 import jax.numpy as jnp
@@ -121,6 +122,14 @@ def as_floats(name: str, x: Any) -> Float[Array, "batch *event"]:
     return widen(jnp.asarray(array))
 
 
+def as_arrays(tree: T) -> T:
+    """The tree with Python's floats as arrays, still weakly typed; integers may be counts.
+
+    `eqx.filter_jit` would take them for constants, and compile anew for every other value.
+    """
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf) if isinstance(leaf, float) else leaf, tree)
+
+
 def widen(array: Array) -> Array:
     """An array of floats of 32 bits at least, also under strict dtype promotion."""
     wide = jnp.issubdtype(array.dtype, jnp.floating) and array.dtype.itemsize >= 4
@@ -171,3 +180,16 @@ def _show(array: np.ndarray) -> str:
     if array.ndim == 0:
         return str(array.item())
     return f"an array of shape {array.shape} from {array.min()} to {array.max()}"
+
+
+@eqx.filter_custom_jvp
+def refuse_gradient(value: Any, numbers: Any, message: str) -> Any:
+    """The value; whoever differentiates it in the numbers meets a `ValueError` of this message."""
+    return value
+
+
+@refuse_gradient.def_jvp
+def _refuse_gradient_jvp(primals, tangents):
+    if any(tangent is not None for tangent in jax.tree.leaves(tangents[1])):
+        raise ValueError(primals[2])
+    return primals[0], tangents[0]

@@ -26,9 +26,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from kacjax._pytrees import as_arrays
 from kacjax._typing import ArrayLike, Scalar, Vector
 from kacjax._validation import (
+    as_arrays,
     as_floats,
     check_count,
     check_nonnegative,

@@ -190,8 +190,8 @@ class BoundedPrediction(Prediction):
 
     def split(self, x: Points, output: Array) -> list[Array]:
         """The two parts of an output."""
-        if output.shape != (*x.shape[:-1], 2 * x.shape[-1]):
-            expected = (*x.shape[:-1], 2 * x.shape[-1])
+        expected = (*x.shape[:-1], 2 * x.shape[-1])
+        if output.shape != expected:
             raise ValueError(
                 f"network must return shape {expected} for prediction='bounded' (outputs=2), "
                 f"got {output.shape}."

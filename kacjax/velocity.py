@@ -190,23 +190,28 @@ def trainable(network: Any) -> Any:
     return floats
 
 
-class Guided(eqx.Module):
-    """A velocity with classifier-free guidance; made by `guided`, which says what the fields are."""
+class Changed(eqx.Module):
+    """A velocity made of another one, of the same path and classes."""
 
     velocity: Callable[..., Array]
-    scale: ArrayLike
-    interval: tuple[ArrayLike, ArrayLike]
-    null_label: Any
 
     @property
     def classes(self) -> int | None:
-        """The number of classes of the velocity that is guided, if that is known."""
+        """The number of classes of the other velocity, if that is known."""
         return getattr(self.velocity, "classes", None)
 
     @property
     def path(self) -> ProbabilityPath | None:
-        """The path of the velocity that is guided, if that is known."""
+        """The path of the other velocity, if that is known."""
         return getattr(self.velocity, "path", None)
+
+
+class Guided(Changed):
+    """A velocity with classifier-free guidance; made by `guided`, which says what the fields are."""
+
+    scale: ArrayLike
+    interval: tuple[ArrayLike, ArrayLike]
+    null_label: Any
 
     def __call__(self, t: Times, x: Points, label: Any) -> Points:
         """The guided velocity, of the shape and type of `x`."""

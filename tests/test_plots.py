@@ -30,9 +30,6 @@ DRAWINGS = {
         jnp.linspace(2, 1, 5)[:, None, None] * POINTS[:30][None], POINTS
     ),
     "images": lambda: plots.images_figure({"data": -jnp.ones((3, 64))}, side=8),
-    "neighbors": lambda: plots.neighbors_figure(
-        np.zeros((9, 8, 8, 3), np.uint8), np.ones((5, 8, 8, 3), np.float32), np.ones((9, 4), int)
-    ),
     "paths": _paths,
     "density": lambda: plots.density_figure(KAC, (0.1, 1.0)),
     "velocity": lambda: plots.velocity_figure(KAC, WienerProcess(1.0)),
@@ -67,26 +64,6 @@ def test_images_may_be_bytes():
     ]
     np.testing.assert_array_equal(*shown)
     assert np.ptp(shown[0]) > 1.5
-
-
-def test_neighbors_stand_right_of_their_image():
-    images = np.array([0, 51], np.uint8)[:, None, None, None]
-    train = np.linspace(-1, 1, 5, dtype=np.float32)[:, None, None, None]
-    figure = plots.neighbors_figure(images, train, np.array([[2, 0], [4, 3]]))
-    canvas = figure.axes[0].images[0].get_array()
-    assert canvas is not None
-    # Each in a black frame, and a gap of four white pixels.
-    rows = np.asarray(canvas)[1::3]
-    expected = [
-        [-1, first, -1, 1, 1, 1, 1, -1, second, -1, -1, third, -1]
-        for first, second, third in ((-1, 0, -1), (-0.6, 1, 0.5))
-    ]
-    np.testing.assert_allclose(rows, expected, atol=1e-6)
-    index = np.zeros((2, 1), int)
-    with pytest.raises(ValueError, match="1 or 3 channels"):
-        plots.neighbors_figure(images[..., :0], train, index)
-    with pytest.raises(ValueError, match="of one size"):
-        plots.neighbors_figure(images, np.repeat(train, 2, axis=1), index)
 
 
 def test_density_figure_states_the_atoms():

@@ -30,6 +30,7 @@ from jaxtyping import Array, Float
 from kacjax._typing import Key
 from kacjax._validation import check_choice, check_count, check_positive
 from kacjax.generation.coordinates import Coordinates, make_coordinates
+from kacjax.generation.solvers import ab2_weight
 from kacjax.losses import Objective, as_data
 from kacjax.paths import Points
 from kacjax.training import fit
@@ -101,12 +102,12 @@ class Distillation(Objective):
             tau, after = taus[first + i], taus[first + i + 1]
             step = coordinates.rho(after) - coordinates.rho(tau)
             slope = coordinates.slope(tau, u, labels, self.teacher)
-            some = (i > 0) & (after > 0) & (self.solver == "ab2")
-            weight = jnp.where(some, step / (2 * jnp.where(i > 0, before, 1)), 0)
+            linear = self.solver == "ab2"
+            weight = ab2_weight(step, before, after) if linear else jnp.zeros_like(step)
             change = slope + rows(weight, u) * (slope - last)
             return u + rows(step, u) * change, slope, step
 
-        carry = start, jnp.zeros_like(start), jnp.ones_like(tau)
+        carry = start, jnp.zeros_like(start), jnp.zeros_like(tau)
         end = jax.lax.fori_loop(0, self.substeps, move, carry)[0]
         length = coordinates.rho(tau) - coordinates.rho(taus[first + self.substeps])
         return Draw(t, tau, start, (start - end) / rows(length, start), labels)

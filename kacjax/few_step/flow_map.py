@@ -28,6 +28,7 @@ from kacjax.few_step.distillation import rows, straight
 from kacjax.generation import generate, initial_noise, solve
 from kacjax.losses import Objective, as_data, sample_times
 from kacjax.paths import Points
+from kacjax.velocity import Changed
 
 _KINDS = ("lsd", "meanflow")
 # In the root of the time: before it, variances may underflow, and there is nothing to learn.
@@ -128,21 +129,10 @@ class FlowMapLoss(Objective):
         return weight.astype(error.dtype) * jnp.mean(error, axis=-1)
 
 
-class Stepwise(eqx.Module):
+class Stepwise(Changed):
     """A flow map as a velocity whose steps end at given times; made by `stepwise`."""
 
-    velocity: Any
     times: Float[Array, " times"]
-
-    @property
-    def classes(self) -> int | None:
-        """The number of classes of the flow map."""
-        return getattr(self.velocity, "classes", None)
-
-    @property
-    def path(self) -> Any:
-        """The path of the flow map, if that is known."""
-        return getattr(self.velocity, "path", None)
 
     def __call__(self, t: Array, x: Array, *label: Array) -> Array:
         """The average velocity from `t`, one of the times, to the one below it."""
@@ -174,9 +164,8 @@ def stepwise(velocity: Any, path: Any, steps: int, grid_power: float = 2.0) -> S
     check_count("steps", steps)
     check_positive("grid_power", grid_power)
     coordinates = straight(path)
-    return Stepwise(
-        velocity, coordinates.time(coordinates.grid(path.T, 0.0, steps, grid_power))[::-1]
-    )
+    times = coordinates.time(coordinates.grid(path.T, 0.0, steps, grid_power))
+    return Stepwise(velocity, times[::-1])
 
 
 def draw_flow_map(

@@ -17,9 +17,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 from tqdm import tqdm
 
-from kacjax._pytrees import as_arrays
 from kacjax._typing import Key, Scalar, Shape, Vector
-from kacjax._validation import check_count, check_labels, check_path
+from kacjax._validation import as_arrays, check_count, check_labels, check_path
 from kacjax.generation.solve import Options, Velocity, integrate, point_slope, solve
 from kacjax.generation.solvers import make_solver
 from kacjax.paths import ProbabilityPath

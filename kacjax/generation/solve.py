@@ -18,7 +18,6 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from kacjax import _validation
-from kacjax._pytrees import as_arrays
 from kacjax._typing import ArrayLike, Scalar, Vector
 from kacjax.generation.coordinates import Coordinates, make_coordinates
 from kacjax.generation.solvers import GivenSteps, evaluations, make_solver
@@ -125,7 +124,7 @@ def integrate(
     power, per_sample = options.get("grid_power", 2.0), options.get("per_sample_steps", False)
     rtol, atol = options.get("rtol"), options.get("atol")
     solver, adaptive = make_solver(options.get("solver", "ab2"), rtol, atol)
-    coordinates = make_coordinates(as_arrays(path), options.get("coordinates"))
+    coordinates = make_coordinates(_validation.as_arrays(path), options.get("coordinates"))
     rtol, atol = (1e-3 if value is None else value for value in (rtol, atol))
     for name, value in (("rtol", rtol), ("atol", atol), ("grid_power", power)):
         _validation.check_positive(name, value)
@@ -164,7 +163,9 @@ def integrate(
         known = ", ".join(kind.__name__ for kind in _ADJOINTS)
         raise ValueError(f"adjoint must be one of Diffrax's {known}, got {adjoint!r:.80}.")
     choices = (int(steps), to_zero, edged, adaptive, per_sample, upwards, adjoint)
-    states, tried, failed = _integrate(as_arrays(field), coordinates, solver, arrays, choices)
+    states, tried, failed = _integrate(
+        _validation.as_arrays(field), coordinates, solver, arrays, choices
+    )
     # Diffrax would raise an error within the program, by a callback of the host, which no exported
     # program may have; and advise to raise max_steps, which is no argument here.
     if adaptive and _validation.is_concrete(failed) and np.any(failed):

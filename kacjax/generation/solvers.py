@@ -56,14 +56,19 @@ class AdamsBashforth2(diffrax.AbstractSolver[Any]):
         """One step: the new state, and this step's length and slope for the next."""
         before, last = solver_state
         h, slope = terms.contr(t0, t1), self.func(terms, t0, y0, args)
-        some = (before != 0) & (t1 != 0)
-        weight = jnp.where(some, h / (2 * jnp.where(some, before, 1)), 0)
+        weight = ab2_weight(h, before, t1)
         y1 = jax.tree.map(lambda y, s, old: y + h * (s + weight * (s - old)), y0, slope, last)
         return y1, None, {"y0": y0, "y1": y1}, (h, slope), diffrax.RESULTS.successful
 
     def func(self, terms: Any, t0: Any, y0: Any, args: Any) -> Any:
         """The slope."""
         return terms.vf(t0, y0, args)
+
+
+def ab2_weight(step: Array, before: Array, end: Array) -> Array:
+    """Of the change of the slope: a part of the step; 0 in the first one, and where one ends at 0."""
+    some = (before != 0) & (end != 0)
+    return jnp.where(some, step / (2 * jnp.where(some, before, 1)), 0)
 
 
 class GivenSteps(diffrax.AbstractStepSizeController[Any, Any]):

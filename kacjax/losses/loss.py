@@ -12,14 +12,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
 from kacjax._typing import Key
-from kacjax._validation import check_labels, choose, null_like, widen
+from kacjax._validation import check_labels, choose, null_like, refuse_gradient, widen
 from kacjax.couplings import couple, make_coupling
 from kacjax.losses.times import sample_times
 from kacjax.paths import Atoms, Points, ProbabilityPath, Times
@@ -27,6 +26,12 @@ from kacjax.predictions import make_prediction
 
 Weight: TypeAlias = str | Callable[[Times], Array]
 """The weight of each time: `balanced`, `velocity`, or a function of times of shape `(batch,)`."""
+
+
+_COUPLED_ATOMS = (
+    "coupling must be 'independent' for a gradient in the numbers of a path whose noise has atoms: "
+    "what it lacks is known only where data and noise are independent."
+)
 
 
 class Draw(NamedTuple):
@@ -129,7 +134,7 @@ def draw_points(
     if coupling is not None:  # The same normal variables meet other data, by labels before dropout.
         point = path.sample_from_normal(t, x0, couple(coupling, noise_key, x0, known))
         if atoms and path.process.has_atoms:
-            point = _coupled(path, point)
+            point = refuse_gradient(point, path, _COUPLED_ATOMS)
     elif atoms:
         point, terms = path.sample_with_atoms(noise_key, t, x0)
     else:
@@ -158,21 +163,6 @@ def drop_labels(key: Key, labels: Any, label_dropout: float, null_label: Any, nu
         return jnp.where(dropped.reshape((num,) + (1,) * (own.ndim - 1)), null, own)
 
     return jax.tree.map(drop, null_like(labels, null_label), labels)
-
-
-@eqx.filter_custom_jvp
-def _coupled(path: ProbabilityPath, point: Any) -> Any:
-    return point
-
-
-@_coupled.def_jvp
-def _coupled_jvp(primals, tangents):
-    if any(tangent is not None for tangent in jax.tree.leaves(tangents[0])):
-        raise ValueError(
-            "coupling must be 'independent' for a gradient in the numbers of a path whose noise has "
-            "atoms: what it lacks is known only where data and noise are independent."
-        )
-    return primals[1], tangents[1]
 
 
 def weighted_errors(velocity: Any, draw: Draw, dropout_key: Key | None = None) -> Array:

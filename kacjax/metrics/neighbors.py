@@ -83,7 +83,7 @@ class Neighbors(NamedTuple):
 
 
 def nearest_neighbors(x: Points, train: Points, k: int = 1) -> Neighbors:
-    """The `k` training data nearest to each sample; `plots.neighbors_figure` shows them.
+    """The `k` training data nearest to each sample.
 
     Errors are those of `energy_distance`, and a `k` out of range.
 

@@ -3,7 +3,6 @@
 from kacjax.plots.process import density_figure, paths_figure, velocity_figure
 from kacjax.plots.samples import (
     images_figure,
-    neighbors_figure,
     points_figure,
     trajectories_figure,
     trajectory_gif,
@@ -16,7 +15,6 @@ __all__ = [
     "LABELS",
     "density_figure",
     "images_figure",
-    "neighbors_figure",
     "panels",
     "paths_figure",
     "points_figure",

@@ -101,32 +101,6 @@ def images_figure(sets: Mapping[str, Samples], side: int | None = None, rows: in
 
 
 @styled
-def neighbors_figure(images: Samples, train: Samples, index: Samples, rows: int = 8) -> Figure:
-    """One row for each of the first images: the image, a gap, its nearest training images.
-
-    Images are as in `images_figure`, but no vectors; `index`, the rows of `train`, nearest first,
-    is from `metrics.nearest_neighbors`. Sizes that differ, or none, are a `ValueError`.
-
-    Example:
-        >>> train, index = np.zeros((9, 8, 8, 1)), np.array([[3, 1], [0, 8]])
-        >>> figure = kacjax.plots.neighbors_figure(train[:2], train, index)
-    """
-    if not len(images) or images.shape[-1] not in (1, 3) or images.shape[1:] != train.shape[1:]:
-        both = f"{images.shape} and {train.shape}"
-        raise ValueError(f"images and train must be of one size with 1 or 3 channels, got {both}.")
-    index = np.asarray(index[:rows])
-    num, k = index.shape
-    shown = _tiled(images[:num], None, num, 1)
-    near = _tiled(np.asarray(train)[index.ravel()], None, num, k)
-    white = np.ones((len(near), 4, *near.shape[2:]))
-    figure, (ax,) = panels(1, 0.55 * k + 1.4, 0.55 * num * images.shape[1] / images.shape[2] + 0.5)
-    ax.imshow(np.concatenate([shown, white, near], axis=1), **_GRAYS)
-    ax.set_title(f"samples | the {k} nearest training images", fontsize=9)
-    ax.axis("off")
-    return figure
-
-
-@styled
 def trajectory_gif(
     file: str | os.PathLike, trajectory: Samples, times: Samples, side: int | None = None
 ) -> None:

@@ -16,7 +16,12 @@ from jax.scipy.special import ndtr, ndtri
 from jax.scipy.stats import norm
 
 from kacjax._typing import Array, ArrayLike, Float, Key, Scalar, Shape
-from kacjax._validation import check_nonnegative, check_positive, is_concrete
+from kacjax._validation import (
+    check_nonnegative,
+    check_positive,
+    is_concrete,
+    refuse_gradient,
+)
 
 Values = Float[Array, "..."]
 Pair = tuple[Values, Values]
@@ -311,7 +316,13 @@ class Process(eqx.Module):
         """
         s, y = align(s=s, y=y)
         zero = jnp.zeros_like(s + y)
-        return _without_atom_terms(self, s, zero) if self.has_atoms else zero, zero
+        if not self.has_atoms:
+            return zero, zero
+        message = (
+            "process must have kacjax.Process.atom_terms for a gradient in its parameters: the mass "
+            f"of its atoms changes; got {type(self).__name__}."
+        )
+        return refuse_gradient(zero, (self, s), message), zero
 
     def linear_velocity(self, s: ArrayLike) -> Values:
         r"""The best linear predictor of the velocity, $\beta(s)$ in $v \approx \beta(s) y$.
@@ -340,21 +351,6 @@ def _edges(process: Process, s: Array, like: Array) -> Pair:
     """The ends of the support, or of what floats can express of it, of the shape of `like`."""
     high, end = process.from_normal(s, jnp.full_like(like, _MAX_NORMAL)), -_MAX_NORMAL
     return -high if process.symmetric else process.from_normal(s, jnp.full_like(like, end)), high
-
-
-@eqx.filter_custom_jvp
-def _without_atom_terms(process: Process, s: Array, zero: Array) -> Array:
-    return zero
-
-
-@_without_atom_terms.def_jvp
-def _without_atom_terms_jvp(primals, tangents):
-    if any(tangent is not None for tangent in jax.tree.leaves(tangents[:2])):
-        raise ValueError(
-            "process must have kacjax.Process.atom_terms for a gradient in its parameters: the mass "
-            f"of its atoms changes; got {type(primals[0]).__name__}."
-        )
-    return primals[2], jnp.zeros_like(primals[2])
 
 
 @eqx.filter_jit

@@ -66,13 +66,6 @@ class StepMetrics(NamedTuple):
     bin_counts: Float[AnyArray, "*steps bins"]
     finite: Bool[AnyArray, "*steps"]
 
-    def bin_losses(self) -> Float[np.ndarray, " bins"]:
-        """The mean loss in each interval of time, over all steps that were finite; NaN if none."""
-        good = np.asarray(self.finite)[..., None]
-        rows = np.where(good, (self.bin_sums, self.bin_counts), 0).reshape(2, -1, TIME_BINS)
-        sums, counts = rows.sum(1, dtype=np.float64)
-        return np.divide(sums, counts, out=np.full(TIME_BINS, np.nan), where=counts > 0)
-
 
 class NonFiniteError(FloatingPointError):
     """A loss or gradient that is not finite.
@@ -177,8 +170,7 @@ def default_optimizer(
     check_positive("clip", clip)
     if not 0 <= b2 < 1:
         raise ValueError(f"b2 must lie in [0, 1), got {b2}.")
-    numbers = float(learning_rate), min(int(warmup), steps // 2), schedule
-    return _adam(float(clip), float(b2), int(steps), *numbers)
+    return _adam(float(clip), float(b2), int(steps), float(learning_rate), int(warmup), schedule)
 
 
 @functools.lru_cache(maxsize=64)

@@ -18,9 +18,8 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from kacjax import losses, sharding
-from kacjax._pytrees import as_arrays
 from kacjax._typing import Key
-from kacjax._validation import check_choice, check_count, check_positive
+from kacjax._validation import as_arrays, check_choice, check_count, check_positive
 from kacjax.losses.objectives import choose_objective
 from kacjax.paths import ProbabilityPath
 from kacjax.predictions import Prediction

@@ -60,14 +60,10 @@ class Probe:
         here, after, before = whole[:count], whole[count : 2 * count], whole[2 * count :]
         self.wide, self.wide_x = normals, here[:, : len(_NORMALS)]
         self.tails = here[:, len(_NORMALS) :]
-        ends = [
-            part[:, [np.argmax(_NORMALS == -8), np.argmax(_NORMALS == 8)]]
-            for part in (here, after, before)
-        ]
-        self.ends = ends[0]
+        last = [np.argmax(_NORMALS == -8), np.argmax(_NORMALS == 8)]
+        self.ends = here[:, last]
         atoms = [
-            self.at_end(part[:, : len(_NORMALS)], end)
-            for part, end in zip((here, after, before), ends, strict=True)
+            self.at_end(part[:, : len(_NORMALS)], part[:, last]) for part in (here, after, before)
         ]
         # Within 5, every fourth point, with the neighbors for differences.
         index = np.flatnonzero(np.abs(_NORMALS) <= 5)[::4]
@@ -101,6 +97,11 @@ class Probe:
         """The value of a method, in float64."""
         return np.asarray(_call(self.process, name, *map(self.array, arguments)), np.float64)
 
+    def mean(self, values: np.ndarray) -> np.ndarray:
+        """The Gaussian mean of values at `wide`."""
+        weight = np.exp(-np.square(self.wide) / 2)
+        return np.sum(weight / np.sum(weight) * values, axis=1, keepdims=True)
+
     def at_end(self, x: np.ndarray, ends: np.ndarray) -> np.ndarray:
         """Which points are at an end of the map, to rounding: on an atom, if there is one."""
         near = 8 * self.eps * np.abs(ends)
@@ -111,12 +112,9 @@ class Probe:
         """Displacements at which every method is called: those of `n`, then those of the tails."""
         return np.concatenate([self.x, self.tails], axis=1)
 
+    @functools.cache  # noqa: B019
     def method(self, name: str) -> np.ndarray:
         """The values of a method at `points`."""
-        return self._values(name)
-
-    @functools.cache  # noqa: B019
-    def _values(self, name: str) -> np.ndarray:
         return self.call(name, self.s, self.points)
 
     def at_grid(self, name: str) -> np.ndarray:

@@ -32,11 +32,9 @@ def _symmetry(probe: Probe) -> Messages:
 
 
 def _variance(probe: Probe) -> Messages:
-    weight = np.exp(-np.square(probe.wide) / 2)
-    weight = weight / np.sum(weight)
     x = np.where(np.isfinite(probe.wide_x), probe.wide_x, 0)
-    mean = np.sum(weight * x, 1, keepdims=True)
-    variance = np.sum(weight * np.square(x - mean), 1, keepdims=True)
+    mean = probe.mean(x)
+    variance = probe.mean(np.square(x - mean))
     own = probe.call("variance", probe.s)
     if not np.all(np.isfinite(own)):
         yield f"variance is {own[~np.isfinite(own)][0]}, and must be finite for a path"
@@ -55,11 +53,9 @@ def _samples(probe: Probe) -> Messages:
     say = "samples move with {wanted} where velocity is {found}"
     yield from probe.differ(field, v[:, :few], 2e-3 * fastest, say)
     # The mean size, bounded, to 5.5 standard errors.
-    weight = np.exp(-np.square(probe.wide) / 2)
-    weight = weight / np.sum(weight)
     most = 3 * np.sqrt(probe.call("variance", probe.s))
     sizes, of_map = (np.minimum(np.abs(part), most) for part in (y, probe.wide_x))
-    wanted = np.sum(weight * of_map, axis=1, keepdims=True)
+    wanted = probe.mean(of_map)
     allowed = 5.5 * np.std(sizes, 1, keepdims=True) / math.sqrt(y.shape[1]) + 0.015 * wanted
     say = "samples are {found} far from 0 in the mean, where the map has {wanted}"
     yield from probe.differ(np.mean(sizes, 1, keepdims=True), wanted, allowed, say)
@@ -199,14 +195,11 @@ def _derivatives(probe: Probe) -> Messages:
     x = probe.call("from_normal", probe.s, np.concatenate([n, n + step, n - step], axis=1))
     x, ahead, behind = np.split(x, 3, axis=1)
     s, n = (np.broadcast_to(part, x.shape) for part in (probe.s, n))
-    ends = (probe.at_end(part, probe.ends) for part in (x, ahead, behind))
-    inner = ~np.any(np.stack(list(ends)), axis=0)
+    inner = ~np.any([probe.at_end(part, probe.ends) for part in (x, ahead, behind)], axis=0)
     if not np.any(inner):
         return
-    found, wanted = (
-        _slopes(probe, ("from_normal",), s, n)["from_normal"][1],
-        (ahead - behind) / (2 * step),
-    )
+    found = _slopes(probe, ("from_normal",), s, n)["from_normal"][1]
+    wanted = (ahead - behind) / (2 * step)
     bend = np.abs(ahead - 2 * x + behind) / (2 * step)
     error = np.abs(found - wanted) - 0.02 * np.abs(wanted) - bend - 1e-4 * probe.scale
     if not np.all(error[inner] <= 0):
@@ -278,19 +271,14 @@ def _start(probe: Probe) -> Messages:
             yield f"{name} is not finite at s = {s:.1g}, where paths begin"
 
 
-def _points(probe: Probe) -> dict[str, np.ndarray]:
-    """A few second arguments for each method that has one."""
-    n = probe.column([-1.1, -0.3, 0.4])
-    index = [np.argmin(np.abs(probe.n.ravel() - value)) for value in n.ravel()]
-    names = ("to_normal", "velocity", "log_density", "density", "cdf", "conditional_law")
-    levels = probe.column([0.2, 0.4, 0.7])
-    return {"from_normal": n, "quantile": levels} | dict.fromkeys(names, probe.x[:, index])
-
-
 def _shapes(probe: Probe) -> Messages:
     s = jax.ShapeDtypeStruct(probe.s.shape, probe.dtype)
     wanted = (len(probe.s), 3, *probe.event)
-    for name, second in _points(probe).items():
+    n = probe.column([-1.1, -0.3, 0.4])
+    index = [np.argmin(np.abs(probe.n.ravel() - value)) for value in n.ravel()]
+    names = ("to_normal", "velocity", "log_density", "density", "cdf", "conditional_law")
+    arguments = {"from_normal": n, "quantile": probe.column([0.2, 0.4, 0.7])}
+    for name, second in (arguments | dict.fromkeys(names, probe.x[:, index])).items():
         y = jax.ShapeDtypeStruct(second.shape, probe.dtype)
         for value in jax.tree.leaves(jax.eval_shape(getattr(probe.process, name), s, y)):
             if value.shape != wanted:
