@@ -213,7 +213,9 @@ class QuantileProcess(Process):
         # Rounding may leave a knot a little below the interval that ends there.
         below, above = y < 0, (rise > height) & (index == bins - 1)
         inside = ~(below | above)
-        rise = jnp.where(inside, jnp.clip(rise, 0, height), 0)
+        # jnp.clip has half the derivative at its ends, where knots are.
+        rise = jnp.where(rise < 0, 0, jnp.where(rise > height, height, rise))
+        rise = jnp.where(inside, rise, 0)
         change = rise * (low + high - 2 * slope)
         a, b = height * (slope - low) + change, height * low - change
         theta = 2 * slope * rise / (b + jnp.sqrt(jnp.maximum(b * b + 4 * a * slope * rise, 0)))

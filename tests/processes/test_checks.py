@@ -305,3 +305,12 @@ def test_one_fault_is_not_taken_for_many(without_hook):
         found = {finding.property for finding in check(process).findings}
         assert name in found
         assert found <= {name, "velocity", "derivatives"}
+
+
+@pytest.mark.parametrize("odd", [True, False])
+def test_a_spline_and_its_inverse_have_their_derivatives_at_knots_too(odd):
+    process, n = QuantileProcess.gaussian(bins=8, odd=odd), jnp.linspace(-4.0, 4.0, 17)
+    y, slopes = jax.vmap(jax.value_and_grad(lambda n: process.from_normal(1.0, n)))(n)
+    inverse = jax.vmap(jax.grad(lambda y: process.to_normal(1.0, y)))(y)
+    np.testing.assert_allclose(slopes, 1, rtol=1e-5)
+    np.testing.assert_allclose(inverse, 1, rtol=1e-5)
