@@ -13,6 +13,7 @@ import logging
 import math
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
@@ -23,6 +24,7 @@ import tyro
 T = TypeVar("T")
 
 STOPPED = 75
+INTERRUPTED = "interrupted: --resume goes on from the newest checkpoint."
 # Flags carry no group's prefix, and switches have no --no- twin.
 _MARKERS = (tyro.conf.OmitArgPrefixes,)
 # What XLA says where memory or a device is missing.
@@ -33,7 +35,10 @@ _LARGEST = 2**31 - 1
 
 
 class UserError(Exception):
-    """Something that the user can set right; its text is one line for the terminal."""
+    """Something that the user can set right; its text is one line for the terminal.
+
+    Any function of the commands may raise it, about what its flags, files and folders are.
+    """
 
 
 @contextlib.contextmanager
@@ -146,27 +151,23 @@ def _shorten(text: str) -> str:
 
 def parse(
     kind: Any,
-    argv: Sequence[str] | None,
-    prog: str,
-    about: str,
-    examples: str,
+    argv: Sequence[str],
+    name: str,
+    doc: str | None,
     needed: Mapping[str, str] | None = None,
 ) -> Any:
     """Reads a dataclass, or one of several under a name, from the command line.
 
     Args:
         kind: A dataclass, or a dictionary of pairs of a line about each and its defaults.
-        argv: The arguments; those of the process if missing.
-        prog: The command.
-        about: What it does.
-        examples: Commands for the end of the help; of a name, in place of `digits` in them.
-        needed: Flags without which a name is no command.
-
-    Raises:
-        UserError: With what is wrong in one line.
+        argv: The arguments.
+        name: The command.
+        doc: The docstring of its module. The help begins with the first line and ends with the
+            examples; of one of several, in place of `digits` in them.
+        needed: Flags without which one of several is no command.
     """
-    argv = list(sys.argv[1:] if argv is None else argv)
-    shown = "\n\n" + "\n".join(f"  {line}" for line in examples.split("\n"))
+    prog, (about, *lines) = f"python -m experiments.{name}", str(doc).splitlines()
+    shown = "\n\n" + "\n".join(f"  {line}" for line in lines if line.startswith("python -m "))
     said = io.StringIO()
     options: dict[str, Any] = {"config": (tyro.conf.AvoidSubcommands, *_MARKERS)}
     try:
@@ -174,12 +175,12 @@ def parse(
             if not isinstance(kind, dict):
                 return tyro.cli(kind, prog=prog, args=argv, description=about + shown, **options)
             if argv and argv[0] in kind:
-                name, *rest = argv
-                about, default = kind[name]
-                named = shown.replace("digits", f"{name} {(needed or {}).get(name, '')}".strip())
+                data, *rest = argv
+                about, default = kind[data]
+                named = shown.replace("digits", f"{data} {(needed or {}).get(data, '')}".strip())
                 options |= {"default": default, "description": about + named}
-                return tyro.cli(type(default), prog=f"{prog} {argv[0]}", args=rest, **options)
-            options |= {"prog": prog, "args": argv, "description": about + shown}
+                return tyro.cli(type(default), prog=f"{prog} {data}", args=rest, **options)
+            options |= {"prog": prog, "args": list(argv), "description": about + shown}
             return tyro.extras.overridable_config_cli(kind, **options)
     except SystemExit as stop:
         if stop.code in (0, None):
@@ -187,6 +188,12 @@ def parse(
     if isinstance(kind, dict) and argv and argv[0] not in kind:
         check_choice("data", argv[0], kind)
     raise UserError(_flatten(said.getvalue()))
+
+
+def continuing(name: str, argv: Sequence[str]) -> str:
+    """The command line that goes on with a run, to be shown where it is stopped."""
+    flags = [each for each in argv if each not in ("--overwrite", "--resume")]
+    return shlex.join(["python", "-m", f"experiments.{name}", *flags, "--resume"])
 
 
 def _flatten(box: str) -> str:
@@ -228,9 +235,6 @@ def check_count(name: str, value: Any, low: int = 1, high: int = _LARGEST) -> No
 
 def check_ladder(name: str, steps: Sequence[int], above: str, first: int) -> None:
     """Raises a `UserError` unless students have falling steps, each a divisor of the one before."""
-    for each, counts in ((above, [first]), (name, steps)):
-        for count in counts:
-            check_count(each, count, 1, 1_000_000)
     if any(a % b or a == b for a, b in itertools.pairwise([first, *steps])):
         shown = " ".join(map(str, steps))
         raise UserError(

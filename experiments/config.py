@@ -297,16 +297,9 @@ class RunConfig:
     """Say what the run would be and take, and touch nothing."""
 
     def check(self) -> None:
-        """Checks every value; those of a file may have any type.
-
-        Raises:
-            UserError: If a value has another type than its field, is an unknown name, or a number
-                out of its range.
-        """
+        """Checks every value; those of a file may have any type."""
         check_choice("data", self.data, DATA)
-        groups = (self.source, self.model, self.network, self.training, self.sampling)
-        for group in (*groups, self.record, self.devices, *filter(None, [self.student])):
-            check_group(group)
+        check_group(self)
         sides = getattr(self.source, "image_size", (1,))
         if len(sides) not in (1, 2):
             raise UserError(f"--image-size must be one or two integers, got {len(sides)}.")

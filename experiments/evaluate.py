@@ -5,7 +5,6 @@ python -m experiments.evaluate --run samples.npy --against table.csv --out figur
 """
 
 import dataclasses
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 import tyro
 
 from experiments import report, runs
+from experiments.checks import check_group
 from experiments.command import UserError, check_count, optional, parse, run, user_errors
 from experiments.datasets import make_known
 from experiments.datasets.arrays import columns_of, read_data, read_npy
@@ -53,13 +53,9 @@ class EvaluateConfig:
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, float]:
-    """The figures, which are printed and written.
-
-    Raises:
-        UserError: If a flag does not make sense, data cannot be read, or their shapes differ.
-    """
+    """The figures, which are printed and written."""
+    check_group(config)
     check_count("--num-samples", config.num_samples, 6, 1_000_000)
-    check_count("--size", config.size, 32, 4096)
     if config.out is not None and (config.out.suffix != ".json" or config.out.is_dir()):
         raise UserError(f"--out must name a .json file, got {config.out}.")
     if config.out is not None:
@@ -100,8 +96,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
         options |= {"run": str(config.run), "features": config.features if pictures else None}
         options |= {"data_root": config.data_root and str(config.data_root)}
         about = {"figures": figures, "options": options, "commit": report.commit()}
-        with runs.atomic(config.out) as temporary:
-            temporary.write_text(json.dumps(about, indent=2) + "\n")
+        runs.write(config.out, about)
         print(config.out)
     return figures
 
@@ -235,19 +230,10 @@ def _distances(a: np.ndarray, b: np.ndarray, key: Any) -> dict[str, float]:
     }
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str]) -> int:
     """The command; returns its exit status."""
-
-    def body() -> None:
-        about = "Judges samples from anywhere beside real data."
-        examples = (
-            "python -m experiments.evaluate --run runs/mnist-kac --against mnist\n"
-            "python -m experiments.evaluate --run samples.npy --against table.csv --out figures.json"
-        )
-        evaluate(parse(EvaluateConfig, argv, "python -m experiments.evaluate", about, examples))
-
-    return run(body)
+    return run(lambda: evaluate(parse(EvaluateConfig, argv, "evaluate", __doc__)))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

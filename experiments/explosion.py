@@ -1,11 +1,11 @@
-"""Measures how velocity and gradient grow as generation nears the data, for modes without width.
+"""Measures velocity and gradient near data without width.
 
 For the nine points of grid2d every model's exact marginal velocity, and a network trained on it, are
 followed along their own trajectories from noise to data. At each time the largest component of the
 velocity over all trajectories is kept, and the largest spectral norm of its Jacobian.
 
 python -m experiments.explosion
-python -m experiments.explosion --a 25 --c 5 --steps 2000 --out runs/explosion-25
+python -m experiments.explosion --a 25 --c 2 --steps 2000 --out runs/explosion-25
 """
 
 import dataclasses
@@ -23,8 +23,8 @@ from matplotlib.figure import Figure
 
 import kacjax
 from experiments import report, runs
-from experiments.checks import MAX_SEED
-from experiments.command import check_count, check_range, parse, run, user_errors
+from experiments.checks import check_group
+from experiments.command import parse, run, user_errors
 from experiments.compare.config import ModelsConfig, make_models
 from experiments.compare.figures import finish, style_of
 from experiments.compare.table import label
@@ -61,16 +61,6 @@ class ExplosionConfig:
     """Seed of networks and noise."""
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("runs/explosion")
     """Folder of the results; one that was interrupted continues."""
-
-    def check(self) -> None:
-        """Raises a `UserError` that names the first flag with an impossible value."""
-        for name in ("a", "c"):
-            check_range(f"--{name}", getattr(self, name), 1e-6, 1e6)
-        check_range("--earliest", self.earliest, 1e-12, 0.999)
-        for name, most in (("steps", 10**9), ("trajectories", 10**6)):
-            check_count(f"--{name}", getattr(self, name), 1, most)
-        check_count("--times", self.times, 2, 10_000)
-        check_count("--seed", self.seed, 0, MAX_SEED)
 
 
 class Centers(Grid2d):
@@ -133,23 +123,19 @@ def _learn(config: ExplosionConfig, name: str, model: PathConfig) -> kacjax.Velo
 
 
 def explode(config: ExplosionConfig) -> None:
-    """Measures all models and draws them; those that were measured before are read.
-
-    Raises:
-        UserError: If a flag does not make sense, a file is damaged or cannot be written.
-    """
-    config.check()
+    """Measures all models and draws them; those that were measured before are read."""
+    check_group(config)
     kept = {k: v for k, v in dataclasses.asdict(config).items() if k != "out"}
     found: dict[str, Any] = {}
     for name, model in make_models(ModelsConfig(a=(config.a,), c=(config.c,))).items():
         file = config.out / f"{name}-{report.digest(kept)}.json"
         if not file.exists():
-            runs.write_json(file, measure(config, name, model))
+            runs.write(file, measure(config, name, model))
         found[name] = runs.read_json(file)
         print(f"{name}: measured", flush=True)
     result = {"configuration": kept, "models": found, **report.surroundings()}
-    runs.write_json(config.out / "explosion.json", result)
-    runs.write_figure(config.out / "explosion.png", explosion_figure(found))
+    runs.write(config.out / "explosion.json", result)
+    runs.write(config.out / "explosion.png", explosion_figure(found))
     print(report.table(f"at t = {config.earliest:g}, over all trajectories", _summary(found)))
     print(config.out / "explosion.json", config.out / "explosion.png", sep="\n")
 
@@ -183,19 +169,11 @@ def _summary(found: dict[str, Any]) -> dict[str, float]:
     }
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str]) -> int:
     """The command; returns its exit status."""
-
-    def body() -> None:
-        about = "Measures velocity and gradient near data without width."
-        examples = (
-            "python -m experiments.explosion\n"
-            "python -m experiments.explosion --a 25 --c 2 --steps 2000 --out runs/explosion-25"
-        )
-        explode(parse(ExplosionConfig, argv, "python -m experiments.explosion", about, examples))
-
-    return run(body, "interrupted: models that were measured stay measured.")
+    interrupted = "interrupted: models that were measured stay measured."
+    return run(lambda: explode(parse(ExplosionConfig, argv, "explosion", __doc__)), interrupted)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -2,8 +2,8 @@
 
 Vectors may become a table, with the columns of the table that they were learned from.
 
-python -m experiments.generate --run runs/grid2d-kac --num-samples 1000 --out samples.npy
-python -m experiments.generate --run velocity.safetensors --label 3 --guidance 2 --out threes.npy
+python -m experiments.generate --run runs/digits-kac --out x.npy --gif x.gif
+python -m experiments.generate --run runs/mnist-kac --label 3 --out threes.npy
 """
 
 import dataclasses
@@ -20,16 +20,8 @@ import tyro
 
 import kacjax
 from experiments import report, runs
-from experiments.checks import MAX_SEED, check_group
-from experiments.command import (
-    UserError,
-    check_count,
-    check_range,
-    optional,
-    parse,
-    run,
-    user_errors,
-)
+from experiments.checks import check_group
+from experiments.command import UserError, check_range, optional, parse, run, user_errors
 from experiments.config import DATA, IMAGES, SamplingConfig
 from experiments.datasets import finish, make_known
 from experiments.sampling import as_drawn, draw, draw_trajectory, event_of, in_turn
@@ -64,15 +56,8 @@ class GenerateConfig:
 
 
 def generate(config: GenerateConfig) -> None:
-    """Writes samples to a file.
-
-    Raises:
-        UserError: If a flag does not make sense, the run is missing or damaged, or a file cannot
-            be written.
-    """
-    check_group(config.sampling)
-    check_count("--seed", config.seed, 0, MAX_SEED)
-    check_range("--guidance", config.guidance, 0, 1000)
+    """Writes samples to a file."""
+    check_group(config)
     flags = ("--out", config.out, (".npy", ".csv")), ("--gif", config.gif, (".gif",))
     for flag, file, suffixes in flags:
         if file is None:
@@ -91,9 +76,9 @@ def generate(config: GenerateConfig) -> None:
     samples, nfe = draw(function, key, num, event, sampling, labels, progress=True)
     seconds, samples = time.perf_counter() - start, finish(notes, samples)
     if config.out.suffix == ".csv":
-        runs.write_text(config.out, _table(notes, samples, labels))
+        runs.write(config.out, _table(notes, samples, labels))
     else:
-        runs.write_array(config.out, samples)
+        runs.write(config.out, samples)
     if config.gif is not None:
         shown = min(num, _ANIMATED)
         first = None if labels is None else labels[:shown]
@@ -190,19 +175,10 @@ def _quality(notes: dict[str, Any], samples: np.ndarray) -> dict[str, float]:
     return make_known(notes["data"]).quality(samples)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str]) -> int:
     """The command; returns its exit status."""
-
-    def body() -> None:
-        about = "Generates samples from a finished run."
-        examples = (
-            "python -m experiments.generate --run runs/digits-kac --out x.npy --gif x.gif\n"
-            "python -m experiments.generate --run runs/mnist-kac --label 3 --out threes.npy"
-        )
-        generate(parse(GenerateConfig, argv, "python -m experiments.generate", about, examples))
-
-    return run(body)
+    return run(lambda: generate(parse(GenerateConfig, argv, "generate", __doc__)))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

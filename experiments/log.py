@@ -85,7 +85,7 @@ class Log:
     def __init__(self, folder: Path, step: int):
         self._file = folder / runs.LOG
         lines = read_rows(self._file, step)
-        runs.write_text(self._file, "".join(json.dumps(row) + "\n" for row in lines))
+        runs.write(self._file, "".join(json.dumps(row) + "\n" for row in lines))
         with user_errors(OSError, saying="cannot write the log: "):
             self._rows = self._file.open("a")
             self._board = _Board(folder / runs.TENSORBOARD, step)

@@ -124,7 +124,7 @@ def _remove(folder: Path, names: Iterable[str]) -> None:
 
 def write_config(folder: Path, config: RunConfig) -> None:
     """Writes what decides the result of a run."""
-    write_json(folder / CONFIG, {"format": _FORMAT, **to_dict(config)})
+    write(folder / CONFIG, {"format": _FORMAT, **to_dict(config)})
 
 
 @contextlib.contextmanager
@@ -201,11 +201,6 @@ def read_json(file: Path) -> Any:
         return json.loads(file.read_text(encoding="utf-8-sig"))
 
 
-def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Writes readable JSON, atomically."""
-    write_text(path, json.dumps(values, indent=2) + "\n")
-
-
 def check_writable(path: Path) -> None:
     """Raises a `UserError` if a file cannot be written, before what it is to hold is computed."""
     probe = path.with_name(f".{path.name}.probe")
@@ -214,22 +209,19 @@ def check_writable(path: Path) -> None:
     probe.unlink()
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes a text file, atomically."""
+def write(path: Path, content: str | np.ndarray | Figure | dict[str, Any]) -> None:
+    """Writes a text, an array as `.npy`, a figure as PNG, or readable JSON, atomically."""
     with atomic(path) as temporary:
-        temporary.write_text(text)
-
-
-def write_array(path: Path, array: np.ndarray) -> None:
-    """Writes a `.npy` file, atomically."""
-    with atomic(path) as temporary, temporary.open("wb") as file:
-        np.save(file, array)
-
-
-def write_figure(path: Path, figure: Figure) -> None:
-    """Writes a PNG, atomically."""
-    with atomic(path) as temporary:
-        figure.savefig(temporary, format="png")
+        match content:
+            case np.ndarray():
+                with temporary.open("wb") as file:
+                    np.save(file, content)
+            case Figure():
+                content.savefig(temporary, format="png")
+            case dict():
+                temporary.write_text(json.dumps(content, indent=2) + "\n")
+            case _:
+                temporary.write_text(content)
 
 
 @contextlib.contextmanager

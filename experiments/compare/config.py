@@ -204,13 +204,11 @@ class CompareConfig:
 
     def check(self) -> None:
         """Raises a `UserError` that names the first flag with an impossible value."""
-        for group in (self.source, self.models, self.network, self.training, self.evaluation):
-            checks.check_group(group)
+        checks.check_group(self)
         lists = vars(self.models) | vars(self.evaluation)
         for name in ("a", "c", "clock", "nfe", "solver"):
             if not lists[name]:
                 raise UserError(f"{checks.flag(name)} needs at least one value.")
-        check_count("--seeds", self.seeds, 1, 1000)
         last = self.training.seed + self.seeds - 1
         check_count("--seed plus --seeds", last, 0, checks.MAX_SEED)
         if 1 not in self.checkpoints or not all(0 < each <= 1 for each in self.checkpoints):

@@ -107,7 +107,7 @@ def render(results: Mapping[str, Any], headlines: table.Headlines) -> tuple[File
 def write(folder: Path, files: Files) -> None:
     """Writes texts and PNGs by their names."""
     for name, content in files.items():
-        (runs.write_text if isinstance(content, str) else runs.write_figure)(folder / name, content)
+        runs.write(folder / name, content)
 
 
 def _caption(results: Mapping[str, Any]) -> str:

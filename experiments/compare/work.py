@@ -136,8 +136,8 @@ class Work:
                 velocity = kacjax.load_velocity(cell.network(step))
             rows, samples = self.judge(cell, velocity)
             found = {"evaluation": self._how, "rows": rows, "field": self._field(velocity)}
-            runs.write_array(cell.samples(step), samples)
-            runs.write_json(cell.judgement(step), found)
+            runs.write(cell.samples(step), samples)
+            runs.write(cell.judgement(step), found)
             self._say(f"judged step {step:,} in {time.perf_counter() - begin:.0f} s")
 
     def judge(self, cell: Cell, velocity: Velocity) -> tuple[list[Row], np.ndarray]:

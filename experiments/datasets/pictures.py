@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from experiments.command import UserError, user_errors
 from experiments.config import FolderConfig, RunConfig
 from experiments.datasets.base import Dataset, Headline
-from experiments.judging.classifier_file import load_classifier, mnist_classifier
+from experiments.judging.classifier import load_classifier, mnist_classifier
 from experiments.judging.judge import ImageJudge
 from experiments.report import fingerprint
 from kacjax import Trainer, data, metrics, plots

@@ -13,7 +13,7 @@ from experiments.command import UserError
 from experiments.config import ArraysConfig
 from experiments.datasets.arrays import read_arrays
 from experiments.datasets.base import Dataset, Headline, Samples, Trajectory, draw
-from experiments.judging.classes import ClassJudge
+from experiments.judging.judge import ClassJudge
 from experiments.report import fingerprint
 from kacjax import data, metrics, plots
 
