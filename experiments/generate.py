@@ -93,11 +93,7 @@ def generate(config: GenerateConfig) -> None:
 
 
 def load(source: Path) -> tuple[Velocity, dict[str, Any]]:
-    """The velocity of a run or of a file, and what its file says beside it.
-
-    Raises:
-        UserError: If it is missing or damaged.
-    """
+    """The velocity of a run or of a file, and what its file says beside it."""
     source = source.expanduser()
     if source.is_dir() and not (source / runs.VELOCITY).exists():
         config = runs.load_config(source)

@@ -30,11 +30,7 @@ def tell(line: str) -> None:
 
 
 def on_first(action: Callable[[], Any]) -> None:
-    """Does something on the first process while the others wait.
-
-    Raises:
-        UserError: On all of them, if it was raised on the first.
-    """
+    """Does something on the first process while the others wait; its `UserError` is everyone's."""
     failure = None
     if is_first():
         try:

@@ -31,11 +31,7 @@ def make_network(config: RunConfig, dataset: Dataset) -> nnx.Module:
 
 
 def make_objective(config: RunConfig, dataset: Dataset) -> Any:
-    """What a run minimizes, None for flow matching.
-
-    Raises:
-        UserError: If the teacher is missing, damaged, or of other data or another path.
-    """
+    """What a run minimizes, None for flow matching."""
     student, kind = config.student, config.training.objective
     if student is None:
         if kind == "sign" and config.network.prediction != "bounded":
@@ -73,11 +69,7 @@ def load_teacher(config: RunConfig, dataset: Dataset) -> Velocity:
 
 
 def parameters_of(config: RunConfig, dataset: Dataset) -> int:
-    """The number of parameters of a run's network, which is not made for that.
-
-    Raises:
-        UserError: If the network does not fit the data.
-    """
+    """The number of parameters of a run's network, which is not made for that."""
     with user_errors(ValueError):
         shapes = nnx.state(nnx.eval_shape(lambda: make_network(config, dataset)), nnx.Param)
     return sum(leaf.size for leaf in jax.tree.leaves(shapes))
@@ -92,11 +84,7 @@ def memory_of(config: RunConfig, dataset: Dataset) -> int:
 
 
 def check_memory(config: RunConfig, dataset: Dataset) -> None:
-    """Refuses a run that takes more memory than there is, before anything of it is made.
-
-    Raises:
-        UserError: With what to lower.
-    """
+    """Refuses a run that takes more memory than there is, before anything of it is made."""
     needed, there = memory_of(config, dataset), available_memory() * jax.device_count()
     if needed > there:
         raise UserError(

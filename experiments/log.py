@@ -76,11 +76,7 @@ class Clock:
 
 
 class Log:
-    """Where rows and pictures go; opened at the step from which the run goes on.
-
-    Raises:
-        UserError: If it cannot be written.
-    """
+    """Where rows and pictures go; opened at the step from which the run goes on."""
 
     def __init__(self, folder: Path, step: int):
         self._file = folder / runs.LOG

@@ -49,12 +49,7 @@ def is_run(folder: Path) -> bool:
 
 
 def check_destination(folder: Path, config: RunConfig) -> None:
-    """Refuses a destination where something would be lost, or with which the run cannot go on.
-
-    Raises:
-        UserError: If there is a file, a folder that is not a run, a run and neither `resume` nor
-            `overwrite`, or one of another configuration that is to be gone on with.
-    """
+    """Refuses a destination where something would be lost, or with which the run cannot go on."""
     if folder.is_file():
         raise UserError(f"{folder} is a file; choose another --out.")
     with user_errors(OSError, saying="cannot use the output folder: "):
@@ -90,9 +85,6 @@ def open_run(
         folder: The folder.
         config: The configuration.
         waiting: As in `locked`.
-
-    Raises:
-        UserError: As `check_destination`, if it cannot be written, or another process trains there.
     """
     check_destination(folder, config)
     with user_errors(OSError, saying="cannot write the run: "):
@@ -108,11 +100,7 @@ def open_run(
 
 
 def forget(folder: Path) -> None:
-    """Removes the checkpoints of a run whose results are written.
-
-    Raises:
-        UserError: If they cannot be removed.
-    """
+    """Removes the checkpoints of a run whose results are written."""
     with user_errors(OSError, saying="cannot remove checkpoints: "):
         _remove(folder, (CHECKPOINTS, SAVED))
 
@@ -135,9 +123,6 @@ def locked(folder: Path, waiting: Callable[[str], None] | None = None) -> Iterat
         folder: The folder, which exists.
         waiting: Called every second with the name of the process that is at work there, until it
             has ended; without it, the folder is refused.
-
-    Raises:
-        UserError: If another process is at work there, or the folder cannot be written.
     """
     with user_errors(OSError, saying=f"cannot write in {folder}: "):
         # Not "w": the name of a process that is at work is not ours to remove.
@@ -169,11 +154,7 @@ def _locks(file: IO[bytes]) -> bool:
 
 
 def load_config(folder: Path) -> RunConfig:
-    """The configuration of a run.
-
-    Raises:
-        UserError: If the folder is missing, not a run, or damaged.
-    """
+    """The configuration of a run."""
     if not folder.is_dir():
         raise UserError(f"there is no run folder {folder}.")
     if not (folder / CONFIG).is_file():
@@ -187,11 +168,7 @@ def load_config(folder: Path) -> RunConfig:
 
 
 def read_json(file: Path) -> Any:
-    """What a JSON file says.
-
-    Raises:
-        UserError: If it is missing, too large, nested too deeply, or not JSON.
-    """
+    """What a JSON file says."""
     damages = (OSError, ValueError, RecursionError)
     with user_errors(*damages, saying=f"{file} cannot be read: "):
         if not file.is_file():
@@ -226,11 +203,7 @@ def write(path: Path, content: str | np.ndarray | Figure | dict[str, Any]) -> No
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path` that replaces it when the block ends well.
-
-    Raises:
-        UserError: If it cannot be written.
-    """
+    """A temporary file beside `path` that replaces it when the block ends well."""
     # Its suffix is that of `path`: some writers choose a format by it.
     temporary = path.with_name(f".{path.name}.{os.getpid()}{path.suffix}")
     try:

@@ -48,10 +48,6 @@ def train(config: RunConfig, command: str = "") -> bool:
     Args:
         config: The configuration.
         command: The command line that continues the run, to be printed if it is stopped.
-
-    Raises:
-        UserError: If the configuration does not make sense, data are missing, the folder holds
-            something that would be lost, it cannot be written, or the loss is no longer finite.
     """
     config = prepared(config)
     folder = config.folder()

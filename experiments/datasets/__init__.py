@@ -14,9 +14,6 @@ def make_dataset(config: RunConfig, first: bool = True) -> Dataset:
     Args:
         config: The run's configuration.
         first: Whether this is the process that shows progress.
-
-    Raises:
-        UserError: If its files are absent, damaged, or cannot be read.
     """
     if config.data in IMAGES:
         return Pictures(config, first)

@@ -32,11 +32,7 @@ class Table(NamedTuple):
 
 
 def read_arrays(file: Path, labels: str | None = None) -> Table:
-    """Reads data, and labels from a column, an array or a file of their own.
-
-    Raises:
-        UserError: If a file cannot be read, or holds anything but finite numbers.
-    """
+    """Reads data, and labels from a column, an array or a file of their own."""
     file = file.expanduser()
     columns = _read(file)
     found, label = None, "class"
@@ -68,21 +64,13 @@ def columns_of(file: Path) -> list[str]:
 
 
 def read_data(file: Path, names: Sequence[str]) -> np.ndarray:
-    """The numbers of columns with these names, in this order.
-
-    Raises:
-        UserError: If the file cannot be read, or they hold anything but finite numbers.
-    """
+    """The numbers of columns with these names, in this order."""
     columns = _read(file)
     return _numbers(file, {name: columns[name] for name in names})[0]
 
 
 def read_npy(file: Path) -> np.ndarray:
-    """A `.npy` file of numbers, whose size must be what it says.
-
-    Raises:
-        UserError: If it is none.
-    """
+    """A `.npy` file of numbers, whose size must be what it says."""
     if not file.is_file():
         raise UserError(f"there is no file {file}.")
     try:

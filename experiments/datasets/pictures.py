@@ -35,9 +35,6 @@ class Pictures(Dataset):
     Args:
         config: The run's configuration.
         first: Whether this is the process that shows progress.
-
-    Raises:
-        UserError: If the images or the classifier are absent, damaged, or cannot be read.
     """
 
     field_points = 4

@@ -174,11 +174,7 @@ class Digits(Dataset):
 
 
 class Arrays(Dataset):
-    """Arrays from a file, standardized; a part of them is kept for the judgement.
-
-    Raises:
-        UserError: If the file cannot be read, or there are too few data.
-    """
+    """Arrays from a file, standardized; a part of them is kept for the judgement."""
 
     name = "arrays"
     headlines = (
