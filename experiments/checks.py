@@ -3,16 +3,13 @@
 import dataclasses
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from experiments.command import UserError, check_choice, check_count, check_range
-
-# Beyond this, `jax.random.key` would need 64-bit integers.
-MAX_SEED = 2**31 - 1
+from experiments.command import LARGEST, UserError, check_choice, check_count, check_range
 
 # Ranges of numbers by the name of their field; counts lie between 1 and 2^31 - 1 unless given here.
 _COUNTS: dict[str, tuple[int, int]] = {
     "fourier": (0, 100_000),
-    "warmup": (0, MAX_SEED),
-    "seed": (0, MAX_SEED),
+    "warmup": (0, LARGEST),
+    "seed": (0, LARGEST),
     "process_id": (0, 100_000),
     **dict.fromkeys(("width", "channels", "head_channels"), (1, 100_000)),
     **dict.fromkeys(("depth", "blocks", "multipliers"), (1, 100)),

@@ -31,7 +31,8 @@ _MARKERS = (tyro.conf.OmitArgPrefixes,)
 _NO_MEMORY = ("RESOURCE_EXHAUSTED", "Out of memory", "out of memory", "Unable to allocate")
 _NO_DEVICE = ("Unable to initialize backend", "Unknown backend", "No visible")
 _LARGE = "--batch-size, --chunk-size, --num-samples or the size of the network"
-_LARGEST = 2**31 - 1
+# Beyond this, `jax.random.key` would need 64-bit integers.
+LARGEST = 2**31 - 1
 
 
 class UserError(Exception):
@@ -85,15 +86,7 @@ class _Steady(io.TextIOBase):
 def run(
     body: Callable[[], int | None], interrupted: str = "interrupted: nothing was written."
 ) -> int:
-    """Runs a command, and says in one line what the user can set right.
-
-    Args:
-        body: The command; it may return a status.
-        interrupted: What to say when the user stops it.
-
-    Returns:
-        The exit status, see above.
-    """
+    """Runs a command, says in one line what the user can set right, and returns the exit status."""
     # Orbax reports through them at length what an error says in a line.
     for name in ("absl", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -225,7 +218,7 @@ def check_range(name: str, value: Any, low: float, high: float) -> None:
         raise UserError(f"{name} must lie between {low:g} and {high:g}, got {value}.")
 
 
-def check_count(name: str, value: Any, low: int = 1, high: int = _LARGEST) -> None:
+def check_count(name: str, value: Any, low: int = 1, high: int = LARGEST) -> None:
     """Raises a `UserError` unless `value` is an integer between two."""
     if isinstance(value, bool) or not isinstance(value, int) or value < low:
         raise UserError(f"{name} must be an integer of at least {low}, got {value!r}.")

@@ -339,8 +339,7 @@ def to_dict(config: RunConfig) -> dict[str, Any]:
 def from_dict(values: dict[str, Any], defaults: RunConfig) -> RunConfig:
     """The inverse of `to_dict`, with the defaults of that data set for what is missing.
 
-    Raises:
-        KeyError, TypeError, UserError: If a field is unknown or wrong.
+    What is unknown or wrong is a `KeyError`, a `TypeError` or a `UserError`.
     """
     groups = {}
     for name in _GROUPS:

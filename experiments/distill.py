@@ -9,7 +9,7 @@ import itertools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -68,41 +68,29 @@ def stages(config: DistillConfig) -> list[RunConfig]:
     if teacher.training.is_map:
         raise UserError(f"--run must be no flow map, got --objective {teacher.training.objective}.")
     own = teacher.student
-    first = 32 if own is None else own.student_steps
-    first = first if config.teacher_steps is None else config.teacher_steps
-    if own is not None and first != own.student_steps:
-        raise UserError(
-            f"--teacher-steps of this student must be {own.student_steps}, got {first}."
-        )
+    usual = 32 if own is None else own.student_steps
+    first = config.teacher_steps or usual
+    if own is not None and first != usual:
+        raise UserError(f"--teacher-steps of this student must be {usual}, got {first}.")
     if not config.steps:
         raise UserError("--steps needs at least one value.")
     check_ladder("--steps", config.steps, "--teacher-steps", first)
-    steps, num = max(1, teacher.training.steps // 2), teacher.sampling.num_samples
-    steps = steps if config.training_steps is None else config.training_steps
-    num = num if config.num_samples is None else config.num_samples
     if config.guidance != 1 and not teacher.network.conditional:
         raise UserError("--guidance needs a run that has learned classes.")
+    steps = config.training_steps or max(1, teacher.training.steps // 2)
+    num = config.num_samples or teacher.sampling.num_samples
+    same = ("record", "devices", "resume", "overwrite", "dry_run")
+    common: dict[str, Any] = {name: getattr(config, name) for name in same}
+    common["training"] = dataclasses.replace(teacher.training, steps=steps)
     # A student is right on the steps of its training only.
-    sampling = SamplingConfig(num, chunk_size=teacher.sampling.chunk_size)
+    common["sampling"] = SamplingConfig(num, chunk_size=teacher.sampling.chunk_size)
     folder = (config.out or config.run.with_name(config.run.name + "-students")).expanduser()
     file, guidance = config.run.expanduser().resolve() / runs.VELOCITY, config.guidance
     solver, found = ("ab2" if own is None else "euler"), []
     for above, below in itertools.pairwise((first, *config.steps)):
         out = folder / f"steps-{below}"
-        found.append(
-            dataclasses.replace(
-                teacher,
-                training=dataclasses.replace(teacher.training, steps=steps),
-                sampling=sampling,
-                record=config.record,
-                devices=config.devices,
-                student=StudentConfig(file, below, above // below, solver, guidance),
-                out=out,
-                resume=config.resume,
-                overwrite=config.overwrite,
-                dry_run=config.dry_run,
-            )
-        )
+        student = StudentConfig(file, below, above // below, solver, guidance)
+        found.append(dataclasses.replace(teacher, student=student, out=out, **common))
         file, solver, guidance = out.resolve() / runs.VELOCITY, "euler", 1.0
     return found
 

@@ -24,6 +24,7 @@ from experiments.datasets.pictures import LOADERS
 from kacjax import data, metrics
 
 _TABLES = (".npz", ".csv", ".parquet")
+_KNOWN = (*LOADERS, "digits", *data.TARGETS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,10 +57,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
     """The figures, which are printed and written."""
     check_group(config)
     check_count("--num-samples", config.num_samples, 6, 1_000_000)
-    if config.out is not None and (config.out.suffix != ".json" or config.out.is_dir()):
-        raise UserError(f"--out must name a .json file, got {config.out}.")
-    if config.out is not None:
-        runs.check_writable(config.out)
+    runs.check_writable("--out", config.out, (".json",))
     columns = _columns(config)
     # What is a folder of images takes the shape of the other; of two folders, that of --size.
     if _is_folder(config.against):
@@ -104,7 +102,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
 def _is_folder(name: str) -> bool:
     """Whether these are files of images, whose size is a choice."""
     path = Path(name).expanduser()
-    if name in (*LOADERS, "digits", *data.TARGETS) or (path / runs.SAMPLES).is_file():
+    if name in _KNOWN or (path / runs.SAMPLES).is_file():
         return False
     return path.is_dir() or path.suffix.lower() == ".zip"
 
@@ -160,7 +158,7 @@ def _read(
             raise UserError(f"{flag}: {name} holds images, the other data of shape {event}.")
         with user_errors(ValueError, OSError, ImportError):
             return data.load_images(path, event[:2], channels=event[2], progress=False).images
-    named = ", ".join((*LOADERS, "digits", *data.TARGETS)) if flag == "--against" else "a run"
+    named = ", ".join(_KNOWN) if flag == "--against" else "a run"
     asked = f"{named}, a folder or zip of images, or one of {', '.join(('.npy', *_TABLES))}"
     raise UserError(f"{flag} must be {asked}; got {name!r}, which is none of these.")
 
@@ -198,7 +196,7 @@ def _flat(array: np.ndarray) -> np.ndarray:
 def _features(parts: list[np.ndarray], config: EvaluateConfig) -> list[np.ndarray]:
     """Images by a network's features, or as they are."""
     if config.features == "pixels":
-        return [part.reshape(len(part), -1).astype(np.float32) / 127.5 - 1 for part in parts]
+        return [_flat(part) for part in parts]
     with user_errors(ImportError, ValueError, OSError):
         if config.features == "inception":
             network = metrics.InceptionFeatures()

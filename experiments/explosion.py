@@ -94,15 +94,8 @@ def measure(config: ExplosionConfig, name: str, model: PathConfig) -> dict[str, 
     }
     measured: dict[str, Any] = {"bound": bound(path, times)}
     for field, velocity in fields.items():
-        positions = kacjax.trajectory(
-            velocity,
-            path,
-            prior_key,
-            (config.trajectories, 2),
-            times,
-            coordinates="time",
-            **_SOLVER,
-        )
+        given = velocity, path, prior_key, (config.trajectories, 2), times
+        positions = kacjax.trajectory(*given, coordinates="time", **_SOLVER)
         measured[field] = measure_field(velocity, path, positions, times)
     return {"times": times.tolist(), **measured}
 
@@ -136,7 +129,13 @@ def explode(config: ExplosionConfig) -> None:
     result = {"configuration": kept, "models": found, **report.surroundings()}
     runs.write(config.out / "explosion.json", result)
     runs.write(config.out / "explosion.png", explosion_figure(found))
-    print(report.table(f"at t = {config.earliest:g}, over all trajectories", _summary(found)))
+    summary = {
+        f"{model}, {field}, {what.replace('_', ' ')}": values[field][what][-1]
+        for model, values in found.items()
+        for field in ("exact", "learned")
+        for what in ("max_component", "max_lipschitz")
+    }
+    print(report.table(f"at t = {config.earliest:g}, over all trajectories", summary))
     print(config.out / "explosion.json", config.out / "explosion.png", sep="\n")
 
 
@@ -157,16 +156,6 @@ def explosion_figure(found: dict[str, Any]) -> Figure:
     axes[1].set_ylabel("largest norm of its Jacobian")
     note = "solid: exact   dashed: learned   dotted: bound $|f'| \\max|x_0| + g' c$"
     return finish(figure, axes, note)
-
-
-def _summary(found: dict[str, Any]) -> dict[str, float]:
-    """The largest velocities and gradients at the smallest time."""
-    return {
-        f"{model}, {field}, {what.replace('_', ' ')}": values[field][what][-1]
-        for model, values in found.items()
-        for field in ("exact", "learned")
-        for what in ("max_component", "max_lipschitz")
-    }
 
 
 def main(argv: Sequence[str]) -> int:

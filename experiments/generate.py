@@ -1,6 +1,7 @@
-"""Generates samples from a run, or from a velocity's file: points as floats, images as bytes.
+"""Generates samples from a finished run, or from a velocity's file.
 
-Vectors may become a table, with the columns of the table that they were learned from.
+Points are floats, images are bytes. Vectors may become a table, with the columns of the table that
+they were learned from.
 
 python -m experiments.generate --run runs/digits-kac --out x.npy --gif x.gif
 python -m experiments.generate --run runs/mnist-kac --label 3 --out threes.npy
@@ -58,13 +59,8 @@ class GenerateConfig:
 def generate(config: GenerateConfig) -> None:
     """Writes samples to a file."""
     check_group(config)
-    flags = ("--out", config.out, (".npy", ".csv")), ("--gif", config.gif, (".gif",))
-    for flag, file, suffixes in flags:
-        if file is None:
-            continue
-        if file.suffix not in suffixes or file.is_dir():
-            raise UserError(f"{flag} must name a {' or '.join(suffixes)} file, got {file}.")
-        runs.check_writable(file)
+    runs.check_writable("--out", config.out, (".npy", ".csv"))
+    runs.check_writable("--gif", config.gif, (".gif",))
     velocity, notes = load(config.run)
     event, num = event_of(velocity), config.sampling.num_samples
     shape = finish(notes, np.zeros((1, *event), np.float32)).shape[1:]

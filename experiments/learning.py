@@ -14,11 +14,7 @@ from kacjax import Velocity, few_step, losses
 
 
 def make_network(config: RunConfig, dataset: Dataset) -> nnx.Module:
-    """The untrained network of a run.
-
-    Raises:
-        ValueError: If it does not fit the data.
-    """
+    """The untrained network of a run; a `ValueError` if it does not fit the data."""
     options: dict[str, Any] = {"T": float(config.model.make().T)}
     options["classes"] = len(dataset.classes) if config.network.conditional else None
     if config.training.is_map:
@@ -39,8 +35,11 @@ def make_objective(config: RunConfig, dataset: Dataset) -> Any:
         if kind != "flow" and config.training.coupling != "independent":
             raise UserError(f"--coupling {config.training.coupling} needs --objective flow.")
         power = config.training.time_power
-        known = {"flow": lambda: None, "sign": lambda: losses.SignMatching(time_power=power)}
-        return known.get(kind, lambda: few_step.FlowMapLoss(kind, time_power=power))()
+        if kind == "flow":
+            return None
+        if kind == "sign":
+            return losses.SignMatching(time_power=power)
+        return few_step.FlowMapLoss(kind, time_power=power)
     teacher = load_teacher(config, dataset)
     if student.guidance != 1:
         if teacher.classes is None:

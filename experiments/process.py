@@ -1,4 +1,4 @@
-"""Draws the Kac process: its paths, its law with the atoms, its velocity beside diffusion's.
+"""Draws the Kac process: paths, law with atoms, velocity beside diffusion's.
 
 python -m experiments.process
 python -m experiments.process --a 25 --c 2 --out runs/process-25

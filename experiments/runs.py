@@ -15,7 +15,7 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -79,13 +79,7 @@ def _is_trace(path: Path) -> bool:
 def open_run(
     folder: Path, config: RunConfig, waiting: Callable[[str], None] | None = None
 ) -> Iterator[None]:
-    """The folder of a run, locked: a new one, or one that is gone on with.
-
-    Args:
-        folder: The folder.
-        config: The configuration.
-        waiting: As in `locked`.
-    """
+    """The folder of a run, locked as by `locked`: a new one, or one that is gone on with."""
     check_destination(folder, config)
     with user_errors(OSError, saying="cannot write the run: "):
         folder.mkdir(parents=True, exist_ok=True)
@@ -119,10 +113,8 @@ def write_config(folder: Path, config: RunConfig) -> None:
 def locked(folder: Path, waiting: Callable[[str], None] | None = None) -> Iterator[None]:
     """Keeps other processes from working in the folder; the system ends the lock with us.
 
-    Args:
-        folder: The folder, which exists.
-        waiting: Called every second with the name of the process that is at work there, until it
-            has ended; without it, the folder is refused.
+    While another one is at work there, `waiting` is called every second with its name; without
+    that, the folder is refused.
     """
     with user_errors(OSError, saying=f"cannot write in {folder}: "):
         # Not "w": the name of a process that is at work is not ours to remove.
@@ -178,8 +170,12 @@ def read_json(file: Path) -> Any:
         return json.loads(file.read_text(encoding="utf-8-sig"))
 
 
-def check_writable(path: Path) -> None:
-    """Raises a `UserError` if a file cannot be written, before what it is to hold is computed."""
+def check_writable(flag: str, path: Path | None, suffixes: Sequence[str]) -> None:
+    """Refuses a file of another kind or that cannot be written, before its content is computed."""
+    if path is None:
+        return
+    if path.suffix not in suffixes or path.is_dir():
+        raise UserError(f"{flag} must name a {' or '.join(suffixes)} file, got {path}.")
     probe = path.with_name(f".{path.name}.probe")
     with atomic(probe) as temporary:
         temporary.touch()

@@ -34,12 +34,7 @@ _SAVE_EVERY = 60.0
 
 
 class Session:
-    """One process's part in a run: its state, checkpoints and log.
-
-    Args:
-        config: The configuration.
-        dataset: Its data.
-        folder: The folder of the run, which must be there when it trains.
+    """One process's part in a run: its state, checkpoints and log; it trains in an existing folder.
 
     Attributes:
         trainer: The trainer; its own network is blank.
@@ -88,7 +83,7 @@ class Session:
             stop: Signals that ask to stop.
             pauses: Numbers of steps after which `visit` is called, beside `--sample-every`; again
                 where a run goes on from one of them.
-            visit: Called with this session.
+            visit: Called with this session; a picture that it returns goes into the log.
             said: Whether to show progress.
             until: The last step to do; all if missing.
         """

@@ -43,12 +43,7 @@ _FIGURE = "samples.png"
 
 
 def train(config: RunConfig, command: str = "") -> bool:
-    """Trains, or goes on training, and judges; False if it was stopped before.
-
-    Args:
-        config: The configuration.
-        command: The command line that continues the run, to be printed if it is stopped.
-    """
+    """Trains, or goes on training, and judges; False if it was stopped, to go on by `command`."""
     config = prepared(config)
     folder = config.folder()
     hosts.on_first(lambda: config.dry_run or runs.check_destination(folder, config))

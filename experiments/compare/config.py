@@ -21,8 +21,9 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import tyro
 
-from experiments import checks, runs
 from experiments import config as run_config
+from experiments import runs
+from experiments.checks import check_group, flag
 from experiments.command import (
     UserError,
     check_choice,
@@ -204,18 +205,17 @@ class CompareConfig:
 
     def check(self) -> None:
         """Raises a `UserError` that names the first flag with an impossible value."""
-        checks.check_group(self)
+        check_group(self)
         lists = vars(self.models) | vars(self.evaluation)
         for name in ("a", "c", "clock", "nfe", "solver"):
             if not lists[name]:
-                raise UserError(f"{checks.flag(name)} needs at least one value.")
-        last = self.training.seed + self.seeds - 1
-        check_count("--seed plus --seeds", last, 0, checks.MAX_SEED)
+                raise UserError(f"{flag(name)} needs at least one value.")
+        check_count("--seed plus --seeds", self.training.seed + self.seeds - 1, 0)
         if 1 not in self.checkpoints or not all(0 < each <= 1 for each in self.checkpoints):
             shown = " ".join(f"{each:g}" for each in self.checkpoints)
             raise UserError(f"--checkpoints must lie in (0, 1] and hold 1, got {shown}.")
-        ladder = self.models.students, "--teacher-steps", self.models.teacher_steps
-        check_ladder("--students", *ladder)
+        models = self.models
+        check_ladder("--students", models.students, "--teacher-steps", models.teacher_steps)
         for path in make_models(self.models).values():
             path.make()
         if self.against is not None:
@@ -272,10 +272,6 @@ class CompareConfig:
         }
         return {model: control for model, control in found.items() if control in names}
 
-    def student_steps(self) -> int:
-        """Optimizer steps of a student."""
-        return self.models.student_training_steps or max(1, self.training.steps // 2)
-
     def judgement(self) -> dict[str, Any]:
         """Everything that decides the judgement of a network, as JSON has it."""
         values = {"version": _VERSION, **dataclasses.asdict(self.evaluation)}
@@ -319,13 +315,14 @@ def make_cells(config: CompareConfig, fingerprint: str) -> list[Cell]:
     Students follow their teachers.
     """
     cells, ladder = [], (config.models.teacher_steps, *config.models.students)
+    steps = config.models.student_training_steps or max(1, config.training.steps // 2)
     for model, run in config.runs():
         cells.append(_make_cell(config, model, run, fingerprint))
         if run.training.is_map:
             continue
         solver = "ab2"
         for above, below in itertools.pairwise(ladder):
-            training = replace(run.training, steps=config.student_steps())
+            training = replace(run.training, steps=steps)
             teacher = cells[-1].network(cells[-1].steps[-1])
             student = run_config.StudentConfig(teacher, below, above // below, solver)
             learned = replace(run, training=training, student=student)

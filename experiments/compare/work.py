@@ -78,8 +78,7 @@ class Work:
     def _finish(self, cell: Cell, patient: bool) -> bool:
         """Trains and judges a cell; whether there was something to do.
 
-        Raises:
-            _Busy: If another process works on it, unless `patient`: then it is waited for.
+        If another process works on it, it is `_Busy`, or if `patient`, waited for.
         """
         if cell.is_finished:
             self._say("finished before")

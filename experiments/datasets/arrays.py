@@ -36,7 +36,7 @@ def read_arrays(file: Path, labels: str | None = None) -> Table:
     file = file.expanduser()
     columns = _read(file)
     found, label = None, "class"
-    if labels is not None and labels in columns:
+    if labels in columns:
         found, label = columns.pop(labels), labels
     elif labels is not None:
         path = Path(labels).expanduser()
@@ -138,17 +138,16 @@ def _numbers(file: Path, columns: dict[str, np.ndarray]) -> tuple[np.ndarray, tu
         if not len(np.atleast_1d(column)) or not column.ndim:
             raise UserError(f"{what} must not be empty, got shape {column.shape}.")
         try:
-            parts[name] = np.asarray(column, np.float64) if column.dtype.kind in "biufUO" else None
-        except (ValueError, TypeError):
-            parts[name] = None
-        if parts[name] is None:
+            if column.dtype.kind not in "biufUO":
+                raise TypeError
+            parts[name] = np.asarray(column, np.float64)
+        except (ValueError, TypeError) as error:
             advice = f"; if these are classes, name them by --labels {name!r}" * bool(name)
             got = f"{column[:1].tolist()!s:.60}"
-            raise UserError(f"{what} must hold numbers, got {got}{advice}.")
-        if not np.all(np.isfinite(parts[name])):
-            raise UserError(
-                f"{what} must be finite, got {np.sum(~np.isfinite(parts[name]))} others."
-            )
+            raise UserError(f"{what} must hold numbers, got {got}{advice}.") from error
+        others = np.sum(~np.isfinite(parts[name]))
+        if others:
+            raise UserError(f"{what} must be finite, got {others} others.")
     if len(parts) == 1:
         (data,) = parts.values()
         data = data[:, None] if data.ndim == 1 else data

@@ -57,9 +57,6 @@ class Classifier(nnx.Module):
         rngs: Random streams for initialization.
         channels: Width at each resolution; the last is the dimension of the features.
         stride: Of the first convolution: 2 halves the resolution at once, at a quarter of the cost.
-
-    Attributes:
-        config: These but for `rngs`, as JSON holds them.
     """
 
     def __init__(
@@ -84,12 +81,8 @@ class Classifier(nnx.Module):
     def config(self) -> dict[str, Any]:
         """Constructor keywords without `rngs`, as JSON holds them."""
         shape, classes, channels, stride = self._config
-        return {
-            "shape": list(shape),
-            "classes": classes,
-            "channels": list(channels),
-            "stride": stride,
-        }
+        sizes = {"shape": list(shape), "classes": classes}
+        return {**sizes, "channels": list(channels), "stride": stride}
 
     def __call__(self, x: Float[Array, "batch height width channels"]) -> ClassifierOutput:
         """Features and logits of images in `[-1, 1]`."""
@@ -115,11 +108,7 @@ class ImageClassifier:
         self.graphdef, self.state = nnx.split(model)
 
     def __call__(self, images: Any) -> tuple[Float[Array, "num dim"], Float[Array, "num classes"]]:
-        """Features and probabilities of images, in bytes or floats in `[-1, 1]`.
-
-        Raises:
-            ValueError: If the images have another shape.
-        """
+        """Features and probabilities of images, in bytes or floats in `[-1, 1]`."""
         if list(images.shape[1:]) != self.config["shape"]:
             raise ValueError(
                 f"images must have the shape (num, *{self.config['shape']}), got {images.shape}."
