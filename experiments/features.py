@@ -35,7 +35,7 @@ from experiments.judging.classifier import (
     load_classifier,
     save_classifier,
 )
-from experiments.judging.judge import ImageJudge
+from experiments.judging.judge import ImageJudge, in_chunks
 from experiments.log import Progress
 from kacjax import metrics
 from kacjax.data import ImageArrays, to_float
@@ -118,11 +118,13 @@ def train(config: FeaturesConfig) -> None:
         # What is judged is what was written: rounded.
         classifier = load_classifier(file)
     parameters = jax.tree.leaves(trained.state.filter(nnx.Param))
+    _, probabilities = in_chunks(classifier, test_images.images)
+    right = probabilities.argmax(axis=1) == test_images.labels
     summary = {
         **notes,
         "seconds": seconds,
         "parameters": sum(leaf.size for leaf in parameters),
-        "test_accuracy": accuracy(classifier, test_images),
+        "test_accuracy": float(np.mean(right)),
         "scale": scale(classifier, test_images.images, config.seed),
         **report.surroundings(),
     }
@@ -170,16 +172,6 @@ def train_classifier(
         bar.close()
     trained = nnx.merge(graphdef, state[0], state[1])
     return ImageClassifier(trained, images.classes), float(np.mean(losses[-per_epoch:]))
-
-
-def accuracy(classifier: ImageClassifier, images: ImageArrays, chunk_size: int = 500) -> float:
-    """Share of the images whose most probable class is their own."""
-    hits = 0
-    for start in range(0, len(images.images), chunk_size):
-        rows = slice(start, start + chunk_size)
-        _, probabilities = classifier(images.images[rows])
-        hits += int(np.sum(np.asarray(probabilities).argmax(axis=1) == images.labels[rows]))
-    return hits / len(images.images)
 
 
 def scale(

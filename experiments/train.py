@@ -160,9 +160,7 @@ def _draw(session: Session, velocity: Any, num: int) -> tuple[np.ndarray, int]:
 
 
 def _drawn(session: Session, velocity: Any) -> tuple[Any, SamplingConfig]:
-    student = session.config.student
-    own = {} if student is None else student.sampling()
-    return as_drawn(velocity, session.config.sampling, own)
+    return as_drawn(velocity, session.config.sampling, notes(session).get("sampling", {}))
 
 
 def dry_run(session: Session) -> str:

@@ -10,6 +10,8 @@ from sklearn.svm import SVC
 
 from kacjax.metrics import frechet_distance
 
+Classify = Callable[[Any], tuple[Any, Any]]
+
 
 class ClassStatistics(NamedTuple):
     """A judgement by the predicted classes.
@@ -87,29 +89,30 @@ class ImageJudge:
         real_features: The features of the real images.
     """
 
-    def __init__(
-        self, classify: Callable[[Any], tuple[Any, Any]], real: np.ndarray, chunk_size: int = 500
-    ):
+    def __init__(self, classify: Classify, real: np.ndarray, chunk_size: int = 500):
         self._classify, self._chunk_size = classify, chunk_size
         self.real_features, probabilities = self.classify(real)
         self._frequencies = _frequencies(probabilities)
 
-    def classify(
-        self, images: np.ndarray
-    ) -> tuple[Float[np.ndarray, "num dim"], Float[np.ndarray, "num classes"]]:
+    def classify(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Features and probabilities of any number of images."""
-        chunks = [
-            self._classify(images[start : start + self._chunk_size])
-            for start in range(0, len(images), self._chunk_size)
-        ]
-        features, probabilities = (np.concatenate(part) for part in zip(*chunks, strict=True))
-        return features, probabilities
+        return in_chunks(self._classify, images, self._chunk_size)
 
     def statistics(self, images: np.ndarray) -> ImageStatistics:
         """Judges at least two images."""
         features, probabilities = self.classify(images)
         distance = frechet_distance(features, self.real_features)
         return ImageStatistics(distance, *_class_statistics(probabilities, self._frequencies))
+
+
+def in_chunks(
+    classify: Classify, images: np.ndarray, chunk_size: int = 500
+) -> tuple[Float[np.ndarray, "num dim"], Float[np.ndarray, "num classes"]]:
+    """Features and probabilities of any number of images."""
+    starts = range(0, len(images), chunk_size)
+    chunks = [classify(images[start : start + chunk_size]) for start in starts]
+    features, probabilities = (np.concatenate(part) for part in zip(*chunks, strict=True))
+    return features, probabilities
 
 
 def _class_statistics(probabilities: np.ndarray, frequencies: np.ndarray) -> ClassStatistics:
