@@ -25,8 +25,6 @@ T = TypeVar("T")
 
 STOPPED = 75
 INTERRUPTED = "interrupted: --resume goes on from the newest checkpoint."
-# Flags carry no group's prefix, and switches have no --no- twin.
-_MARKERS = (tyro.conf.OmitArgPrefixes,)
 # What XLA says where memory or a device is missing.
 _NO_MEMORY = ("RESOURCE_EXHAUSTED", "Out of memory", "out of memory", "Unable to allocate")
 _NO_DEVICE = ("Unable to initialize backend", "Unknown backend", "No visible")
@@ -43,12 +41,12 @@ class UserError(Exception):
 
 
 @contextlib.contextmanager
-def user_errors(*kinds: type[Exception], saying: str = "") -> Iterator[None]:
+def user_errors(*kinds: type[Exception], saying: str = "", ending: str = "") -> Iterator[None]:
     """Turns errors of these kinds, which the user can cause here, into a `UserError`."""
     try:
         yield
     except kinds as error:
-        raise UserError(saying + one_line(error)) from error
+        raise UserError(saying + one_line(error) + ending) from error
 
 
 def one_line(error: BaseException) -> str:
@@ -162,7 +160,8 @@ def parse(
     prog, (about, *lines) = f"python -m experiments.{name}", str(doc).splitlines()
     shown = "\n\n" + "\n".join(f"  {line}" for line in lines if line.startswith("python -m "))
     said = io.StringIO()
-    options: dict[str, Any] = {"config": (tyro.conf.AvoidSubcommands, *_MARKERS)}
+    # Flags carry no group's prefix.
+    options: dict[str, Any] = {"config": (tyro.conf.AvoidSubcommands, tyro.conf.OmitArgPrefixes)}
     try:
         with contextlib.redirect_stderr(said):
             if not isinstance(kind, dict):

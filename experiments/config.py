@@ -269,10 +269,6 @@ class StudentConfig:
     guidance: float = 1.0
     """Its guidance."""
 
-    def sampling(self) -> dict[str, Any]:
-        """What the student is drawn with."""
-        return {"solver": "euler", "solver_steps": self.student_steps}
-
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:

@@ -61,11 +61,11 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
     columns = _columns(config)
     # What is a folder of images takes the shape of the other; of two folders, that of --size.
     if _is_folder(config.against):
-        samples = _read("--run", str(config.run), config, columns, None)
-        real = _read("--against", config.against, config, columns, samples.shape[1:])
+        samples = _read("--run", config, columns)
+        real = _read("--against", config, columns, samples.shape[1:])
     else:
-        real = _read("--against", config.against, config, columns, None)
-        samples = _read("--run", str(config.run), config, columns, real.shape[1:])
+        real = _read("--against", config, columns)
+        samples = _read("--run", config, columns, real.shape[1:])
     if samples.shape[1:] != real.shape[1:]:
         shapes = f"{samples.shape[1:]} and {real.shape[1:]}"
         if np.prod(samples.shape[1:]) != np.prod(real.shape[1:]):
@@ -90,9 +90,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
     figures |= {n: float(v) for n, v in metrics.prdc(found[0], found[1])._asdict().items()}
     print(report.table(f"{config.run} against {config.against}", figures))
     if config.out is not None:
-        options = {k: v for k, v in dataclasses.asdict(config).items() if k not in ("out", "run")}
-        options |= {"run": str(config.run), "features": config.features if pictures else None}
-        options |= {"data_root": config.data_root and str(config.data_root)}
+        options = {k: v for k, v in dataclasses.asdict(config).items() if k != "out"}
+        options["features"] = config.features if pictures else None
         about = {"figures": figures, "options": options, "commit": report.commit()}
         runs.write(config.out, about)
         print(config.out)
@@ -130,22 +129,13 @@ def _columns(config: EvaluateConfig) -> dict[str, list[str]]:
 
 
 def _read(
-    flag: str,
-    name: str,
-    config: EvaluateConfig,
-    columns: dict[str, list[str]],
-    event: tuple[int, ...] | None,
+    flag: str, config: EvaluateConfig, columns: dict[str, list[str]], event: Any = None
 ) -> Any:
-    """Data of any form: bytes if they are images, else floats."""
+    """Data of any form: bytes if they are images, of this shape if they can be, else floats."""
+    name = str(config.run) if flag == "--run" else config.against
     path = Path(name).expanduser()
-    if flag == "--against" and name in LOADERS:
-        with user_errors(ValueError, OSError, ImportError):
-            return LOADERS[name](config.split, config.data_root).images
-    if flag == "--against" and name == "digits":
-        digits = data.load_digits()
-        return digits.held_out if config.split == "test" else digits.train
-    if flag == "--against" and name in data.TARGETS:
-        return np.asarray(make_known(name).training(jax.random.key(config.seed))[0])
+    if flag == "--against" and name in _KNOWN:
+        return _known(name, config)
     if (path / runs.SAMPLES).is_file():
         path = path / runs.SAMPLES
     if path.suffix.lower() == ".npy":
@@ -153,7 +143,7 @@ def _read(
     if path.suffix.lower() in _TABLES:
         return _checked(flag, read_data(path, columns[flag]))
     if _is_folder(name):
-        event = (config.size, config.size, 3) if event is None else event
+        event = event or (config.size, config.size, 3)
         if len(event) != 3 or event[2] not in (1, 3):
             raise UserError(f"{flag}: {name} holds images, the other data of shape {event}.")
         with user_errors(ValueError, OSError, ImportError):
@@ -161,6 +151,17 @@ def _read(
     named = ", ".join(_KNOWN) if flag == "--against" else "a run"
     asked = f"{named}, a folder or zip of images, or one of {', '.join(('.npy', *_TABLES))}"
     raise UserError(f"{flag} must be {asked}; got {name!r}, which is none of these.")
+
+
+def _known(name: str, config: EvaluateConfig) -> np.ndarray:
+    """A data set that has a name."""
+    if name in LOADERS:
+        with user_errors(ValueError, OSError, ImportError):
+            return LOADERS[name](config.split, config.data_root).images
+    if name == "digits":
+        digits = data.load_digits()
+        return digits.held_out if config.split == "test" else digits.train
+    return np.asarray(make_known(name).training(jax.random.key(config.seed))[0])
 
 
 def _checked(flag: str, array: np.ndarray) -> np.ndarray:

@@ -70,17 +70,17 @@ class Centers(Grid2d):
 
     def training(self, key: Key) -> tuple[Any, None]:
         """The nine points."""
-        del key
         return GRID2D_MODES, None
 
 
 def bound(path: kacjax.ProbabilityPath, times: np.ndarray) -> list[float] | None:
     """The bound of every component, $|f'| max |x_0| + g' c$, where the process has a speed."""
-    if not isinstance(path.process, kacjax.KacProcess):
+    speed = path.process.max_speed()
+    if not np.isfinite(speed):
         return None
     at = path.coefficients(jnp.asarray(times))
     reach = float(np.abs(GRID2D_MODES).max())
-    return np.asarray(jnp.abs(at.f_dot) * reach + at.g_dot * path.process.c).tolist()
+    return np.asarray(jnp.abs(at.f_dot) * reach + at.g_dot * speed).tolist()
 
 
 def measure(config: ExplosionConfig, name: str, model: PathConfig) -> dict[str, Any]:

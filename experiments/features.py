@@ -45,26 +45,15 @@ CLASSIFIER, REPORT = "classifier.safetensors", "features.json"
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How a classifier is trained.
+    """How a classifier is trained."""
 
-    Attributes:
-        channels: Width of the network at each resolution.
-        epochs: Passes over the data.
-        flip: Whether a mirrored image is of the same class.
-        shift: Largest random shift along each axis, in pixels.
-        stride: Of the network's first convolution.
-        batch_size: Images in a step.
-        learning_rate: Peak of the one-cycle schedule.
-        weight_decay: Of AdamW.
-    """
-
-    channels: tuple[int, ...]
+    channels: tuple[int, ...]  # Width of the network at each resolution.
     epochs: int
-    flip: bool
-    shift: int
-    stride: int = 1
+    flip: bool  # Whether a mirrored image is of the same class.
+    shift: int  # At random along each axis, at most, in pixels.
+    stride: int = 1  # Of the network's first convolution.
     batch_size: int = 128
-    learning_rate: float = 4e-3
+    learning_rate: float = 4e-3  # Peak of the one-cycle schedule.
     weight_decay: float = 1e-2
 
 

@@ -23,11 +23,11 @@ import kacjax
 from experiments import report, runs
 from experiments.checks import check_group
 from experiments.command import UserError, check_range, optional, parse, run, user_errors
-from experiments.config import DATA, IMAGES, SamplingConfig
+from experiments.config import SamplingConfig
 from experiments.datasets import finish, make_known
 from experiments.sampling import as_drawn, draw, draw_trajectory, event_of, in_turn
 from kacjax import Velocity, plots
-from kacjax.data import DIGITS_SIDE
+from kacjax.data import DIGITS_SIDE, TARGETS
 from kacjax.export import load_notes
 
 _ANIMATED = 64
@@ -64,17 +64,15 @@ def generate(config: GenerateConfig) -> None:
     velocity, notes = load(config.run)
     event, num = event_of(velocity), config.sampling.num_samples
     shape = finish(notes, np.zeros((1, *event), np.float32)).shape[1:]
-    if config.out.suffix == ".csv" and len(shape) > 1:
+    as_table = config.out.suffix == ".csv"
+    if as_table and len(shape) > 1:
         raise UserError(f"--out must name a .npy file for data of shape {shape}, got {config.out}.")
     drawn, sampling = as_drawn(velocity, config.sampling, notes.get("sampling", {}))
     function, labels = _classes(config, drawn, notes)
     key, start = jax.random.key(config.seed), time.perf_counter()
     samples, nfe = draw(function, key, num, event, sampling, labels, progress=True)
     seconds, samples = time.perf_counter() - start, finish(notes, samples)
-    if config.out.suffix == ".csv":
-        runs.write(config.out, _table(notes, samples, labels))
-    else:
-        runs.write(config.out, samples)
+    runs.write(config.out, _table(notes, samples, labels) if as_table else samples)
     if config.gif is not None:
         shown = min(num, _ANIMATED)
         first = None if labels is None else labels[:shown]
@@ -101,10 +99,8 @@ def load(source: Path) -> tuple[Velocity, dict[str, Any]]:
         finish(notes, np.zeros((1, *event_of(velocity)), np.float32))
         check_group(SamplingConfig().filled(**notes.get("sampling", {})))
         texts = {name: [str(each) for each in notes.get(name, [])] for name in ("classes", "names")}
-        for name, expected in (
-            ("classes", velocity.classes),
-            ("names", math.prod(event_of(velocity))),
-        ):
+        counts = {"classes": velocity.classes, "names": math.prod(event_of(velocity))}
+        for name, expected in counts.items():
             # A network may know no classes where the data have some.
             if expected and texts[name] and len(texts[name]) != expected:
                 raise ValueError(f"{name} must be {expected}, got {len(texts[name])}.")
@@ -162,7 +158,7 @@ def _number(name: str, names: list[str]) -> int:
 
 def _quality(notes: dict[str, Any], samples: np.ndarray) -> dict[str, float]:
     """A judgement, where the judge comes with the library."""
-    if notes.get("data") not in DATA or notes["data"] in (*IMAGES, "arrays"):
+    if notes.get("data") not in ("digits", *TARGETS):
         return {}
     return make_known(notes["data"]).quality(samples)
 

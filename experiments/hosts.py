@@ -77,7 +77,6 @@ class StopSignals:
             signal.signal(each, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        del frame
         # A terminal that ends may say so twice.
         if self.asked and number != signal.SIGHUP:
             raise KeyboardInterrupt

@@ -16,7 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from experiments import runs
-from experiments.command import UserError, one_line, user_errors
+from experiments.command import user_errors
 from kacjax.training import StepMetrics
 
 # Seconds between two lines of progress where they do not replace each other.
@@ -143,12 +143,8 @@ class Log:
 def read_rows(file: Path, step: int) -> list[dict[str, Any]]:
     """The rows up to a step; a run that was killed may have left more, and half a one."""
     rows = []
-    try:
-        lines = file.read_text(errors="replace").splitlines()
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise UserError(f"cannot read {file}: {one_line(error)}.") from error
+    with user_errors(OSError, saying=f"cannot read {file}: ", ending="."):
+        lines = file.read_text(errors="replace").splitlines() if file.exists() else []
     for line in lines:
         try:
             row = json.loads(line)

@@ -192,7 +192,7 @@ def write(path: Path, content: str | np.ndarray | Figure | dict[str, Any]) -> No
             case Figure():
                 content.savefig(temporary, format="png")
             case dict():
-                temporary.write_text(json.dumps(content, indent=2) + "\n")
+                temporary.write_text(json.dumps(content, indent=2, default=str) + "\n")
             case _:
                 temporary.write_text(content)
 

@@ -9,7 +9,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 from jaxtyping import PRNGKeyArray as Key
 
@@ -28,12 +27,6 @@ def save_velocity(folder: Path, velocity: Velocity, **notes: Any) -> None:
     """Writes a trained velocity into the folder of a run."""
     with user_errors(ValueError, OSError, saying="cannot write the network: "):
         kacjax.save_velocity(folder / runs.VELOCITY, velocity, notes)
-
-
-def local_mesh() -> Mesh | None:
-    """This process's devices, over which samples are divided, where it has more than one."""
-    devices = jax.local_devices()
-    return sharding.make_mesh(devices=devices) if len(devices) > 1 else None
 
 
 def event_of(velocity: Velocity) -> tuple[int, ...]:
@@ -83,7 +76,7 @@ def draw(
     With `progress`, there is a bar on a terminal where they come in chunks.
     """
     check_samples(num, event)
-    chunk = chunk_size(sampling.chunk_size, num, event)
+    chunk, devices = chunk_size(sampling.chunk_size, num, event), jax.local_devices()
     with user_errors(ValueError):
         samples, nfe = kacjax.generate(
             velocity,
@@ -92,7 +85,7 @@ def draw(
             (num, *event),
             labels=labels,
             chunk_size=chunk,
-            mesh=local_mesh(),
+            mesh=sharding.make_mesh(devices=devices) if len(devices) > 1 else None,
             return_nfe=True,
             progress=progress and sys.stderr.isatty() and chunk is not None and num > chunk,
             **sampling.options(),

@@ -283,11 +283,6 @@ def make_trainer(config: RunConfig, dataset: Dataset) -> Trainer:
         )
 
 
-@contextlib.contextmanager
-def _checkpoint_errors() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"cannot write a checkpoint: {one_line(error)}; those before it are whole."
-        ) from error
+def _checkpoint_errors() -> contextlib.AbstractContextManager[None]:
+    ending = "; those before it are whole."
+    return user_errors(OSError, saying="cannot write a checkpoint: ", ending=ending)

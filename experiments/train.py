@@ -146,9 +146,12 @@ def finish(session: Session) -> None:
 def notes(session: Session) -> dict[str, Any]:
     """What the file of a velocity says beside the network."""
     config = session.config
-    own = {} if config.student is None else {"sampling": config.student.sampling()}
-    own |= {"label_dropout": config.network.label_dropout} if config.network.conditional else {}
-    return {**session.dataset.notes(), "model": config.model.path, "step": session.step, **own}
+    found = {**session.dataset.notes(), "model": config.model.path, "step": session.step}
+    if config.student is not None:
+        found["sampling"] = {"solver": "euler", "solver_steps": config.student.student_steps}
+    if config.network.conditional:
+        found["label_dropout"] = config.network.label_dropout
+    return found
 
 
 def _draw(session: Session, velocity: Any, num: int) -> tuple[np.ndarray, int]:

@@ -93,20 +93,6 @@ def make_models(config: ModelsConfig) -> dict[str, PathConfig]:
     return models | {name: known[name] for name in config.baselines}
 
 
-def controls(config: ModelsConfig) -> dict[str, str]:
-    """The model that each Kac model is compared to: noise of another law, of the same deviation.
-
-    It is flow matching where there is the clock `t2`, also for Kac with the clock `t`: the better of
-    the Wiener models. Deviations agree at `T` up to the factor `1 - 1 / (4 a T)`.
-    """
-    pairs, clock = _pairs(config), max(config.clock)
-    return {
-        _kac_name((a, c), own, pairs): _wiener(c / a**0.5, clock)[0]
-        for (a, c), own in itertools.product(pairs, config.clock)
-        if config.matched
-    }
-
-
 def _pairs(config: ModelsConfig) -> list[tuple[float, float]]:
     return list(dict.fromkeys(itertools.product(config.a, config.c)))
 
@@ -262,15 +248,20 @@ class CompareConfig:
         ]
 
     def controls(self) -> dict[str, str]:
-        """The control of every Kac model, learned and solved as that is."""
+        """The control of every Kac model: noise of another law, learned and solved as that is.
+
+        It is flow matching where there is the clock `t2`, also for Kac with the clock `t`: the
+        better of the Wiener models. Deviations agree at `T` up to the factor `1 - 1 / (4 a T)`.
+        """
+        pairs, clock, found = _pairs(self.models), max(self.models.clock), {}
         names = dict.fromkeys(cell.model for cell in make_cells(self, ""))
-        found = {
-            model: control + model.removeprefix(kac)
-            for kac, control in controls(self.models).items()
-            for model in names
-            if model == kac or model.startswith(f"{kac}-")
-        }
-        return {model: control for model, control in found.items() if control in names}
+        for (a, c), own in itertools.product(pairs, self.models.clock):
+            kac, (wiener, _) = _kac_name((a, c), own, pairs), _wiener(c / a**0.5, clock)
+            for model in names:
+                control = wiener + model.removeprefix(kac)
+                if (model == kac or model.startswith(f"{kac}-")) and control in names:
+                    found[model] = control
+        return found if self.models.matched else {}
 
     def judgement(self) -> dict[str, Any]:
         """Everything that decides the judgement of a network, as JSON has it."""

@@ -8,27 +8,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.command import UserError, one_line, user_errors
+from experiments.command import UserError, user_errors
 
 _SUFFIXES = (".npy", ".npz", ".csv", ".parquet")
 
 
 class Table(NamedTuple):
-    """What a file holds.
+    """What a file holds."""
 
-    Attributes:
-        data: Floats of shape `(num, *event)`.
-        names: Of the components, where they have any.
-        labels: Number of each datum's class, or None.
-        classes: Names of the classes, sorted: by size if they are numbers.
-        label: Of the column that they come from; `class` if it is a file of its own.
-    """
-
-    data: np.ndarray
-    names: tuple[str, ...]
-    labels: np.ndarray | None
-    classes: tuple[str, ...]
-    label: str = "class"
+    data: np.ndarray  # Floats of shape `(num, *event)`.
+    names: tuple[str, ...]  # Of the components, where they have any.
+    labels: np.ndarray | None  # Number of each datum's class.
+    classes: tuple[str, ...]  # Names of the classes, sorted: by size if they are numbers.
+    label: str = "class"  # Of the column that they come from, if it is not a file of its own.
 
 
 def read_arrays(file: Path, labels: str | None = None) -> Table:
@@ -73,14 +65,13 @@ def read_npy(file: Path) -> np.ndarray:
     """A `.npy` file of numbers, whose size must be what it says."""
     if not file.is_file():
         raise UserError(f"there is no file {file}.")
-    try:
+    damages = (OSError, ValueError, EOFError, MemoryError, SyntaxError)
+    with user_errors(*damages, saying=f"{file} cannot be read as an array: ", ending="."):
         # Mapped, because a forged shape would otherwise be allocated.
         array = np.load(file, mmap_mode="r", allow_pickle=False)
         if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf" or not array.ndim:
             raise ValueError("it must hold one array of real numbers")
         return np.array(array)
-    except (OSError, ValueError, EOFError, MemoryError, SyntaxError) as error:
-        raise UserError(f"{file} cannot be read as an array: {one_line(error)}.") from error
 
 
 def _read(file: Path) -> dict[str, np.ndarray]:

@@ -22,19 +22,12 @@ Trajectory = Callable[[int], Float[Array, "times paths dim"]]
 
 
 class Headline(NamedTuple):
-    """A figure of `Dataset.quality` that a comparison puts into its table.
-
-    Attributes:
-        key: Its name there.
-        title: A few words for the head of a column.
-        best: Which values are the better ones: low ones, high ones, or those near one.
-        log: Whether it is drawn on a logarithmic axis.
-    """
+    """A figure of `Dataset.quality` that a comparison puts into its table."""
 
     key: str
-    title: str
-    best: Literal["low", "high", "one"] = "low"
-    log: bool = True
+    title: str  # A few words for the head of a column.
+    best: Literal["low", "high", "one"] = "low"  # Which values are the better ones.
+    log: bool = True  # Whether it is drawn on a logarithmic axis.
 
     def badness(self, value: float) -> float:
         """A number that is lower for the better value."""
@@ -84,12 +77,10 @@ class Dataset(abc.ABC):
 
     def trajectory_figure(self, trajectory: Trajectory) -> Figure | None:
         """The paths of generation, where they can be drawn."""
-        del trajectory
         return None
 
     def source(self, trainer: Trainer, key: Key, step: int, seed: int) -> Any:
         """What `Trainer.run` takes its batches from, the first of them that of `step`."""
-        del step, seed
         data, labels = self.training(key)
         return trainer.device_data(data, labels if trainer.classes else None)
 

@@ -76,7 +76,6 @@ class Pictures(Dataset):
 
     def training(self, key: Key) -> tuple[Any, Any]:
         """The images and labels, whatever the key; some of them where they are a stream."""
-        del key
         if self._stream is not None:
             return self._some, None
         return self._images.images, self._images.labels

@@ -141,7 +141,6 @@ class Digits(Dataset):
 
     def training(self, key: Key) -> tuple[Any, Any]:
         """The training digits, whatever the key."""
-        del key
         return self._digits.train, self._digits.train_labels
 
     def quality(self, samples: Samples) -> dict[str, float]:
@@ -158,7 +157,6 @@ class Digits(Dataset):
 
     def reference(self, num: int) -> dict[str, float]:
         """The held-out digits' confidence, and what the other figures are for equal laws."""
-        del num
         confidence = self._judge.statistics(self._digits.held_out).confidence
         equal = {"two_sample_accuracy": 0.5, "memorization_ratio": 1.0}
         return {"class_total_variation": 0.0, **equal, "confidence": confidence}
@@ -217,7 +215,6 @@ class Arrays(Dataset):
 
     def training(self, key: Key) -> tuple[Any, Any]:
         """The training data, whatever the key."""
-        del key
         return self._train, self._labels
 
     def quality(self, samples: Samples) -> dict[str, float]:
