@@ -81,13 +81,13 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
     if len(real) >= 2 * count:  # Other real data: what no model can be expected to beat.
         parts.append(real[order[count : 2 * count]])
     pictures = _pictures(x)
-    found = _features(parts, config) if pictures else _standardized(parts)
-    distances = _image_distances if pictures else _distances
+    own, real, *others = _features(parts, config) if pictures else _standardized(parts)
     key = jax.random.key(config.seed)
-    figures = {"samples": count, **distances(found[0], found[1], key)}
-    for name, value in distances(found[2], found[1], key).items() if found[2:] else ():
-        figures[f"{name}_of_data"] = value
-    figures |= {n: float(v) for n, v in metrics.prdc(found[0], found[1])._asdict().items()}
+    figures = {"samples": count, **_distances(own, real, key, pictures)}
+    for other in others:
+        of_data = _distances(other, real, key, pictures)
+        figures |= {f"{name}_of_data": value for name, value in of_data.items()}
+    figures |= {n: float(v) for n, v in metrics.prdc(own, real)._asdict().items()}
     print(report.table(f"{config.run} against {config.against}", figures))
     if config.out is not None:
         options = {k: v for k, v in dataclasses.asdict(config).items() if k != "out"}
@@ -214,14 +214,10 @@ def _standardized(parts: list[np.ndarray]) -> list[np.ndarray]:
     return [((part - center) / scale).astype(np.float32) for part in flat]
 
 
-def _image_distances(a: np.ndarray, b: np.ndarray, key: Any) -> dict[str, float]:
-    return {
-        "frechet_distance": float(metrics.frechet_distance(a, b)),
-        "kernel_distance": float(metrics.kid(a, b, key).mean),
-    }
-
-
-def _distances(a: np.ndarray, b: np.ndarray, key: Any) -> dict[str, float]:
+def _distances(a: np.ndarray, b: np.ndarray, key: Any, pictures: bool) -> dict[str, float]:
+    if pictures:
+        distance, kernel = metrics.frechet_distance(a, b), metrics.kid(a, b, key).mean
+        return {"frechet_distance": float(distance), "kernel_distance": float(kernel)}
     return {
         "energy_distance": float(metrics.energy_distance(a, b)),
         "sliced_wasserstein": float(metrics.sliced_wasserstein(a, b, key)),

@@ -39,25 +39,15 @@ class Headline(NamedTuple):
 
 
 class Dataset(abc.ABC):
-    """Training data with a judge of samples.
-
-    Attributes:
-        name: Of the data set.
-        event: Shape of one datum, as the network sees it.
-        num: Number of training data.
-        classes: Names of the classes; empty without labels.
-        fingerprint: What tells these data from others, where they come from files.
-        headlines: What a comparison shows of `quality`.
-        field_points: Number of data at which a comparison measures velocities.
-    """
+    """Training data with a judge of samples."""
 
     name: str
-    event: tuple[int, ...]
-    num: int
-    classes: tuple[str, ...] = ()
-    fingerprint: str = ""
-    headlines: tuple[Headline, ...]
-    field_points: ClassVar[int] = 256
+    event: tuple[int, ...]  # Shape of one datum, as the network sees it.
+    num: int  # Number of training data.
+    classes: tuple[str, ...] = ()  # Their names; none without labels.
+    fingerprint: str = ""  # What tells these data from others, where they come from files.
+    headlines: tuple[Headline, ...]  # What a comparison shows of `quality`.
+    field_points: ClassVar[int] = 256  # Data at which a comparison measures velocities.
 
     @abc.abstractmethod
     def training(self, key: Key) -> tuple[Any, Any]:

@@ -48,15 +48,9 @@ class ClassifierOutput(NamedTuple):
 class Classifier(nnx.Module):
     """Convolutional network from images to classes.
 
-    Two blocks at each resolution, which is halved between the widths in `channels`. `train()` and
-    `eval()` switch batch normalization, as in Flax.
-
-    Args:
-        shape: Height, width and channels of an image.
-        classes: Number of classes.
-        rngs: Random streams for initialization.
-        channels: Width at each resolution; the last is the dimension of the features.
-        stride: Of the first convolution: 2 halves the resolution at once, at a quarter of the cost.
+    Two blocks at each resolution, which is halved between the widths in `channels`, of which the
+    last is the dimension of the features. A first `stride` of 2 halves it at once, at a quarter of
+    the cost. `train()` and `eval()` switch batch normalization, as in Flax.
     """
 
     def __init__(

@@ -10,6 +10,7 @@ from sklearn.svm import SVC
 
 from kacjax.metrics import frechet_distance
 
+# From images to features `(num, dim)` and probabilities of the classes `(num, classes)`.
 Classify = Callable[[Any], tuple[Any, Any]]
 
 
@@ -73,20 +74,12 @@ class ImageJudge:
 
     The features of the last layer before the classes tell apart what matters for the classes, and
     the probabilities tell how sure they are. `python -m experiments.features` trains such a
-    classifier for MNIST and CIFAR-10.
+    classifier, which gets at most `chunk_size` images at once. Of the real images it should know
+    none from its training.
 
     Source: the distance is that of M. Heusel et al., *GANs trained by a two time-scale update
     rule converge to a local Nash equilibrium*, NeurIPS 2017, with a classifier of the data at
     hand in place of Inception.
-
-    Args:
-        classify: Maps images, `chunk_size` at most, to features `(num, dim)` and the probabilities
-            of the classes `(num, classes)`.
-        real: Real images to compare with, best of all none that the classifier was trained on.
-        chunk_size: Images in one call.
-
-    Attributes:
-        real_features: The features of the real images.
     """
 
     def __init__(self, classify: Classify, real: np.ndarray, chunk_size: int = 500):
