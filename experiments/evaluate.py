@@ -53,8 +53,8 @@ class EvaluateConfig:
     """Seed of which real data and samples are taken."""
 
 
-def evaluate(config: EvaluateConfig) -> dict[str, float]:
-    """The figures, which are printed and written."""
+def evaluate(config: EvaluateConfig) -> None:
+    """Prints the figures and writes them."""
     check_group(config)
     check_count("--num-samples", config.num_samples, 6, 1_000_000)
     runs.check_writable("--out", config.out, (".json",))
@@ -95,7 +95,6 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
         about = {"figures": figures, "options": options, "commit": report.commit()}
         runs.write(config.out, about)
         print(config.out)
-    return figures
 
 
 def _is_folder(name: str) -> bool:
