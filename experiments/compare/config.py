@@ -228,24 +228,22 @@ class CompareConfig:
         """The training runs with the names of their models: seed by seed."""
         seeds = range(self.training.seed, self.training.seed + self.seeds)
         options: dict[str, Any] = {"record": run_config.RecordConfig(keep=1), "resume": True}
-        usual, more = self.training.coupling, ["ot"] * self.models.ot
-        return [
-            (
-                name
-                + f"-{coupling}" * (coupling != usual)
-                + f"-{objective}" * (objective in self.models.maps),
-                RunConfig(self.data, self.source, path, self.network, training, **options),
-            )
-            for seed in seeds
-            for name, path in make_models(self.models).items()
-            for coupling in dict.fromkeys((usual, *more * (path.path not in ("vp", "edm"))))
-            for objective in dict.fromkeys((self.training.objective, *self.models.maps))
-            # Flow maps draw noise and data by themselves.
-            if coupling == usual or objective == "flow"
-            for training in [
-                replace(self.training, seed=seed, objective=objective, coupling=coupling)
-            ]
-        ]
+        objectives, usual = (self.training.objective, *self.models.maps), self.training.coupling
+        found = []
+        for seed, (model, path) in itertools.product(seeds, make_models(self.models).items()):
+            couples = self.models.ot and path.path not in ("vp", "edm")
+            couplings = dict.fromkeys((usual, "ot") if couples else (usual,))
+            for coupling, objective in itertools.product(couplings, dict.fromkeys(objectives)):
+                # Flow maps draw noise and data by themselves.
+                if coupling != usual and objective != "flow":
+                    continue
+                name = model + f"-{coupling}" * (coupling != usual)
+                name += f"-{objective}" * (objective in self.models.maps)
+                learned = {"seed": seed, "objective": objective, "coupling": coupling}
+                training = replace(self.training, **learned)
+                run = RunConfig(self.data, self.source, path, self.network, training, **options)
+                found.append((name, run))
+        return found
 
     def controls(self) -> dict[str, str]:
         """The control of every Kac model: noise of another law, learned and solved as that is.
