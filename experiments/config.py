@@ -18,7 +18,6 @@ from kacjax.generation import ADAPTIVE
 IMAGES = ("mnist", "cifar10", "images")
 DATA = ("digits", *TARGETS, "arrays", *IMAGES)
 
-Objective = Literal["flow", "sign", "lsd", "meanflow"]
 Solver = Literal["euler", "ab2", "heun", "midpoint", "rk4", "tsit5", "dopri5", "dopri8"]
 
 
@@ -166,7 +165,7 @@ class TrainingConfig:
     """Times are T u^power: 1 even, 2 near the data; edm has its own."""
     coupling: Literal["independent", "ot"] = "independent"
     """Which datum meets which noise; ot: optimal transport in the batch."""
-    objective: Objective = "flow"
+    objective: Literal["flow", "sign", "lsd", "meanflow"] = "flow"
     """What is learned: the velocity (sign: of bounded noise), or a map for few steps."""
     accumulate: int = 1
     """Micro-batches to a step, for less memory."""
@@ -258,16 +257,11 @@ class DeviceConfig:
 class StudentConfig:
     """What a student learns; `experiments.distill` sets it."""
 
-    teacher: Path
-    """The teacher's velocity.safetensors."""
+    teacher: Path  # The teacher's velocity.safetensors.
     student_steps: int
-    """Steps of the student."""
-    substeps: int
-    """Steps of the teacher in each of them."""
+    substeps: int  # Steps of the teacher in each of those.
     teacher_solver: Literal["ab2", "euler"] = "ab2"
-    """Its solver."""
-    guidance: float = 1.0
-    """Its guidance."""
+    guidance: float = 1.0  # Of the teacher, which is learned.
 
 
 @dataclasses.dataclass(frozen=True)

@@ -40,8 +40,6 @@ from experiments.log import Progress
 from kacjax import metrics
 from kacjax.data import ImageArrays, to_float
 
-CLASSIFIER, REPORT = "classifier.safetensors", "features.json"
-
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
@@ -101,7 +99,7 @@ def train(config: FeaturesConfig) -> None:
         "seed": config.seed,
         "training_loss": loss,
     }
-    with runs.atomic(out / CLASSIFIER) as file:
+    with runs.atomic(out / "classifier.safetensors") as file:
         # Without times: the same training gives the same file.
         save_classifier(file, trained, notes)
         # What is judged is what was written: rounded.
@@ -117,11 +115,10 @@ def train(config: FeaturesConfig) -> None:
         "scale": scale(classifier, test_images.images, config.seed),
         **report.surroundings(),
     }
-    runs.write(out / REPORT, summary)
+    runs.write(out / "features.json", summary)
     shown = ("seconds", "parameters", "training_loss", "test_accuracy")
     title = f"{config.data}, {recipe.epochs} epochs"
-    print(report.table(title, {name: summary[name] for name in shown}))
-    print()
+    print(report.table(title, {name: summary[name] for name in shown}), end="\n\n")
     print(report.columns(summary["scale"]), end="")
 
 

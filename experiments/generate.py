@@ -80,7 +80,9 @@ def generate(config: GenerateConfig) -> None:
         side = DIGITS_SIDE if notes.get("data") == "digits" else None
         with runs.atomic(config.gif) as temporary, user_errors(ValueError, saying="--gif: "):
             plots.trajectory_gif(temporary, np.asarray(way), np.asarray(times), side=side)
-    rows = {"samples": num, "nfe": nfe, "seconds": seconds, **_quality(notes, samples)}
+    rows = {"samples": num, "nfe": nfe, "seconds": seconds}
+    if notes.get("data") in ("digits", *TARGETS):  # Their judge comes with the library.
+        rows |= make_known(notes["data"]).quality(samples)
     model = notes.get("model", type(velocity.path.process).__name__)
     print(report.table(f"{notes.get('data', 'unknown data')}, {model}, from {config.run}", rows))
     print(*(file for file in (config.out, config.gif) if file is not None), sep="\n")
@@ -154,13 +156,6 @@ def _number(name: str, names: list[str]) -> int:
         return int(name)
     shown = ", ".join(names[:20]) + ", ..." * (len(names) > 20)
     raise UserError(f"--label must be one of the classes {shown}; got {name!r}.")
-
-
-def _quality(notes: dict[str, Any], samples: np.ndarray) -> dict[str, float]:
-    """A judgement, where the judge comes with the library."""
-    if notes.get("data") not in ("digits", *TARGETS):
-        return {}
-    return make_known(notes["data"]).quality(samples)
 
 
 def main(argv: Sequence[str]) -> int:

@@ -7,14 +7,12 @@ import kacjax
 from experiments.checks import check_group, flag
 from experiments.command import UserError, user_errors
 
-ModelName = Literal["kac", "diffusion", "flow-matching", "vp", "edm"]
-
 
 @dataclasses.dataclass(frozen=True)
 class PathConfig:
     """The path from data to noise: which model is trained."""
 
-    path: ModelName = "kac"
+    path: Literal["kac", "diffusion", "flow-matching", "vp", "edm"] = "kac"
     """Model; flow-matching, vp and edm fix T, signal and clock."""
     a: float = 9.0
     """Kac: rate of jumps."""

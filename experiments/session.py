@@ -34,17 +34,12 @@ _SAVE_EVERY = 60.0
 
 
 class Session:
-    """One process's part in a run: its state, checkpoints and log; it trains in an existing folder.
+    """One process's part in a run: its state, checkpoints and log; it trains in an existing folder."""
 
-    Attributes:
-        trainer: The trainer; its own network is blank.
-        step: The steps done.
-        state: The state after them.
-        loss: The mean loss of the last row of the log.
-        clock: Its speed.
-    """
-
-    state: TrainState
+    trainer: Trainer  # Its own network is blank.
+    step: int  # The steps done.
+    state: TrainState  # After them.
+    loss: float | None = None  # The mean of the last row of the log.
     _checkpoints: Checkpoints
     _log: Log | None
 
@@ -53,7 +48,6 @@ class Session:
         self.step = self._saved = 0
         self._last_saved = time.monotonic()
         self.clock, self._interval = Clock(), Interval()
-        self.loss: float | None = None
         training = config.training
         self._rate = learning_rate_schedule(
             training.steps, training.learning_rate, training.warmup, training.schedule
@@ -73,7 +67,7 @@ class Session:
         self,
         stop: StopSignals,
         pauses: Collection[int] = (),
-        visit: Callable[["Session"], None] | None = None,
+        visit: Callable[["Session"], Path | None] | None = None,
         said: bool = True,
         until: int | None = None,
     ) -> bool:

@@ -17,15 +17,12 @@ Classify = Callable[[Any], tuple[Any, Any]]
 class ClassStatistics(NamedTuple):
     """A judgement by the predicted classes.
 
-    Attributes:
-        confidence: Mean probability of the most probable class. It tells clear from ambiguous
-            images, not images from noise, of which a network may be sure too.
-        total_variation: Total variation distance of the predicted classes' frequencies from those
-            of real data.
+    Confidence tells clear from ambiguous images, not images from noise, of which a network may be
+    sure too.
     """
 
-    confidence: float
-    total_variation: float
+    confidence: float  # Mean probability of the most probable class.
+    total_variation: float  # Of the classes' frequencies from those of real data.
 
 
 class ImageStatistics(NamedTuple):
