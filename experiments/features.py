@@ -181,10 +181,10 @@ def scale(
         kernel = metrics.kid(features, judge.real_features, key, subset_size=min(1000, half))
         found = judge.statistics(images)
         rows[name] = {
-            "classifier_frechet_distance": found["classifier_frechet_distance"],
+            "classifier_frechet_distance": found.classifier_frechet_distance,
             "classifier_kernel_distance": float(kernel.mean),
-            "confidence": found["confidence"],
-            "total_variation": found["class_total_variation"],
+            "confidence": found.confidence,
+            "total_variation": found.total_variation,
         }
     return rows
 
