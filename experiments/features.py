@@ -125,7 +125,7 @@ def train(config: FeaturesConfig) -> None:
 def train_classifier(
     images: ImageArrays, recipe: Recipe, seed: int
 ) -> tuple[ImageClassifier, float]:
-    """A classifier by AdamW with one cycle of the learning rate; the mean loss of the last epoch."""
+    """A classifier by AdamW with one cycle of the rate, and the mean loss of the last epoch."""
     num, size = len(images.images), recipe.batch_size
     per_epoch = -(-num // size)
     steps = recipe.epochs * per_epoch

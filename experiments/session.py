@@ -34,7 +34,7 @@ _SAVE_EVERY = 60.0
 
 
 class Session:
-    """One process's part in a run: its state, checkpoints and log; it trains in an existing folder."""
+    """One process's part in a run: its state, checkpoints and log, in a folder that exists."""
 
     trainer: Trainer  # Its own network is blank.
     step: int  # The steps done.
