@@ -25,7 +25,7 @@ from sklearn.svm import SVC
 
 import kacjax
 from benchmarks.common import mean_and_half, show_interval, surroundings, write_result
-from experiments.judging.classifier_file import mnist_classifier
+from experiments.judging.classifier import mnist_classifier
 from kacjax import data, metrics
 
 PATHS = {

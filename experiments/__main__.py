@@ -24,19 +24,15 @@ COMMANDS = {
 }
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str]) -> int:
     """The command; returns its exit status."""
-    argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help"):
         return run(_list)
-
-    def check() -> None:
-        check_choice("the command", argv[0], COMMANDS)
-
-    if status := run(check):
+    name, *rest = argv
+    if status := run(lambda: check_choice("the command", name, COMMANDS)):
         return status
-    name = argv[0] + ".__main__" * (argv[0] == "compare")
-    return importlib.import_module(f"experiments.{name}").main(argv[1:])
+    module = name + ".__main__" * (name == "compare")
+    return importlib.import_module(f"experiments.{module}").main(rest)
 
 
 def _list() -> None:
@@ -46,4 +42,4 @@ def _list() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

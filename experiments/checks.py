@@ -1,21 +1,24 @@
 """Checks of the values of flags, by the names and types of their fields."""
 
+import dataclasses
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from experiments.command import UserError, check_choice, check_count, check_range
-
-# Beyond this, `jax.random.key` would need 64-bit integers.
-MAX_SEED = 2**31 - 1
+from experiments.command import LARGEST, UserError, check_choice, check_count, check_range
 
 # Ranges of numbers by the name of their field; counts lie between 1 and 2^31 - 1 unless given here.
 _COUNTS: dict[str, tuple[int, int]] = {
     "fourier": (0, 100_000),
-    "warmup": (0, MAX_SEED),
-    "seed": (0, MAX_SEED),
+    "warmup": (0, LARGEST),
+    "seed": (0, LARGEST),
     "process_id": (0, 100_000),
     **dict.fromkeys(("width", "channels", "head_channels"), (1, 100_000)),
     **dict.fromkeys(("depth", "blocks", "multipliers"), (1, 100)),
     **dict.fromkeys(("image_size", "attention"), (1, 8192)),
+    "seeds": (1, 1000),
+    "size": (32, 4096),
+    "times": (2, 10_000),
+    "trajectories": (1, 1_000_000),
+    **dict.fromkeys(("epochs", "num_paths"), (1, 10_000)),
     **dict.fromkeys(
         ("solver_steps", "student_steps", "students", "teacher_steps", "nfe"), (1, 1_000_000)
     ),
@@ -30,19 +33,22 @@ _RANGES = {
     "learning_rate": (1e-12, 100.0),
     "clip": (1e-12, 1e12),
     "held_out": (0.001, 0.9),
+    "earliest": (1e-12, 0.999),
     "guidance": (0.0, 1000.0),
 }
 _SHARES = ("ema_decay", "b2", "label_dropout", "dropout")
 
 
 def check_group(group: Any) -> None:
-    """Checks that every value of a group of flags is of its field's type and in its range.
+    """Checks that flags are of their field's type and in its range, those of groups in it too.
 
-    Raises:
-        UserError: If one is not; values that come from a file may be anything.
+    Values that come from a file may be anything.
     """
     for name, kind in get_type_hints(type(group)).items():
         value = getattr(group, name)
+        if dataclasses.is_dataclass(value):
+            check_group(value)
+            continue
         _check_type(name, value, kind)
         for each in value if isinstance(value, tuple) else (value,):
             if isinstance(each, bool) or not isinstance(each, int | float):

@@ -13,6 +13,7 @@ import logging
 import math
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
@@ -23,26 +24,29 @@ import tyro
 T = TypeVar("T")
 
 STOPPED = 75
-# Flags carry no group's prefix, and switches have no --no- twin.
-_MARKERS = (tyro.conf.OmitArgPrefixes,)
+INTERRUPTED = "interrupted: --resume goes on from the newest checkpoint."
 # What XLA says where memory or a device is missing.
 _NO_MEMORY = ("RESOURCE_EXHAUSTED", "Out of memory", "out of memory", "Unable to allocate")
 _NO_DEVICE = ("Unable to initialize backend", "Unknown backend", "No visible")
 _LARGE = "--batch-size, --chunk-size, --num-samples or the size of the network"
-_LARGEST = 2**31 - 1
+# Beyond this, `jax.random.key` would need 64-bit integers.
+LARGEST = 2**31 - 1
 
 
 class UserError(Exception):
-    """Something that the user can set right; its text is one line for the terminal."""
+    """Something that the user can set right; its text is one line for the terminal.
+
+    Any function of the commands may raise it, about what its flags, files and folders are.
+    """
 
 
 @contextlib.contextmanager
-def user_errors(*kinds: type[Exception], saying: str = "") -> Iterator[None]:
+def user_errors(*kinds: type[Exception], saying: str = "", ending: str = "") -> Iterator[None]:
     """Turns errors of these kinds, which the user can cause here, into a `UserError`."""
     try:
         yield
     except kinds as error:
-        raise UserError(saying + one_line(error)) from error
+        raise UserError(saying + one_line(error) + ending) from error
 
 
 def one_line(error: BaseException) -> str:
@@ -80,15 +84,7 @@ class _Steady(io.TextIOBase):
 def run(
     body: Callable[[], int | None], interrupted: str = "interrupted: nothing was written."
 ) -> int:
-    """Runs a command, and says in one line what the user can set right.
-
-    Args:
-        body: The command; it may return a status.
-        interrupted: What to say when the user stops it.
-
-    Returns:
-        The exit status, see above.
-    """
+    """Runs a command, says in one line what the user can set right, and returns the exit status."""
     # Orbax reports through them at length what an error says in a line.
     for name in ("absl", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -146,40 +142,37 @@ def _shorten(text: str) -> str:
 
 def parse(
     kind: Any,
-    argv: Sequence[str] | None,
-    prog: str,
-    about: str,
-    examples: str,
+    argv: Sequence[str],
+    name: str,
+    doc: str | None,
     needed: Mapping[str, str] | None = None,
 ) -> Any:
     """Reads a dataclass, or one of several under a name, from the command line.
 
     Args:
         kind: A dataclass, or a dictionary of pairs of a line about each and its defaults.
-        argv: The arguments; those of the process if missing.
-        prog: The command.
-        about: What it does.
-        examples: Commands for the end of the help; of a name, in place of `digits` in them.
-        needed: Flags without which a name is no command.
-
-    Raises:
-        UserError: With what is wrong in one line.
+        argv: The arguments.
+        name: The command.
+        doc: The docstring of its module. The help begins with the first line and ends with the
+            examples; of one of several, in place of `digits` in them.
+        needed: Flags without which one of several is no command.
     """
-    argv = list(sys.argv[1:] if argv is None else argv)
-    shown = "\n\n" + "\n".join(f"  {line}" for line in examples.split("\n"))
+    prog, (about, *lines) = f"python -m experiments.{name}", str(doc).splitlines()
+    shown = "\n\n" + "\n".join(f"  {line}" for line in lines if line.startswith("python -m "))
     said = io.StringIO()
-    options: dict[str, Any] = {"config": (tyro.conf.AvoidSubcommands, *_MARKERS)}
+    # Flags carry no group's prefix.
+    options: dict[str, Any] = {"config": (tyro.conf.AvoidSubcommands, tyro.conf.OmitArgPrefixes)}
     try:
         with contextlib.redirect_stderr(said):
             if not isinstance(kind, dict):
                 return tyro.cli(kind, prog=prog, args=argv, description=about + shown, **options)
             if argv and argv[0] in kind:
-                name, *rest = argv
-                about, default = kind[name]
-                named = shown.replace("digits", f"{name} {(needed or {}).get(name, '')}".strip())
+                data, *rest = argv
+                about, default = kind[data]
+                named = shown.replace("digits", f"{data} {(needed or {}).get(data, '')}".strip())
                 options |= {"default": default, "description": about + named}
-                return tyro.cli(type(default), prog=f"{prog} {argv[0]}", args=rest, **options)
-            options |= {"prog": prog, "args": argv, "description": about + shown}
+                return tyro.cli(type(default), prog=f"{prog} {data}", args=rest, **options)
+            options |= {"prog": prog, "args": list(argv), "description": about + shown}
             return tyro.extras.overridable_config_cli(kind, **options)
     except SystemExit as stop:
         if stop.code in (0, None):
@@ -187,6 +180,12 @@ def parse(
     if isinstance(kind, dict) and argv and argv[0] not in kind:
         check_choice("data", argv[0], kind)
     raise UserError(_flatten(said.getvalue()))
+
+
+def continuing(name: str, argv: Sequence[str]) -> str:
+    """The command line that goes on with a run, to be shown where it is stopped."""
+    flags = [each for each in argv if each not in ("--overwrite", "--resume")]
+    return shlex.join(["python", "-m", f"experiments.{name}", *flags, "--resume"])
 
 
 def _flatten(box: str) -> str:
@@ -218,7 +217,7 @@ def check_range(name: str, value: Any, low: float, high: float) -> None:
         raise UserError(f"{name} must lie between {low:g} and {high:g}, got {value}.")
 
 
-def check_count(name: str, value: Any, low: int = 1, high: int = _LARGEST) -> None:
+def check_count(name: str, value: Any, low: int = 1, high: int = LARGEST) -> None:
     """Raises a `UserError` unless `value` is an integer between two."""
     if isinstance(value, bool) or not isinstance(value, int) or value < low:
         raise UserError(f"{name} must be an integer of at least {low}, got {value!r}.")
@@ -228,9 +227,6 @@ def check_count(name: str, value: Any, low: int = 1, high: int = _LARGEST) -> No
 
 def check_ladder(name: str, steps: Sequence[int], above: str, first: int) -> None:
     """Raises a `UserError` unless students have falling steps, each a divisor of the one before."""
-    for each, counts in ((above, [first]), (name, steps)):
-        for count in counts:
-            check_count(each, count, 1, 1_000_000)
     if any(a % b or a == b for a, b in itertools.pairwise([first, *steps])):
         shown = " ".join(map(str, steps))
         raise UserError(

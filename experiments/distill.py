@@ -6,33 +6,26 @@ python -m experiments.distill --run runs/mnist-kac --steps 8 2 --guidance 3 --ou
 
 import dataclasses
 import itertools
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
 from experiments import runs
 from experiments.checks import check_group
 from experiments.command import (
+    INTERRUPTED,
     STOPPED,
     UserError,
-    check_count,
     check_ladder,
-    check_range,
+    continuing,
     optional,
     parse,
     run,
 )
-from experiments.config import (
-    DeviceConfig,
-    RecordConfig,
-    RunConfig,
-    SamplingConfig,
-    StudentConfig,
-)
+from experiments.config import DeviceConfig, RecordConfig, RunConfig, SamplingConfig, StudentConfig
 from experiments.generate import load
 from experiments.train import train
 
@@ -66,14 +59,8 @@ class DistillConfig:
 
 
 def stages(config: DistillConfig) -> list[RunConfig]:
-    """The training runs of the students, in order.
-
-    Raises:
-        UserError: If a flag does not make sense, or the run is missing, damaged or not finished.
-    """
-    check_group(config.record)
-    check_group(config.devices)
-    check_range("--guidance", config.guidance, 0, 1000)
+    """The training runs of the students, in order."""
+    check_group(config)
     load(config.run)  # What is wrong with it is said here.
     if not config.run.expanduser().is_dir():
         raise UserError(f"--run must be the folder of a run, got the file {config.run}.")
@@ -81,53 +68,35 @@ def stages(config: DistillConfig) -> list[RunConfig]:
     if teacher.training.is_map:
         raise UserError(f"--run must be no flow map, got --objective {teacher.training.objective}.")
     own = teacher.student
-    first = 32 if own is None else own.student_steps
-    first = first if config.teacher_steps is None else config.teacher_steps
-    if own is not None and first != own.student_steps:
-        raise UserError(
-            f"--teacher-steps of this student must be {own.student_steps}, got {first}."
-        )
+    usual = 32 if own is None else own.student_steps
+    first = config.teacher_steps or usual
+    if own is not None and first != usual:
+        raise UserError(f"--teacher-steps of this student must be {usual}, got {first}.")
     if not config.steps:
         raise UserError("--steps needs at least one value.")
     check_ladder("--steps", config.steps, "--teacher-steps", first)
-    steps, num = max(1, teacher.training.steps // 2), teacher.sampling.num_samples
-    steps = steps if config.training_steps is None else config.training_steps
-    num = num if config.num_samples is None else config.num_samples
-    check_count("--training-steps", steps)
-    check_count("--num-samples", num)
     if config.guidance != 1 and not teacher.network.conditional:
         raise UserError("--guidance needs a run that has learned classes.")
+    steps = config.training_steps or max(1, teacher.training.steps // 2)
+    num = config.num_samples or teacher.sampling.num_samples
+    same = ("record", "devices", "resume", "overwrite", "dry_run")
+    common: dict[str, Any] = {name: getattr(config, name) for name in same}
+    common["training"] = dataclasses.replace(teacher.training, steps=steps)
     # A student is right on the steps of its training only.
-    sampling = SamplingConfig(num, chunk_size=teacher.sampling.chunk_size)
+    common["sampling"] = SamplingConfig(num, chunk_size=teacher.sampling.chunk_size)
     folder = (config.out or config.run.with_name(config.run.name + "-students")).expanduser()
     file, guidance = config.run.expanduser().resolve() / runs.VELOCITY, config.guidance
     solver, found = ("ab2" if own is None else "euler"), []
     for above, below in itertools.pairwise((first, *config.steps)):
         out = folder / f"steps-{below}"
-        found.append(
-            dataclasses.replace(
-                teacher,
-                training=dataclasses.replace(teacher.training, steps=steps),
-                sampling=sampling,
-                record=config.record,
-                devices=config.devices,
-                student=StudentConfig(file, below, above // below, solver, guidance),
-                out=out,
-                resume=config.resume,
-                overwrite=config.overwrite,
-                dry_run=config.dry_run,
-            )
-        )
+        student = StudentConfig(file, below, above // below, solver, guidance)
+        found.append(dataclasses.replace(teacher, student=student, out=out, **common))
         file, solver, guidance = out.resolve() / runs.VELOCITY, "euler", 1.0
     return found
 
 
-def distill(config: DistillConfig, command: str = "") -> int:
-    """Trains and judges the students; 75 if a signal stopped it.
-
-    Raises:
-        UserError: As `stages`, and as `train`.
-    """
+def distill(config: DistillConfig, command: str) -> int:
+    """Trains and judges the students; 75 if a signal stopped it."""
     for stage in stages(config):
         folder = stage.folder()
         if stage.resume and (folder / runs.METRICS).exists():
@@ -140,20 +109,11 @@ def distill(config: DistillConfig, command: str = "") -> int:
     return 0
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str]) -> int:
     """The command; returns its exit status."""
-    argv = list(sys.argv[1:] if argv is None else argv)
-
-    def body() -> int:
-        about, _, examples = str(__doc__).strip().partition("\n\n")
-        config = parse(DistillConfig, argv, "python -m experiments.distill", about, examples)
-        flags = [each for each in argv if each not in ("--overwrite", "--resume")]
-        return distill(
-            config, shlex.join(["python", "-m", "experiments.distill", *flags, "--resume"])
-        )
-
-    return run(body, "interrupted: --resume goes on from the newest checkpoint.")
+    again = continuing("distill", argv)
+    return run(lambda: distill(parse(DistillConfig, argv, "distill", __doc__), again), INTERRUPTED)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

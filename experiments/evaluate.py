@@ -5,7 +5,6 @@ python -m experiments.evaluate --run samples.npy --against table.csv --out figur
 """
 
 import dataclasses
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 import tyro
 
 from experiments import report, runs
+from experiments.checks import check_group
 from experiments.command import UserError, check_count, optional, parse, run, user_errors
 from experiments.datasets import make_known
 from experiments.datasets.arrays import columns_of, read_data, read_npy
@@ -24,6 +24,7 @@ from experiments.datasets.pictures import LOADERS
 from kacjax import data, metrics
 
 _TABLES = (".npz", ".csv", ".parquet")
+_KNOWN = (*LOADERS, "digits", *data.TARGETS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,26 +53,19 @@ class EvaluateConfig:
     """Seed of which real data and samples are taken."""
 
 
-def evaluate(config: EvaluateConfig) -> dict[str, float]:
-    """The figures, which are printed and written.
-
-    Raises:
-        UserError: If a flag does not make sense, data cannot be read, or their shapes differ.
-    """
+def evaluate(config: EvaluateConfig) -> None:
+    """Prints the figures and writes them."""
+    check_group(config)
     check_count("--num-samples", config.num_samples, 6, 1_000_000)
-    check_count("--size", config.size, 32, 4096)
-    if config.out is not None and (config.out.suffix != ".json" or config.out.is_dir()):
-        raise UserError(f"--out must name a .json file, got {config.out}.")
-    if config.out is not None:
-        runs.check_writable(config.out)
+    runs.check_writable("--out", config.out, (".json",))
     columns = _columns(config)
     # What is a folder of images takes the shape of the other; of two folders, that of --size.
     if _is_folder(config.against):
-        samples = _read("--run", str(config.run), config, columns, None)
-        real = _read("--against", config.against, config, columns, samples.shape[1:])
+        samples = _read("--run", config, columns)
+        real = _read("--against", config, columns, samples.shape[1:])
     else:
-        real = _read("--against", config.against, config, columns, None)
-        samples = _read("--run", str(config.run), config, columns, real.shape[1:])
+        real = _read("--against", config, columns)
+        samples = _read("--run", config, columns, real.shape[1:])
     if samples.shape[1:] != real.shape[1:]:
         shapes = f"{samples.shape[1:]} and {real.shape[1:]}"
         if np.prod(samples.shape[1:]) != np.prod(real.shape[1:]):
@@ -87,29 +81,26 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
     if len(real) >= 2 * count:  # Other real data: what no model can be expected to beat.
         parts.append(real[order[count : 2 * count]])
     pictures = _pictures(x)
-    found = _features(parts, config) if pictures else _standardized(parts)
-    distances = _image_distances if pictures else _distances
+    own, real, *others = _features(parts, config) if pictures else _standardized(parts)
     key = jax.random.key(config.seed)
-    figures = {"samples": count, **distances(found[0], found[1], key)}
-    for name, value in distances(found[2], found[1], key).items() if found[2:] else ():
-        figures[f"{name}_of_data"] = value
-    figures |= {n: float(v) for n, v in metrics.prdc(found[0], found[1])._asdict().items()}
+    figures = {"samples": count, **_distances(own, real, key, pictures)}
+    for other in others:
+        of_data = _distances(other, real, key, pictures)
+        figures |= {f"{name}_of_data": value for name, value in of_data.items()}
+    figures |= {n: float(v) for n, v in metrics.prdc(own, real)._asdict().items()}
     print(report.table(f"{config.run} against {config.against}", figures))
     if config.out is not None:
-        options = {k: v for k, v in dataclasses.asdict(config).items() if k not in ("out", "run")}
-        options |= {"run": str(config.run), "features": config.features if pictures else None}
-        options |= {"data_root": config.data_root and str(config.data_root)}
+        options = {k: v for k, v in dataclasses.asdict(config).items() if k != "out"}
+        options["features"] = config.features if pictures else None
         about = {"figures": figures, "options": options, "commit": report.commit()}
-        with runs.atomic(config.out) as temporary:
-            temporary.write_text(json.dumps(about, indent=2) + "\n")
+        runs.write(config.out, about)
         print(config.out)
-    return figures
 
 
 def _is_folder(name: str) -> bool:
     """Whether these are files of images, whose size is a choice."""
     path = Path(name).expanduser()
-    if name in (*LOADERS, "digits", *data.TARGETS) or (path / runs.SAMPLES).is_file():
+    if name in _KNOWN or (path / runs.SAMPLES).is_file():
         return False
     return path.is_dir() or path.suffix.lower() == ".zip"
 
@@ -137,22 +128,13 @@ def _columns(config: EvaluateConfig) -> dict[str, list[str]]:
 
 
 def _read(
-    flag: str,
-    name: str,
-    config: EvaluateConfig,
-    columns: dict[str, list[str]],
-    event: tuple[int, ...] | None,
+    flag: str, config: EvaluateConfig, columns: dict[str, list[str]], event: Any = None
 ) -> Any:
-    """Data of any form: bytes if they are images, else floats."""
+    """Data of any form: bytes if they are images, of this shape if they can be, else floats."""
+    name = str(config.run) if flag == "--run" else config.against
     path = Path(name).expanduser()
-    if flag == "--against" and name in LOADERS:
-        with user_errors(ValueError, OSError, ImportError):
-            return LOADERS[name](config.split, config.data_root).images
-    if flag == "--against" and name == "digits":
-        digits = data.load_digits()
-        return digits.held_out if config.split == "test" else digits.train
-    if flag == "--against" and name in data.TARGETS:
-        return np.asarray(make_known(name).training(jax.random.key(config.seed))[0])
+    if flag == "--against" and name in _KNOWN:
+        return _known(name, config)
     if (path / runs.SAMPLES).is_file():
         path = path / runs.SAMPLES
     if path.suffix.lower() == ".npy":
@@ -160,14 +142,25 @@ def _read(
     if path.suffix.lower() in _TABLES:
         return _checked(flag, read_data(path, columns[flag]))
     if _is_folder(name):
-        event = (config.size, config.size, 3) if event is None else event
+        event = event or (config.size, config.size, 3)
         if len(event) != 3 or event[2] not in (1, 3):
             raise UserError(f"{flag}: {name} holds images, the other data of shape {event}.")
         with user_errors(ValueError, OSError, ImportError):
             return data.load_images(path, event[:2], channels=event[2], progress=False).images
-    named = ", ".join((*LOADERS, "digits", *data.TARGETS)) if flag == "--against" else "a run"
+    named = ", ".join(_KNOWN) if flag == "--against" else "a run"
     asked = f"{named}, a folder or zip of images, or one of {', '.join(('.npy', *_TABLES))}"
     raise UserError(f"{flag} must be {asked}; got {name!r}, which is none of these.")
+
+
+def _known(name: str, config: EvaluateConfig) -> np.ndarray:
+    """A data set that has a name."""
+    if name in LOADERS:
+        with user_errors(ValueError, OSError, ImportError):
+            return LOADERS[name](config.split, config.data_root).images
+    if name == "digits":
+        digits = data.load_digits()
+        return digits.held_out if config.split == "test" else digits.train
+    return np.asarray(make_known(name).training(jax.random.key(config.seed))[0])
 
 
 def _checked(flag: str, array: np.ndarray) -> np.ndarray:
@@ -203,7 +196,7 @@ def _flat(array: np.ndarray) -> np.ndarray:
 def _features(parts: list[np.ndarray], config: EvaluateConfig) -> list[np.ndarray]:
     """Images by a network's features, or as they are."""
     if config.features == "pixels":
-        return [part.reshape(len(part), -1).astype(np.float32) / 127.5 - 1 for part in parts]
+        return [_flat(part) for part in parts]
     with user_errors(ImportError, ValueError, OSError):
         if config.features == "inception":
             network = metrics.InceptionFeatures()
@@ -220,14 +213,10 @@ def _standardized(parts: list[np.ndarray]) -> list[np.ndarray]:
     return [((part - center) / scale).astype(np.float32) for part in flat]
 
 
-def _image_distances(a: np.ndarray, b: np.ndarray, key: Any) -> dict[str, float]:
-    return {
-        "frechet_distance": float(metrics.frechet_distance(a, b)),
-        "kernel_distance": float(metrics.kid(a, b, key).mean),
-    }
-
-
-def _distances(a: np.ndarray, b: np.ndarray, key: Any) -> dict[str, float]:
+def _distances(a: np.ndarray, b: np.ndarray, key: Any, pictures: bool) -> dict[str, float]:
+    if pictures:
+        distance, kernel = metrics.frechet_distance(a, b), metrics.kid(a, b, key).mean
+        return {"frechet_distance": float(distance), "kernel_distance": float(kernel)}
     return {
         "energy_distance": float(metrics.energy_distance(a, b)),
         "sliced_wasserstein": float(metrics.sliced_wasserstein(a, b, key)),
@@ -235,19 +224,10 @@ def _distances(a: np.ndarray, b: np.ndarray, key: Any) -> dict[str, float]:
     }
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str]) -> int:
     """The command; returns its exit status."""
-
-    def body() -> None:
-        about = "Judges samples from anywhere beside real data."
-        examples = (
-            "python -m experiments.evaluate --run runs/mnist-kac --against mnist\n"
-            "python -m experiments.evaluate --run samples.npy --against table.csv --out figures.json"
-        )
-        evaluate(parse(EvaluateConfig, argv, "python -m experiments.evaluate", about, examples))
-
-    return run(body)
+    return run(lambda: evaluate(parse(EvaluateConfig, argv, "evaluate", __doc__)))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

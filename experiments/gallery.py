@@ -1,6 +1,7 @@
 """Sets finished runs on one data set side by side: figures and a table.
 
-python -m experiments.gallery --runs runs/grid2d-kac runs/grid2d-diffusion --out runs/gallery
+python -m experiments.gallery --runs runs/moons-kac runs/moons-diffusion
+python -m experiments.gallery --runs runs/digits-kac --out runs/digits
 """
 
 import dataclasses
@@ -30,12 +31,7 @@ class GalleryConfig:
 
 
 def show(config: GalleryConfig) -> None:
-    """Writes figures and a table in Markdown.
-
-    Raises:
-        UserError: If a run is missing or damaged, the runs do not belong together, or the folder
-            cannot be written.
-    """
+    """Writes figures and a table in Markdown."""
     if not config.runs:
         raise UserError("--runs must name at least one run.")
     configs = [runs.load_config(folder) for folder in config.runs]
@@ -50,10 +46,10 @@ def show(config: GalleryConfig) -> None:
     with user_errors(*damages, saying="the samples of these runs cannot be drawn: "):
         figures = make_dataset(configs[0]).figures(samples)
     for name, figure in figures.items():
-        runs.write_figure(config.out / name, figure)
+        runs.write(config.out / name, figure)
         print(config.out / name)
     table = report.columns(columns)
-    runs.write_text(config.out / "table.md", table)
+    runs.write(config.out / "table.md", table)
     print(config.out / "table.md", table, sep="\n\n", end="")
 
 
@@ -67,19 +63,10 @@ def _load(folder: Path) -> tuple[np.ndarray, dict[str, Any]]:
     return read_npy(folder / runs.SAMPLES), rows
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str]) -> int:
     """The command; returns its exit status."""
-
-    def body() -> None:
-        about = "Sets finished runs on one data set side by side: figures and a table."
-        examples = (
-            "python -m experiments.gallery --runs runs/moons-kac runs/moons-diffusion\n"
-            "python -m experiments.gallery --runs runs/digits-kac --out runs/digits"
-        )
-        show(parse(GalleryConfig, argv, "python -m experiments.gallery", about, examples))
-
-    return run(body)
+    return run(lambda: show(parse(GalleryConfig, argv, "gallery", __doc__)))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

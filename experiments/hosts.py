@@ -30,11 +30,7 @@ def tell(line: str) -> None:
 
 
 def on_first(action: Callable[[], Any]) -> None:
-    """Does something on the first process while the others wait.
-
-    Raises:
-        UserError: On all of them, if it was raised on the first.
-    """
+    """Does something on the first process while the others wait; its `UserError` is everyone's."""
     failure = None
     if is_first():
         try:
@@ -81,7 +77,6 @@ class StopSignals:
             signal.signal(each, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        del frame
         # A terminal that ends may say so twice.
         if self.asked and number != signal.SIGHUP:
             raise KeyboardInterrupt

@@ -14,11 +14,7 @@ from kacjax import Velocity, few_step, losses
 
 
 def make_network(config: RunConfig, dataset: Dataset) -> nnx.Module:
-    """The untrained network of a run.
-
-    Raises:
-        ValueError: If it does not fit the data.
-    """
+    """The untrained network of a run; a `ValueError` if it does not fit the data."""
     options: dict[str, Any] = {"T": float(config.model.make().T)}
     options["classes"] = len(dataset.classes) if config.network.conditional else None
     if config.training.is_map:
@@ -31,11 +27,7 @@ def make_network(config: RunConfig, dataset: Dataset) -> nnx.Module:
 
 
 def make_objective(config: RunConfig, dataset: Dataset) -> Any:
-    """What a run minimizes, None for flow matching.
-
-    Raises:
-        UserError: If the teacher is missing, damaged, or of other data or another path.
-    """
+    """What a run minimizes, None for flow matching."""
     student, kind = config.student, config.training.objective
     if student is None:
         if kind == "sign" and config.network.prediction != "bounded":
@@ -43,8 +35,11 @@ def make_objective(config: RunConfig, dataset: Dataset) -> Any:
         if kind != "flow" and config.training.coupling != "independent":
             raise UserError(f"--coupling {config.training.coupling} needs --objective flow.")
         power = config.training.time_power
-        known = {"flow": lambda: None, "sign": lambda: losses.SignMatching(time_power=power)}
-        return known.get(kind, lambda: few_step.FlowMapLoss(kind, time_power=power))()
+        if kind == "flow":
+            return None
+        if kind == "sign":
+            return losses.SignMatching(time_power=power)
+        return few_step.FlowMapLoss(kind, time_power=power)
     teacher = load_teacher(config, dataset)
     if student.guidance != 1:
         if teacher.classes is None:
@@ -73,11 +68,7 @@ def load_teacher(config: RunConfig, dataset: Dataset) -> Velocity:
 
 
 def parameters_of(config: RunConfig, dataset: Dataset) -> int:
-    """The number of parameters of a run's network, which is not made for that.
-
-    Raises:
-        UserError: If the network does not fit the data.
-    """
+    """The number of parameters of a run's network, which is not made for that."""
     with user_errors(ValueError):
         shapes = nnx.state(nnx.eval_shape(lambda: make_network(config, dataset)), nnx.Param)
     return sum(leaf.size for leaf in jax.tree.leaves(shapes))
@@ -92,11 +83,7 @@ def memory_of(config: RunConfig, dataset: Dataset) -> int:
 
 
 def check_memory(config: RunConfig, dataset: Dataset) -> None:
-    """Refuses a run that takes more memory than there is, before anything of it is made.
-
-    Raises:
-        UserError: With what to lower.
-    """
+    """Refuses a run that takes more memory than there is, before anything of it is made."""
     needed, there = memory_of(config, dataset), available_memory() * jax.device_count()
     if needed > there:
         raise UserError(

@@ -16,7 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from experiments import runs
-from experiments.command import UserError, one_line, user_errors
+from experiments.command import user_errors
 from kacjax.training import StepMetrics
 
 # Seconds between two lines of progress where they do not replace each other.
@@ -78,35 +78,44 @@ class Clock:
 class Log:
     """Where rows and pictures go; opened at the step from which the run goes on.
 
-    Raises:
-        UserError: If it cannot be written.
+    Events of TensorBoard are written before a call returns. The package's own writer has a thread
+    and a queue: after an error of the disk the thread is gone, and whoever fills the queue waits
+    for ever.
     """
 
     def __init__(self, folder: Path, step: int):
-        self._file = folder / runs.LOG
+        from tensorboardX.proto import event_pb2, summary_pb2
+        from tensorboardX.record_writer import RecordWriter
+
+        self._event, self._summary = event_pb2.Event, summary_pb2.Summary
+        self._file, board, self._flushed = folder / runs.LOG, folder / runs.TENSORBOARD, 0.0
         lines = read_rows(self._file, step)
-        runs.write_text(self._file, "".join(json.dumps(row) + "\n" for row in lines))
+        runs.write(self._file, "".join(json.dumps(row) + "\n" for row in lines))
         with user_errors(OSError, saying="cannot write the log: "):
             self._rows = self._file.open("a")
-            self._board = _Board(folder / runs.TENSORBOARD, step)
+            board.mkdir(exist_ok=True)
+            self._board = RecordWriter(str(board / f"events.out.tfevents.{time.time():.6f}.kacjax"))
+            self._add(file_version="brain.Event:2")
+            # What an earlier process has written from this step on is void.
+            start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+            self._add(step=step, session_log=start)
 
     def write(self, step: int, row: dict[str, Any]) -> None:
         """Writes a row."""
         with user_errors(OSError, saying=f"cannot write {self._file}: "):
             self._rows.write(json.dumps({"step": step, **row}) + "\n")
             self._rows.flush()
-        with user_errors(OSError, saying="cannot write the log of TensorBoard: "):
-            for name, value in row.items():
-                values = value if isinstance(value, list) else [value]
-                names = [name] if len(values) == 1 else [f"{name}/{i}" for i in range(len(values))]
-                for tag, number in zip(names, values, strict=True):
-                    if number is not None:
-                        self._board.scalar(step, tag, number)
+        for name, value in row.items():
+            values = value if isinstance(value, list) else [value]
+            names = [name] if len(values) == 1 else [f"{name}/{i}" for i in range(len(values))]
+            for tag, number in zip(names, values, strict=True):
+                if number is not None:
+                    self._show(step, tag=tag, simple_value=number)
 
     def picture(self, step: int, name: str, png: Path) -> None:
         """Shows a figure in TensorBoard."""
-        with user_errors(OSError, saying="cannot write the log of TensorBoard: "):
-            self._board.picture(step, name, png)
+        image = self._summary.Image(encoded_image_string=png.read_bytes())
+        self._show(step, tag=name, image=image)
 
     def sync(self) -> None:
         """Waits until the rows are on the disk: no checkpoint may be ahead of its log."""
@@ -119,57 +128,23 @@ class Log:
             with contextlib.suppress(OSError):
                 stream.close()
 
-
-class _Board:
-    """TensorBoard's events, each written before the call returns.
-
-    The package's own writer has a thread and a queue: after an error of the disk the thread is gone,
-    and whoever fills the queue waits for ever.
-    """
-
-    def __init__(self, folder: Path, step: int):
-        from tensorboardX.proto import event_pb2, summary_pb2
-        from tensorboardX.record_writer import RecordWriter
-
-        self._event, self._summary = event_pb2.Event, summary_pb2.Summary
-        folder.mkdir(exist_ok=True)
-        self._file = RecordWriter(str(folder / f"events.out.tfevents.{time.time():.6f}.kacjax"))
-        self._flushed = 0.0
-        self._add(file_version="brain.Event:2")
-        # What an earlier process has written from this step on is void.
-        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-        self._add(step=step, session_log=start)
-
-    def scalar(self, step: int, tag: str, number: float) -> None:
-        self._show(step, self._summary.Value(tag=tag, simple_value=number))
-
-    def picture(self, step: int, tag: str, png: Path) -> None:
-        image = self._summary.Image(encoded_image_string=png.read_bytes())
-        self._show(step, self._summary.Value(tag=tag, image=image))
-
-    def _show(self, step: int, value: Any) -> None:
-        self._add(step=step, summary=self._summary(value=[value]))
+    def _show(self, step: int, **value: Any) -> None:
+        with user_errors(OSError, saying="cannot write the log of TensorBoard: "):
+            self._add(step=step, summary=self._summary(value=[self._summary.Value(**value)]))
 
     def _add(self, **event: Any) -> None:
         now = time.time()
-        self._file.write(self._event(wall_time=now, **event).SerializeToString())
+        self._board.write(self._event(wall_time=now, **event).SerializeToString())
         if now - self._flushed > _LINES:
             self._flushed = now
-            self._file.flush()
-
-    def close(self) -> None:
-        self._file.close()
+            self._board.flush()
 
 
 def read_rows(file: Path, step: int) -> list[dict[str, Any]]:
     """The rows up to a step; a run that was killed may have left more, and half a one."""
     rows = []
-    try:
-        lines = file.read_text(errors="replace").splitlines()
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise UserError(f"cannot read {file}: {one_line(error)}.") from error
+    with user_errors(OSError, saying=f"cannot read {file}: ", ending="."):
+        lines = file.read_text(errors="replace").splitlines() if file.exists() else []
     for line in lines:
         try:
             row = json.loads(line)

@@ -7,14 +7,12 @@ import kacjax
 from experiments.checks import check_group, flag
 from experiments.command import UserError, user_errors
 
-ModelName = Literal["kac", "diffusion", "flow-matching", "vp", "edm"]
-
 
 @dataclasses.dataclass(frozen=True)
 class PathConfig:
     """The path from data to noise: which model is trained."""
 
-    path: ModelName = "kac"
+    path: Literal["kac", "diffusion", "flow-matching", "vp", "edm"] = "kac"
     """Model; flow-matching, vp and edm fix T, signal and clock."""
     a: float = 9.0
     """Kac: rate of jumps."""
@@ -44,12 +42,7 @@ class PathConfig:
     """EDM: deviation of that logarithm."""
 
     def make(self) -> kacjax.ProbabilityPath:
-        """The path.
-
-        Raises:
-            UserError: If a number is out of its range, or the signal does not vanish at `T`:
-                generation would have to start from data.
-        """
+        """The path; its signal must vanish at `T`, where generation would else start from data."""
         check_group(self)
         with user_errors(ValueError):
             if self.path == "flow-matching":
@@ -80,6 +73,17 @@ class PathConfig:
         if self.path != "edm":
             return None
         return kacjax.losses.LogNormalTimes(self.noise_mean, self.noise_std)
+
+    def grid_power(self, coordinates: str) -> float:
+        """The exponent of a solver's steps: the default, in time the best by `benchmarks.grids`."""
+        if coordinates == "straight":
+            return 2.0
+        if self.path == "edm":
+            return 7.0  # EDM's.
+        if self.path == "flow-matching" or (self.path != "vp" and self.clock == "t2"):
+            return 1.5
+        # A Brownian displacement falls like the root of its time.
+        return 2.0 if self.path == "kac" else 4.0
 
     def unused(self, defaults: "PathConfig") -> list[str]:
         """Flags that differ from the defaults though this model does not read them."""

@@ -1,6 +1,7 @@
-"""Draws the Kac process: its paths, its law with the atoms, its velocity beside diffusion's.
+"""Draws the Kac process: paths, law with atoms, velocity beside diffusion's.
 
-python -m experiments.process --a 9 --c 3 --T 1 --out runs/process
+python -m experiments.process
+python -m experiments.process --a 25 --c 2 --out runs/process-25
 """
 
 import dataclasses
@@ -14,9 +15,9 @@ import jax.numpy as jnp
 import tyro
 
 import kacjax
-from experiments.checks import MAX_SEED
-from experiments.command import UserError, check_count, check_range, parse, run
-from experiments.runs import write_figure
+from experiments.checks import check_group
+from experiments.command import UserError, parse, run
+from experiments.runs import write
 from kacjax import plots
 
 # Mean number of turns of a path that can be drawn.
@@ -42,19 +43,12 @@ class ProcessConfig:
 
 
 def draw(config: ProcessConfig) -> None:
-    """Writes the figures.
-
-    Raises:
-        UserError: If a number does not make sense or the folder cannot be written.
-    """
-    for name in ("a", "c", "T"):
-        check_range(f"--{name}", getattr(config, name), 1e-6, 1e6)
+    """Writes the figures."""
+    check_group(config)
     if config.a * config.T > _MOST_TURNS:
         raise UserError(
             f"--a times --T must be at most {_MOST_TURNS:,}, got {config.a * config.T:g}."
         )
-    check_count("--num-paths", config.num_paths, 1, 10_000)
-    check_count("--seed", config.seed, 0, MAX_SEED)
     process, T = kacjax.KacProcess(a=config.a, c=config.c), config.T
     # Brownian motion of the same growth of variance at late times.
     brownian = kacjax.WienerProcess(sigma=config.c / config.a**0.5)
@@ -66,23 +60,14 @@ def draw(config: ProcessConfig) -> None:
         "velocity.png": plots.velocity_figure(process, brownian, 1e-5 * T, T),
     }
     for name, figure in figures.items():
-        write_figure(config.out / name, figure)
+        write(config.out / name, figure)
         print(config.out / name)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str]) -> int:
     """The command; returns its exit status."""
-
-    def body() -> None:
-        about = "Draws the Kac process: paths, law with atoms, velocity beside diffusion's."
-        examples = (
-            "python -m experiments.process\n"
-            "python -m experiments.process --a 25 --c 2 --out runs/process-25"
-        )
-        draw(parse(ProcessConfig, argv, "python -m experiments.process", about, examples))
-
-    return run(body)
+    return run(lambda: draw(parse(ProcessConfig, argv, "process", __doc__)))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

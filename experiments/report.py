@@ -79,12 +79,10 @@ def digest(values: Any) -> str:
 
 def table(title: str, rows: Mapping[str, float | int]) -> str:
     """Figures under a title, names at the left and numbers at the right; below 80 columns."""
-    names = {name: name.replace("_", " ") for name in rows}
-    width = max(map(len, names.values())) + 2
-    values = {name: number(value) for name, value in rows.items()}
-    right = max(map(len, values.values()))
+    cells = {name.replace("_", " "): number(value) for name, value in rows.items()}
+    width, right = max(map(len, cells)) + 2, max(map(len, cells.values()))
     rule = "-" * max(width + right, len(title))
-    lines = [f"{names[name]:<{width}}{values[name]:>{right}}" for name in rows]
+    lines = [f"{name:<{width}}{value:>{right}}" for name, value in cells.items()]
     return "\n".join([title, rule, *lines, rule])
 
 
@@ -149,11 +147,8 @@ def files(folder: Path) -> str:
         for entry in folder.iterdir()
         if not entry.name.startswith(".")
     )
-    indent = "  "
-    listing = textwrap.fill(
-        " ".join(names), 78, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False
-    )
-    return f"{folder}/\n{listing}"
+    lines = textwrap.wrap(" ".join(names), 76, break_on_hyphens=False)
+    return "\n".join([f"{folder}/", *(f"  {line}" for line in lines)])
 
 
 def plus_minus(figure: Interval) -> str:

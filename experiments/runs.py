@@ -15,7 +15,7 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -49,12 +49,7 @@ def is_run(folder: Path) -> bool:
 
 
 def check_destination(folder: Path, config: RunConfig) -> None:
-    """Refuses a destination where something would be lost, or with which the run cannot go on.
-
-    Raises:
-        UserError: If there is a file, a folder that is not a run, a run and neither `resume` nor
-            `overwrite`, or one of another configuration that is to be gone on with.
-    """
+    """Refuses a destination where something would be lost, or with which the run cannot go on."""
     if folder.is_file():
         raise UserError(f"{folder} is a file; choose another --out.")
     with user_errors(OSError, saying="cannot use the output folder: "):
@@ -84,16 +79,7 @@ def _is_trace(path: Path) -> bool:
 def open_run(
     folder: Path, config: RunConfig, waiting: Callable[[str], None] | None = None
 ) -> Iterator[None]:
-    """The folder of a run, locked: a new one, or one that is gone on with.
-
-    Args:
-        folder: The folder.
-        config: The configuration.
-        waiting: As in `locked`.
-
-    Raises:
-        UserError: As `check_destination`, if it cannot be written, or another process trains there.
-    """
+    """The folder of a run, locked as by `locked`: a new one, or one that is gone on with."""
     check_destination(folder, config)
     with user_errors(OSError, saying="cannot write the run: "):
         folder.mkdir(parents=True, exist_ok=True)
@@ -108,11 +94,7 @@ def open_run(
 
 
 def forget(folder: Path) -> None:
-    """Removes the checkpoints of a run whose results are written.
-
-    Raises:
-        UserError: If they cannot be removed.
-    """
+    """Removes the checkpoints of a run whose results are written."""
     with user_errors(OSError, saying="cannot remove checkpoints: "):
         _remove(folder, (CHECKPOINTS, SAVED))
 
@@ -124,20 +106,15 @@ def _remove(folder: Path, names: Iterable[str]) -> None:
 
 def write_config(folder: Path, config: RunConfig) -> None:
     """Writes what decides the result of a run."""
-    write_json(folder / CONFIG, {"format": _FORMAT, **to_dict(config)})
+    write(folder / CONFIG, {"format": _FORMAT, **to_dict(config)})
 
 
 @contextlib.contextmanager
 def locked(folder: Path, waiting: Callable[[str], None] | None = None) -> Iterator[None]:
     """Keeps other processes from working in the folder; the system ends the lock with us.
 
-    Args:
-        folder: The folder, which exists.
-        waiting: Called every second with the name of the process that is at work there, until it
-            has ended; without it, the folder is refused.
-
-    Raises:
-        UserError: If another process is at work there, or the folder cannot be written.
+    While another one is at work there, `waiting` is called every second with its name; without
+    that, the folder is refused.
     """
     with user_errors(OSError, saying=f"cannot write in {folder}: "):
         # Not "w": the name of a process that is at work is not ours to remove.
@@ -169,11 +146,7 @@ def _locks(file: IO[bytes]) -> bool:
 
 
 def load_config(folder: Path) -> RunConfig:
-    """The configuration of a run.
-
-    Raises:
-        UserError: If the folder is missing, not a run, or damaged.
-    """
+    """The configuration of a run."""
     if not folder.is_dir():
         raise UserError(f"there is no run folder {folder}.")
     if not (folder / CONFIG).is_file():
@@ -187,11 +160,7 @@ def load_config(folder: Path) -> RunConfig:
 
 
 def read_json(file: Path) -> Any:
-    """What a JSON file says.
-
-    Raises:
-        UserError: If it is missing, too large, nested too deeply, or not JSON.
-    """
+    """What a JSON file says."""
     damages = (OSError, ValueError, RecursionError)
     with user_errors(*damages, saying=f"{file} cannot be read: "):
         if not file.is_file():
@@ -201,44 +170,36 @@ def read_json(file: Path) -> Any:
         return json.loads(file.read_text(encoding="utf-8-sig"))
 
 
-def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Writes readable JSON, atomically."""
-    write_text(path, json.dumps(values, indent=2) + "\n")
-
-
-def check_writable(path: Path) -> None:
-    """Raises a `UserError` if a file cannot be written, before what it is to hold is computed."""
+def check_writable(flag: str, path: Path | None, suffixes: Sequence[str]) -> None:
+    """Refuses a file of another kind or that cannot be written, before its content is computed."""
+    if path is None:
+        return
+    if path.suffix not in suffixes or path.is_dir():
+        raise UserError(f"{flag} must name a {' or '.join(suffixes)} file, got {path}.")
     probe = path.with_name(f".{path.name}.probe")
     with atomic(probe) as temporary:
         temporary.touch()
     probe.unlink()
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes a text file, atomically."""
+def write(path: Path, content: str | np.ndarray | Figure | dict[str, Any]) -> None:
+    """Writes a text, an array as `.npy`, a figure as PNG, or readable JSON, atomically."""
     with atomic(path) as temporary:
-        temporary.write_text(text)
-
-
-def write_array(path: Path, array: np.ndarray) -> None:
-    """Writes a `.npy` file, atomically."""
-    with atomic(path) as temporary, temporary.open("wb") as file:
-        np.save(file, array)
-
-
-def write_figure(path: Path, figure: Figure) -> None:
-    """Writes a PNG, atomically."""
-    with atomic(path) as temporary:
-        figure.savefig(temporary, format="png")
+        match content:
+            case np.ndarray():
+                with temporary.open("wb") as file:
+                    np.save(file, content)
+            case Figure():
+                content.savefig(temporary, format="png")
+            case dict():
+                temporary.write_text(json.dumps(content, indent=2, default=str) + "\n")
+            case _:
+                temporary.write_text(content)
 
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path` that replaces it when the block ends well.
-
-    Raises:
-        UserError: If it cannot be written.
-    """
+    """A temporary file beside `path` that replaces it when the block ends well."""
     # Its suffix is that of `path`: some writers choose a format by it.
     temporary = path.with_name(f".{path.name}.{os.getpid()}{path.suffix}")
     try:

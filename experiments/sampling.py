@@ -9,7 +9,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 from jaxtyping import PRNGKeyArray as Key
 
@@ -30,12 +29,6 @@ def save_velocity(folder: Path, velocity: Velocity, **notes: Any) -> None:
         kacjax.save_velocity(folder / runs.VELOCITY, velocity, notes)
 
 
-def local_mesh() -> Mesh | None:
-    """This process's devices, over which samples are divided, where it has more than one."""
-    devices = jax.local_devices()
-    return sharding.make_mesh(devices=devices) if len(devices) > 1 else None
-
-
 def event_of(velocity: Velocity) -> tuple[int, ...]:
     """The shape of what the network of a run takes."""
     about = velocity.network.config
@@ -45,11 +38,7 @@ def event_of(velocity: Velocity) -> tuple[int, ...]:
 def as_drawn(
     velocity: Velocity, sampling: SamplingConfig, own: Mapping[str, Any]
 ) -> tuple[Any, SamplingConfig]:
-    """A velocity, a flow map by its steps, and how to draw from it; `own` says so of a student.
-
-    Raises:
-        UserError: If a flow map is to be drawn by another solver.
-    """
+    """A velocity, a flow map by its steps, and how to draw from it; `own` says so of a student."""
     if not getattr(velocity.network, "config", {}).get("second_time"):
         return velocity, sampling.filled(**own)
     way = sampling.filled(solver="euler", solver_steps=4)
@@ -59,11 +48,7 @@ def as_drawn(
 
 
 def check_samples(num: int, event: Sequence[int]) -> None:
-    """Refuses so many samples that they, and what they are made of, cannot fit into memory.
-
-    Raises:
-        UserError: With the flag to lower.
-    """
+    """Refuses so many samples that they, and what they are made of, cannot fit into memory."""
     size, memory = 4 * 3 * num * int(np.prod(event)), available_memory()
     if size > memory:
         raise UserError(
@@ -88,21 +73,10 @@ def draw(
 ) -> tuple[Float[np.ndarray, "num *event"], int]:
     """Samples, and how often the network was evaluated for each, at most.
 
-    Args:
-        velocity: The velocity, guided or not.
-        key: Random key.
-        num: How many.
-        event: Shape of one.
-        sampling: The solver.
-        labels: Their classes.
-        progress: Whether to show a bar on a terminal, where they come in chunks.
-
-    Raises:
-        UserError: If the solver diverged, they do not fit into memory, or a label is none of the
-            network's.
+    With `progress`, there is a bar on a terminal where they come in chunks.
     """
     check_samples(num, event)
-    chunk = chunk_size(sampling.chunk_size, num, event)
+    chunk, devices = chunk_size(sampling.chunk_size, num, event), jax.local_devices()
     with user_errors(ValueError):
         samples, nfe = kacjax.generate(
             velocity,
@@ -111,15 +85,14 @@ def draw(
             (num, *event),
             labels=labels,
             chunk_size=chunk,
-            mesh=local_mesh(),
+            mesh=sharding.make_mesh(devices=devices) if len(devices) > 1 else None,
             return_nfe=True,
             progress=progress and sys.stderr.isatty() and chunk is not None and num > chunk,
             **sampling.options(),
         )
     if not np.all(np.isfinite(samples)):
-        if not all(
-            np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(velocity) if _floats(leaf)
-        ):
+        numbers = jax.tree.leaves(eqx.filter(velocity, eqx.is_inexact_array))
+        if not all(np.all(np.isfinite(each)) for each in numbers):
             raise UserError("the network holds numbers that are not finite: it cannot generate.")
         raise UserError(
             f"generation diverged with {sampling.solver} and {sampling.solver_steps} steps; "
@@ -143,16 +116,6 @@ def draw_trajectory(
     return kacjax.trajectory(*arguments, labels=labels, **sampling.options()), times
 
 
-def grid_power(path: kacjax.ProbabilityPath, coordinates: str) -> float:
-    """The exponent of the steps unless flags say otherwise: in time the best by `benchmarks.grids`."""
-    if coordinates == "time" and isinstance(path.signal, kacjax.schedules.ConstantSignal):
-        return 7.0  # EDM's.
-    if coordinates == "time" and isinstance(path.clock, kacjax.schedules.QuadraticClock):
-        return 1.5
-    # A Brownian displacement falls like the root of its time.
-    return 4.0 if coordinates == "time" and isinstance(path.process, kacjax.WienerProcess) else 2.0
-
-
 def measure_field(
     velocity: Any, path: kacjax.ProbabilityPath, points: Any, times: Any
 ) -> dict[str, list[float]]:
@@ -169,7 +132,3 @@ def in_turn(classes: Sequence[int], num: int) -> Int[Array, " num"] | None:
     if not classes:
         return None
     return jnp.asarray(classes, jnp.int32)[jnp.arange(num) % len(classes)]
-
-
-def _floats(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array | np.ndarray) and jnp.issubdtype(leaf.dtype, jnp.floating)

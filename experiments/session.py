@@ -13,7 +13,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
 import kacjax
 from experiments import hosts, runs
@@ -35,32 +34,20 @@ _SAVE_EVERY = 60.0
 
 
 class Session:
-    """One process's part in a run: its state, checkpoints and log.
+    """One process's part in a run: its state, checkpoints and log, in a folder that exists."""
 
-    Args:
-        config: The configuration.
-        dataset: Its data.
-        folder: The folder of the run, which must be there when it trains.
-
-    Attributes:
-        trainer: The trainer; its own network is blank.
-        step: The steps done.
-        state: The state after them.
-        loss: The mean loss of the last row of the log.
-        clock: Its speed.
-
-    Raises:
-        UserError: If the network does not fit the data or memory, or the numbers each other.
-    """
-
-    state: TrainState
+    trainer: Trainer  # Its own network is blank.
+    step: int  # The steps done.
+    state: TrainState  # After them.
+    loss: float | None = None  # The mean of the last row of the log.
+    _checkpoints: Checkpoints
+    _log: Log | None
 
     def __init__(self, config: RunConfig, dataset: Dataset, folder: Path):
         self.config, self.dataset, self.folder = config, dataset, folder
         self.step = self._saved = 0
         self._last_saved = time.monotonic()
         self.clock, self._interval = Clock(), Interval()
-        self.loss: float | None = None
         training = config.training
         self._rate = learning_rate_schedule(
             training.steps, training.learning_rate, training.warmup, training.schedule
@@ -80,7 +67,7 @@ class Session:
         self,
         stop: StopSignals,
         pauses: Collection[int] = (),
-        visit: Callable[["Session"], None] | None = None,
+        visit: Callable[["Session"], Path | None] | None = None,
         said: bool = True,
         until: int | None = None,
     ) -> bool:
@@ -90,27 +77,23 @@ class Session:
             stop: Signals that ask to stop.
             pauses: Numbers of steps after which `visit` is called, beside `--sample-every`; again
                 where a run goes on from one of them.
-            visit: Called with this session.
+            visit: Called with this session; a picture that it returns goes into the log.
             said: Whether to show progress.
             until: The last step to do; all if missing.
-
-        Raises:
-            UserError: If the checkpoints are of another run, something cannot be written, or the
-                loss is no longer finite.
         """
         record, steps = self.config.record, until or self.trainer.steps
         with _checkpoint_errors():
-            checkpoints = Checkpoints(
+            self._checkpoints = Checkpoints(
                 self.folder / runs.CHECKPOINTS, keep=record.keep, keep_every=record.keep_every
             )
-        with checkpoints, contextlib.ExitStack() as stack:
-            self.state = self._continue(checkpoints, said) or self._start()
+        with self._checkpoints, contextlib.ExitStack() as stack:
+            self.state = self._continue(said) or self._start()
+            self._log = None
             if hosts.is_first():
                 # What may have changed since it was begun.
                 runs.write_config(self.folder, self.config)
-            log = Log(self.folder, self.step) if hosts.is_first() else None
-            if log is not None:
-                stack.callback(log.close)
+                self._log = Log(self.folder, self.step)
+                stack.callback(self._log.close)
             bar = Progress(steps, self.step, shown=said and hosts.is_first())
             stack.callback(bar.close)
             seed = self.config.training.seed
@@ -118,20 +101,20 @@ class Session:
                 source = self.dataset.source(self.trainer, self._data_key, self.step, seed)
             if visit is not None and self.step in pauses:
                 visit(self)
-            for due in self._calls(source, checkpoints, log, stop, pauses, steps):
+            for due in self._calls(source, stop, pauses, steps):
                 bar.update(self.step, self._interval.row()["loss"], self.clock.speed())
                 if self._at(record.log_every) or self.step == steps:
-                    self._write_row(log)
+                    self._write_row()
                 if due or self._at(record.checkpoint_every):
-                    self._save(checkpoints, log)
+                    self._save()
                 # The checkpoint's files are written meanwhile.
                 sampled = self._at(record.sample_every) and self.step < steps
                 if visit is not None and (sampled or self.step in pauses):
                     shown = visit(self)
-                    if log is not None and isinstance(shown, Path):
-                        log.picture(self.step, "samples", shown)
-            self._save(checkpoints, log)
-            self._wait(checkpoints)
+                    if self._log is not None and isinstance(shown, Path):
+                        self._log.picture(self.step, "samples", shown)
+            self._save()
+            self._wait()
         # In the last call or while files were written: then the rest is left to --resume too.
         asked = bool(hosts.gather(np.array(stop.asked)).any())
         return self.step >= steps and not asked
@@ -149,14 +132,14 @@ class Session:
             network = load_teacher(self.config, self.dataset).network
         return dataclasses.replace(self.trainer, network=network).init(self._training_key)
 
-    def _continue(self, checkpoints: Checkpoints, said: bool) -> TrainState | None:
+    def _continue(self, said: bool) -> TrainState | None:
         """The state to go on from, if there is one."""
         if not self.config.resume:
             return None
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", UserWarning)
             with user_errors(ValueError, OSError):
-                found = checkpoints.restore(self.trainer.abstract_state())
+                found = self._checkpoints.restore(self.trainer.abstract_state())
         for warning in caught:
             tell(f"warning: {' '.join(str(warning.message).split())}")
         if found is None:
@@ -188,13 +171,7 @@ class Session:
         return found.state
 
     def _calls(
-        self,
-        source: Any,
-        checkpoints: Checkpoints,
-        log: Log | None,
-        stop: StopSignals,
-        pauses: Collection[int],
-        steps: int,
+        self, source: Any, stop: StopSignals, pauses: Collection[int], steps: int
     ) -> Iterator[bool]:
         """Calls the device until all steps are done or a stop is asked for; whether to save."""
         record, count = self.config.record, 1
@@ -209,13 +186,13 @@ class Session:
             if agreed[:, 0].any():
                 return
             before, start = self.trainer.compile_seconds, time.perf_counter()
-            done = self._advance(source, int(agreed[0, 1]), checkpoints, log)
+            done = self._advance(source, int(agreed[0, 1]))
             seconds = time.perf_counter() - start - (self.trainer.compile_seconds - before)
             self.clock.add(done, seconds)
             count = int(min(2 * count, _LONGEST_CALL, max(1.0, _CALL_SECONDS * done / seconds)))
             yield bool(agreed[0, 2])
 
-    def _advance(self, source: Any, until: int, checkpoints: Checkpoints, log: Log | None) -> int:
+    def _advance(self, source: Any, until: int) -> int:
         """One call of the device; returns the number of its steps."""
         before = self.step
         try:
@@ -225,8 +202,8 @@ class Session:
         except NonFiniteError as error:
             self.state, self.step = error.state, int(error.state.step)
             self._interval.add(jax.tree.map(lambda rows: rows[:-1], error.metrics))
-            self._save(checkpoints, log)
-            self._wait(checkpoints)
+            self._save()
+            self._wait()
             raise UserError(
                 f"{one_line(error)} The state before that step is saved: go on from there, with "
                 "--on-nonfinite skip past it."
@@ -238,20 +215,20 @@ class Session:
     def _at(self, every: int | None) -> bool:
         return bool(every) and self.step % every == 0
 
-    def _write_row(self, log: Log | None) -> None:
+    def _write_row(self) -> None:
         row = self._interval.row()
         self.loss = row["loss"] if row["loss"] is not None else self.loss
         row["learning_rate"] = float(self._rate(self.step - 1))
         row["steps_per_second"] = self.clock.new_row()
         self._interval = Interval()
-        if log is not None:
-            log.write(self.step, row)
+        if self._log is not None:
+            self._log.write(self.step, row)
 
-    def _save(self, checkpoints: Checkpoints, log: Log | None) -> None:
+    def _save(self) -> None:
         if self.step == self._saved:
             return
-        if log is not None:
-            log.sync()
+        if self._log is not None:
+            self._log.sync()
         description = {
             "config": to_dict(self.config),
             "fingerprint": self._fingerprint,
@@ -259,28 +236,25 @@ class Session:
             "interval": dict(self._interval.sums),
             "loss": self.loss,
         }
-        self._wait(checkpoints)
+        self._wait()
         with _checkpoint_errors():
-            checkpoints.save(self.step, self.state, description)
+            self._checkpoints.save(self.step, self.state, description)
         self._saved, self._last_saved = self.step, time.monotonic()
 
-    def _wait(self, checkpoints: Checkpoints) -> None:
+    def _wait(self) -> None:
         """Waits until the newest checkpoint is whole."""
         with _checkpoint_errors():
-            checkpoints.wait()
+            self._checkpoints.wait()
             if hosts.is_first() and self._saved:
                 (self.folder / runs.SAVED).touch()
 
 
 def make_trainer(config: RunConfig, dataset: Dataset) -> Trainer:
-    """The trainer of a run; the parameters of its network are zeros, see `make_network`.
-
-    Raises:
-        UserError: If the network does not fit the data or the numbers each other.
-    """
-    training, network = config.training, config.network
+    """The trainer of a run; the parameters of its network are zeros, see `make_network`."""
+    training, network, fsdp = config.training, config.network, config.devices.fsdp
     with user_errors(ValueError):
-        mesh = _make_mesh(config)
+        mesh = sharding.make_mesh(fsdp=fsdp) if jax.device_count() > 1 or fsdp > 1 else None
+        sharding.check_batch_size(training.batch_size, mesh, training.accumulate)
         rate = training.learning_rate, training.warmup, training.clip
         objective = make_objective(config, dataset)
         flow: dict[str, Any] = {"time_power": training.time_power, "coupling": training.coupling}
@@ -303,18 +277,6 @@ def make_trainer(config: RunConfig, dataset: Dataset) -> Trainer:
         )
 
 
-def _make_mesh(config: RunConfig) -> Mesh | None:
-    fsdp = config.devices.fsdp
-    mesh = sharding.make_mesh(fsdp=fsdp) if jax.device_count() > 1 or fsdp > 1 else None
-    sharding.check_batch_size(config.training.batch_size, mesh, config.training.accumulate)
-    return mesh
-
-
-@contextlib.contextmanager
-def _checkpoint_errors() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"cannot write a checkpoint: {one_line(error)}; those before it are whole."
-        ) from error
+def _checkpoint_errors() -> contextlib.AbstractContextManager[None]:
+    ending = "; those before it are whole."
+    return user_errors(OSError, saying="cannot write a checkpoint: ", ending=ending)

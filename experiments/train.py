@@ -1,13 +1,12 @@
 """Trains one model on one data set, generates from it, and judges the samples.
 
 python -m experiments.train digits
-python -m experiments.train arrays --data table.csv --labels species
+python -m experiments.train digits --path diffusion --seed 1
 """
 
 import contextlib
 import dataclasses
 import json
-import shlex
 import sys
 import tempfile
 import time
@@ -19,7 +18,7 @@ import jax
 import numpy as np
 
 from experiments import hosts, report, runs
-from experiments.command import STOPPED, parse, run, user_errors
+from experiments.command import INTERRUPTED, STOPPED, continuing, parse, run, user_errors
 from experiments.config import RunConfig, SamplingConfig, to_dict
 from experiments.datasets import make_dataset
 from experiments.defaults import DEFAULTS
@@ -44,16 +43,7 @@ _FIGURE = "samples.png"
 
 
 def train(config: RunConfig, command: str = "") -> bool:
-    """Trains, or goes on training, and judges; False if it was stopped before.
-
-    Args:
-        config: The configuration.
-        command: The command line that continues the run, to be printed if it is stopped.
-
-    Raises:
-        UserError: If the configuration does not make sense, data are missing, the folder holds
-            something that would be lost, it cannot be written, or the loss is no longer finite.
-    """
+    """Trains, or goes on training, and judges; False if it was stopped, to go on by `command`."""
     config = prepared(config)
     folder = config.folder()
     hosts.on_first(lambda: config.dry_run or runs.check_destination(folder, config))
@@ -109,9 +99,7 @@ def show_samples(session: Session) -> Path | None:
     save_velocity(session.folder, velocity, **notes(session))
     samples, _ = _draw(session, velocity, min(_SHOWN, session.config.sampling.num_samples))
     figures = session.dataset.figures({session.config.model.path: samples})
-    runs.write_figure(
-        session.folder / _FIGURE, figures.get(_FIGURE) or next(iter(figures.values()))
-    )
+    runs.write(session.folder / _FIGURE, figures.get(_FIGURE) or next(iter(figures.values())))
     return session.folder / _FIGURE
 
 
@@ -125,16 +113,16 @@ def finish(session: Session) -> None:
     start = time.perf_counter()
     samples, nfe = _draw(session, velocity, config.sampling.num_samples)
     seconds = time.perf_counter() - start
-    runs.write_array(folder / runs.SAMPLES, samples)
+    runs.write(folder / runs.SAMPLES, samples)
     for name, figure in dataset.figures({config.model.path: samples}).items():
-        runs.write_figure(folder / name, figure)
+        runs.write(folder / name, figure)
     function, sampling = _drawn(session, velocity)
     key, event = session.sampling_key, dataset.event
     trajectories = dataset.trajectory_figure(
         lambda num: draw_trajectory(function, key, num, event, sampling)[0]
     )
     if trajectories is not None:
-        runs.write_figure(folder / "trajectories.png", trajectories)
+        runs.write(folder / "trajectories.png", trajectories)
     rows = {
         "loss": session.loss,
         "steps_per_second": session.clock.speed(),
@@ -148,7 +136,7 @@ def finish(session: Session) -> None:
     with user_errors(ValueError, saying="the samples cannot be judged: "):
         quality = dataset.quality(samples)
     record = {**rows, "quality": quality, **report.surroundings()}
-    runs.write_json(folder / runs.METRICS, record)
+    runs.write(folder / runs.METRICS, record)
     title = f"{config.data}, {config.model.path}, {config.training.steps:,} steps"
     shown = {name: value for name, value in {**rows, **quality}.items() if value is not None}
     print(report.table(title, shown))
@@ -158,9 +146,12 @@ def finish(session: Session) -> None:
 def notes(session: Session) -> dict[str, Any]:
     """What the file of a velocity says beside the network."""
     config = session.config
-    own = {} if config.student is None else {"sampling": config.student.sampling()}
-    own |= {"label_dropout": config.network.label_dropout} if config.network.conditional else {}
-    return {**session.dataset.notes(), "model": config.model.path, "step": session.step, **own}
+    found = {**session.dataset.notes(), "model": config.model.path, "step": session.step}
+    if config.student is not None:
+        found["sampling"] = {"solver": "euler", "solver_steps": config.student.student_steps}
+    if config.network.conditional:
+        found["label_dropout"] = config.network.label_dropout
+    return found
 
 
 def _draw(session: Session, velocity: Any, num: int) -> tuple[np.ndarray, int]:
@@ -172,9 +163,7 @@ def _draw(session: Session, velocity: Any, num: int) -> tuple[np.ndarray, int]:
 
 
 def _drawn(session: Session, velocity: Any) -> tuple[Any, SamplingConfig]:
-    student = session.config.student
-    own = {} if student is None else student.sampling()
-    return as_drawn(velocity, session.config.sampling, own)
+    return as_drawn(velocity, session.config.sampling, notes(session).get("sampling", {}))
 
 
 def dry_run(session: Session) -> str:
@@ -198,26 +187,18 @@ def dry_run(session: Session) -> str:
     return f"{shown}\n{report.table(title, rows)}"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str]) -> int:
     """The command; returns its exit status."""
-    argv = list(sys.argv[1:] if argv is None else argv)
 
     def body() -> int:
-        about = "Trains one model on one data set, generates, and judges the samples."
-        examples = (
-            "python -m experiments.train digits\n"
-            "python -m experiments.train digits --path diffusion --seed 1"
-        )
         needed = {"arrays": "--data table.csv", "images": "--data pictures"}
-        config = parse(DEFAULTS, argv, "python -m experiments.train", about, examples, needed)
+        config = parse(DEFAULTS, argv, "train", __doc__, needed)
         unused = config.model.unused(DEFAULTS[config.data][1].model)
         if unused:
             tell(f"note: {config.model.path} does not use {', '.join(unused)}.")
-        flags = [each for each in argv if each not in ("--overwrite", "--resume")]
-        command = shlex.join(["python", "-m", "experiments.train", *flags, "--resume"])
-        return 0 if train(config, command) else STOPPED
+        return 0 if train(config, continuing("train", argv)) else STOPPED
 
-    return run(body, "interrupted: --resume goes on from the newest checkpoint.")
+    return run(body, INTERRUPTED)
 
 
 def _report_unraisable(details: Any) -> None:
@@ -228,4 +209,4 @@ def _report_unraisable(details: Any) -> None:
 
 if __name__ == "__main__":
     sys.unraisablehook = _report_unraisable
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -33,11 +33,11 @@ from experiments.compare.config import (
 )
 from experiments.compare.table import label
 from experiments.compare.work import Work
+from experiments.config import PathConfig
 from experiments.datasets import Headline
 from experiments.datasets.base import draw
 from experiments.datasets.vectors import Grid2d, Plane
 from experiments.report import Interval, interval, plus_minus
-from experiments.sampling import grid_power
 
 pytestmark = [pytest.mark.usefixtures("compile_once"), pytest.mark.long]
 
@@ -274,10 +274,10 @@ def test_results_of_older_versions_are_redrawn(tmp_path, capsys):
 
 
 def test_steps_in_time_are_those_of_earlier_tables():
-    kac, wiener = kacjax.kac_path, kacjax.diffusion_path
-    paths = [kac(), kac(clock="t2"), wiener(), kacjax.flow_matching_path(0.4), kacjax.edm_path()]
-    assert [grid_power(path, "time") for path in paths] == [2, 1.5, 4, 1.5, 7]
-    assert {grid_power(path, "straight") for path in paths} == {2}
+    paths = [PathConfig(), PathConfig(clock="t2"), PathConfig("diffusion")]
+    paths += [PathConfig("flow-matching", sigma=0.4), PathConfig("edm"), PathConfig("vp")]
+    assert [path.grid_power("time") for path in paths] == [2, 1.5, 4, 1.5, 7, 4]
+    assert {path.grid_power("straight") for path in paths} == {2}
 
 
 def test_pairs_follow_from_the_judgements(finished):

@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import classifier, features
-from experiments.judging.classifier_file import load_classifier
+from experiments import features
+from experiments.judging.classifier import load_classifier
 from kacjax.data import ImageArrays, load_mnist
 
 RNG = np.random.default_rng(0)
@@ -34,7 +34,7 @@ def bars(num: int) -> ImageArrays:
 def small(monkeypatch):
     """The command on bars instead of digits, with a small network."""
     sets = {"train": bars(320), "test": bars(120)}
-    recipe = classifier.Recipe(channels=(4, 8), epochs=5, flip=True, shift=1, batch_size=32)
+    recipe = features.Recipe(channels=(4, 8), epochs=5, flip=True, shift=1, batch_size=32)
     monkeypatch.setitem(features.LOADERS, "mnist", lambda split, root: sets[split])
     monkeypatch.setitem(features.RECIPES, "mnist", recipe)
 
@@ -62,7 +62,7 @@ def test_shifts_repeat_the_rim():
     image = np.arange(16, dtype=np.float32).reshape(1, 4, 4, 1)
     padded = np.pad(image[0, ..., 0], 2, mode="edge")
     windows = {padded[i : i + 4, j : j + 4].tobytes() for i in range(5) for j in range(5)}
-    moved = classifier._shift(jax.random.key(0), np.repeat(image, 500, axis=0), 2)
+    moved = features._shift(jax.random.key(0), np.repeat(image, 500, axis=0), 2)
     # Of 25 places each is missed with probability (24/25)^500, 1e-9.
     assert {np.asarray(x)[..., 0].tobytes() for x in moved} == windows
 

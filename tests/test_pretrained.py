@@ -31,12 +31,12 @@ def test_digits_are_of_their_classes(steps, taken):
 @pytest.mark.long
 @pytest.mark.parametrize(("steps", "taken"), [(None, 10), (4, 4), (1, 1)])
 def test_mnist_is_of_its_classes(steps, taken):
-    classifier_file = pytest.importorskip("experiments.judging.classifier_file")
+    classifier = pytest.importorskip("experiments.judging.classifier")
     velocity, labels = kacjax.load_pretrained("mnist", steps), np.arange(100) % 10
     options = {"solver": "ab2" if steps is None else "euler", "labels": labels}
     x = kacjax.generate(velocity, velocity.path, KEY, (100, 28, 28, 1), taken, **options)
     assert x.dtype == jnp.float32
-    _, probabilities = classifier_file.mnist_classifier()(kacjax.data.to_uint8(np.asarray(x)))
+    _, probabilities = classifier.mnist_classifier()(kacjax.data.to_uint8(np.asarray(x)))
     assert np.mean(np.argmax(probabilities, axis=1) == labels) > (0.8 if steps is None else 0.95)
     assert jnp.std(x) == pytest.approx(0.617, rel=0.1)  # of MNIST; guidance draws bolder
 

@@ -75,17 +75,12 @@ def shown_models(config: CompareConfig, models: Iterable[str]) -> list[str]:
     return sorted(dict.fromkeys((*pairs, *models)), key=lambda name: any(m in name for m in made))
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str]) -> int:
     """The command; returns its exit status."""
-    argv = list(sys.argv[1:] if argv is None else argv)
-
-    def body() -> int:
-        about, _, examples = str(__doc__).strip().partition("\n\n")
-        known = defaults("--quick" in argv)
-        return compare(parse(known, argv, "python -m experiments.compare", about, examples))
-
-    return run(body, "interrupted: what is finished stays, and the same command goes on.")
+    interrupted = "interrupted: what is finished stays, and the same command goes on."
+    known = defaults("--quick" in argv)
+    return run(lambda: compare(parse(known, argv, "compare", __doc__)), interrupted)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -21,8 +21,9 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import tyro
 
-from experiments import checks, runs
 from experiments import config as run_config
+from experiments import runs
+from experiments.checks import check_group, flag
 from experiments.command import (
     UserError,
     check_choice,
@@ -90,20 +91,6 @@ def make_models(config: ModelsConfig) -> dict[str, PathConfig]:
         models.setdefault(name, path)
     known = {"vp": PathConfig("vp"), "edm": PathConfig("edm", sigma_data=config.sigma_data)}
     return models | {name: known[name] for name in config.baselines}
-
-
-def controls(config: ModelsConfig) -> dict[str, str]:
-    """The model that each Kac model is compared to: noise of another law, of the same deviation.
-
-    It is flow matching where there is the clock `t2`, also for Kac with the clock `t`: the better of
-    the Wiener models. Deviations agree at `T` up to the factor `1 - 1 / (4 a T)`.
-    """
-    pairs, clock = _pairs(config), max(config.clock)
-    return {
-        _kac_name((a, c), own, pairs): _wiener(c / a**0.5, clock)[0]
-        for (a, c), own in itertools.product(pairs, config.clock)
-        if config.matched
-    }
 
 
 def _pairs(config: ModelsConfig) -> list[tuple[float, float]]:
@@ -204,20 +191,17 @@ class CompareConfig:
 
     def check(self) -> None:
         """Raises a `UserError` that names the first flag with an impossible value."""
-        for group in (self.source, self.models, self.network, self.training, self.evaluation):
-            checks.check_group(group)
+        check_group(self)
         lists = vars(self.models) | vars(self.evaluation)
         for name in ("a", "c", "clock", "nfe", "solver"):
             if not lists[name]:
-                raise UserError(f"{checks.flag(name)} needs at least one value.")
-        check_count("--seeds", self.seeds, 1, 1000)
-        last = self.training.seed + self.seeds - 1
-        check_count("--seed plus --seeds", last, 0, checks.MAX_SEED)
+                raise UserError(f"{flag(name)} needs at least one value.")
+        check_count("--seed plus --seeds", self.training.seed + self.seeds - 1, 0)
         if 1 not in self.checkpoints or not all(0 < each <= 1 for each in self.checkpoints):
             shown = " ".join(f"{each:g}" for each in self.checkpoints)
             raise UserError(f"--checkpoints must lie in (0, 1] and hold 1, got {shown}.")
-        ladder = self.models.students, "--teacher-steps", self.models.teacher_steps
-        check_ladder("--students", *ladder)
+        models = self.models
+        check_ladder("--students", models.students, "--teacher-steps", models.teacher_steps)
         for path in make_models(self.models).values():
             path.make()
         if self.against is not None:
@@ -244,39 +228,38 @@ class CompareConfig:
         """The training runs with the names of their models: seed by seed."""
         seeds = range(self.training.seed, self.training.seed + self.seeds)
         options: dict[str, Any] = {"record": run_config.RecordConfig(keep=1), "resume": True}
-        usual, more = self.training.coupling, ["ot"] * self.models.ot
-        return [
-            (
-                name
-                + f"-{coupling}" * (coupling != usual)
-                + f"-{objective}" * (objective in self.models.maps),
-                RunConfig(self.data, self.source, path, self.network, training, **options),
-            )
-            for seed in seeds
-            for name, path in make_models(self.models).items()
-            for coupling in dict.fromkeys((usual, *more * (path.path not in ("vp", "edm"))))
-            for objective in dict.fromkeys((self.training.objective, *self.models.maps))
-            # Flow maps draw noise and data by themselves.
-            if coupling == usual or objective == "flow"
-            for training in [
-                replace(self.training, seed=seed, objective=objective, coupling=coupling)
-            ]
-        ]
+        objectives, usual = (self.training.objective, *self.models.maps), self.training.coupling
+        found = []
+        for seed, (model, path) in itertools.product(seeds, make_models(self.models).items()):
+            couples = self.models.ot and path.path not in ("vp", "edm")
+            couplings = dict.fromkeys((usual, "ot") if couples else (usual,))
+            for coupling, objective in itertools.product(couplings, dict.fromkeys(objectives)):
+                # Flow maps draw noise and data by themselves.
+                if coupling != usual and objective != "flow":
+                    continue
+                name = model + f"-{coupling}" * (coupling != usual)
+                name += f"-{objective}" * (objective in self.models.maps)
+                learned = {"seed": seed, "objective": objective, "coupling": coupling}
+                training = replace(self.training, **learned)
+                run = RunConfig(self.data, self.source, path, self.network, training, **options)
+                found.append((name, run))
+        return found
 
     def controls(self) -> dict[str, str]:
-        """The control of every Kac model, learned and solved as that is."""
-        names = dict.fromkeys(cell.model for cell in make_cells(self, ""))
-        found = {
-            model: control + model.removeprefix(kac)
-            for kac, control in controls(self.models).items()
-            for model in names
-            if model == kac or model.startswith(f"{kac}-")
-        }
-        return {model: control for model, control in found.items() if control in names}
+        """The control of every Kac model: noise of another law, learned and solved as that is.
 
-    def student_steps(self) -> int:
-        """Optimizer steps of a student."""
-        return self.models.student_training_steps or max(1, self.training.steps // 2)
+        It is flow matching where there is the clock `t2`, also for Kac with the clock `t`: the
+        better of the Wiener models. Deviations agree at `T` up to the factor `1 - 1 / (4 a T)`.
+        """
+        pairs, clock, found = _pairs(self.models), max(self.models.clock), {}
+        names = dict.fromkeys(cell.model for cell in make_cells(self, ""))
+        for (a, c), own in itertools.product(pairs, self.models.clock):
+            kac, (wiener, _) = _kac_name((a, c), own, pairs), _wiener(c / a**0.5, clock)
+            for model in names:
+                control = wiener + model.removeprefix(kac)
+                if (model == kac or model.startswith(f"{kac}-")) and control in names:
+                    found[model] = control
+        return found if self.models.matched else {}
 
     def judgement(self) -> dict[str, Any]:
         """Everything that decides the judgement of a network, as JSON has it."""
@@ -321,13 +304,14 @@ def make_cells(config: CompareConfig, fingerprint: str) -> list[Cell]:
     Students follow their teachers.
     """
     cells, ladder = [], (config.models.teacher_steps, *config.models.students)
+    steps = config.models.student_training_steps or max(1, config.training.steps // 2)
     for model, run in config.runs():
         cells.append(_make_cell(config, model, run, fingerprint))
         if run.training.is_map:
             continue
         solver = "ab2"
         for above, below in itertools.pairwise(ladder):
-            training = replace(run.training, steps=config.student_steps())
+            training = replace(run.training, steps=steps)
             teacher = cells[-1].network(cells[-1].steps[-1])
             student = run_config.StudentConfig(teacher, below, above // below, solver)
             learned = replace(run, training=training, student=student)

@@ -64,15 +64,10 @@ def redraw(config: RedrawConfig) -> None:
     print(terminal, files(config.out.expanduser()), sep="\n")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str]) -> int:
     """The command; returns its exit status."""
-
-    def body() -> None:
-        about, _, examples = str(__doc__).strip().partition("\n\n")
-        redraw(parse(RedrawConfig, argv, "python -m experiments.compare.redraw", about, examples))
-
-    return run(body)
+    return run(lambda: redraw(parse(RedrawConfig, argv, "compare.redraw", __doc__)))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -81,16 +81,12 @@ def render(results: Mapping[str, Any], headlines: table.Headlines) -> tuple[File
     if pairs:
         markdown += "\n" + table.pairs_to_markdown(pairs, headlines)
         terminal += f"\n\n{table.pairs_to_terminal(pairs, headlines[0])}\n"
-    fields: dict[str, list[Any]] = {model: [] for model in models}
     last = table.last_steps(entries)
-    for judgement in judgements:
-        if judgement["step"] == last[judgement["model"]]:
-            fields[judgement["model"]].append(judgement["field"])
+    final = [each for each in judgements if each["step"] == last[each["model"]]]
+    fields = {m: [each["field"] for each in final if each["model"] == m] for m in models}
     on_the_way = [entry for entry in entries if entry.sampler == sampler]
-    by_step = [
-        f"optimizer steps ({sampler.name}, NFE {sampler.nfe})",
-        *[lambda line: line.step] * 2,
-    ]
+    name = f"optimizer steps ({sampler.name}, NFE {sampler.nfe})"
+    by_step = name, *[lambda line: line.step] * 2
     quality, learning = ([Curve(h, *axis) for h in headlines] for axis in (BY_NFE, by_step))
     return {
         CSV: table.to_csv(entries),
@@ -107,7 +103,7 @@ def render(results: Mapping[str, Any], headlines: table.Headlines) -> tuple[File
 def write(folder: Path, files: Files) -> None:
     """Writes texts and PNGs by their names."""
     for name, content in files.items():
-        (runs.write_text if isinstance(content, str) else runs.write_figure)(folder / name, content)
+        runs.write(folder / name, content)
 
 
 def _caption(results: Mapping[str, Any]) -> str:

@@ -19,7 +19,6 @@ from experiments.report import Interval, align, csv_text, interval, markdown, pl
 from kacjax.plots import LABELS
 
 Headlines = Sequence[Headline]
-WIDTH = 79
 # Figures of a row that do not come from the data set.
 NFE, SECONDS = "nfe", "seconds_per_sample"
 _COLUMNS = "step solver grid_power nfe metric"
@@ -204,7 +203,7 @@ def to_markdown(lines: Lines) -> str:
     return markdown(titles, marked, text)
 
 
-def to_terminal(title: str, lines: Lines, width: int = WIDTH) -> str:
+def to_terminal(title: str, lines: Lines, width: int = 79) -> str:
     """The table for a terminal: as many figures as fit, a star at the best."""
     titles, marked, text = lines
     rows = [[cell + " *"[best] for cell, best in row] for row in marked]

@@ -17,7 +17,7 @@ from experiments.compare.table import NFE, SECONDS
 from experiments.config import RunConfig, SamplingConfig
 from experiments.datasets import Dataset
 from experiments.hosts import StopSignals
-from experiments.sampling import as_drawn, chunk_size, grid_power, measure_field, save_velocity
+from experiments.sampling import as_drawn, chunk_size, measure_field, save_velocity
 from experiments.session import Session
 from kacjax import Velocity
 from kacjax.data import to_float
@@ -78,8 +78,7 @@ class Work:
     def _finish(self, cell: Cell, patient: bool) -> bool:
         """Trains and judges a cell; whether there was something to do.
 
-        Raises:
-            _Busy: If another process works on it, unless `patient`: then it is waited for.
+        If another process works on it, it is `_Busy`, or if `patient`, waited for.
         """
         if cell.is_finished:
             self._say("finished before")
@@ -136,63 +135,65 @@ class Work:
                 velocity = kacjax.load_velocity(cell.network(step))
             rows, samples = self.judge(cell, velocity)
             found = {"evaluation": self._how, "rows": rows, "field": self._field(velocity)}
-            runs.write_array(cell.samples(step), samples)
-            runs.write_json(cell.judgement(step), found)
+            runs.write(cell.samples(step), samples)
+            runs.write(cell.judgement(step), found)
             self._say(f"judged step {step:,} in {time.perf_counter() - begin:.0f} s")
 
     def judge(self, cell: Cell, velocity: Velocity) -> tuple[list[Row], np.ndarray]:
         """Cost and quality of every way to generate, and the samples that are drawn."""
         # Models of one seed start from the same normal variables, each mapped by its own process.
         key = jax.random.fold_in(jax.random.key(_PRIOR), cell.seed)
-        samplers, along = self._samplers(cell.run)
+        num, ways = self._config.num_samples, self._ways(cell.run)
         shown, rows, drawn = shown_sampler(vars(self._config)), [], np.zeros(0)
         nearest = min(
-            samplers, key=lambda s: (s.adaptive, s.solver != shown.solver, abs(s.nfe - shown.nfe))
+            (sampler for sampler, _ in ways),
+            key=lambda s: (s.adaptive, s.solver != shown.solver, abs(s.nfe - shown.nfe)),
         )
-        for sampler in samplers:
+        for sampler, way in ways:
             self._pause()
-            num, event = self._config.num_samples, self._dataset.event
             if (cell.model, sampler) not in self._compiled:
                 # The first chunk compiles, so that the seconds are of work alone.
-                chunk = chunk_size(self._config.chunk_size, num, event) or num
-                self._generate(velocity, key, sampler, along, min(chunk, num), judged=False)
+                chunk = chunk_size(way.chunk_size, num, self._dataset.event) or num
+                self._generate(velocity, key, sampler, way, min(chunk, num), judged=False)
                 self._compiled.add((cell.model, sampler))
-            row, samples = self._generate(velocity, key, sampler, along, num)
+            row, samples = self._generate(velocity, key, sampler, way, num)
             rows.append(row)
             drawn = samples if sampler == nearest else drawn
         return rows, drawn
 
-    def _samplers(self, run: RunConfig) -> tuple[list[Sampler], str]:
-        """Ways to generate, and in which coordinates; students and flow maps have their own."""
-        if run.student is not None:
-            return [Sampler("euler", 0.0, run.student.student_steps)], "straight"
-        if run.training.is_map:
-            counts = sorted(set(self._config.nfe))
-            return [Sampler("euler", 0.0, nfe) for nfe in counts], "straight"
-        return self._config.samplers(), self._config.coordinates
+    def _ways(self, run: RunConfig) -> list[tuple[Sampler, SamplingConfig]]:
+        """Ways to generate; students and flow maps have their own."""
+        config, along, samplers = self._config, self._config.coordinates, self._config.samplers()
+        if run.student is not None or run.training.is_map:
+            counts = [run.student.student_steps] if run.student else sorted(set(config.nfe))
+            samplers, along = [Sampler("euler", 0.0, nfe) for nfe in counts], "straight"
+        ways = []
+        for sampler in samplers:
+            steps = max(1, sampler.nfe // _EVALUATIONS.get(sampler.solver, 1))
+            power = sampler.grid_power or run.model.grid_power(along)
+            how = sampler.solver, steps, config.tolerance, along, power, config.chunk_size
+            ways.append((sampler, SamplingConfig(config.num_samples, *how)))
+        return ways
 
     def _generate(
         self,
         velocity: Velocity,
         key: Key,
         sampler: Sampler,
-        along: Any,
+        way: SamplingConfig,
         num: int,
         judged: bool = True,
     ) -> tuple[Row, np.ndarray]:
         """Evaluations, seconds a sample and quality, none where it failed; and the samples."""
-        path, config, event = velocity.path, self._config, self._dataset.event
-        steps = max(1, sampler.nfe // _EVALUATIONS.get(sampler.solver, 1))
-        power = sampler.grid_power or grid_power(path, along)
-        way = SamplingConfig(num, sampler.solver, steps, config.tolerance, along, power)
+        event = self._dataset.event
         function, way = as_drawn(velocity, way, {})
         options = way.options() | {"per_sample_steps": False, "return_nfe": True}
-        options["chunk_size"] = chunk_size(config.chunk_size, num, event)
+        options["chunk_size"] = chunk_size(way.chunk_size, num, event)
         row: Row = {"solver": sampler.solver, "grid_power": sampler.grid_power}
         row |= {"asked": sampler.nfe, NFE: None, SECONDS: None, "quality": None}
         begin = time.perf_counter()
         try:
-            x, nfe = kacjax.generate(function, path, key, (num, *event), **options)
+            x, nfe = kacjax.generate(function, velocity.path, key, (num, *event), **options)
         except ValueError:
             # So says an adaptive solver that has taken too many steps.
             if not sampler.adaptive:

@@ -9,15 +9,7 @@ __all__ = ["Dataset", "Headline", "Samples", "finish", "headlines_of", "make_dat
 
 
 def make_dataset(config: RunConfig, first: bool = True) -> Dataset:
-    """The data set of a run.
-
-    Args:
-        config: The run's configuration.
-        first: Whether this is the process that shows progress.
-
-    Raises:
-        UserError: If its files are absent, damaged, or cannot be read.
-    """
+    """The data set of a run; the `first` process shows progress."""
     if config.data in IMAGES:
         return Pictures(config, first)
     if isinstance(config.source, ArraysConfig):

@@ -8,39 +8,27 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.command import UserError, one_line, user_errors
+from experiments.command import UserError, user_errors
 
 _SUFFIXES = (".npy", ".npz", ".csv", ".parquet")
 
 
 class Table(NamedTuple):
-    """What a file holds.
+    """What a file holds."""
 
-    Attributes:
-        data: Floats of shape `(num, *event)`.
-        names: Of the components, where they have any.
-        labels: Number of each datum's class, or None.
-        classes: Names of the classes, sorted: by size if they are numbers.
-        label: Of the column that they come from; `class` if it is a file of its own.
-    """
-
-    data: np.ndarray
-    names: tuple[str, ...]
-    labels: np.ndarray | None
-    classes: tuple[str, ...]
-    label: str = "class"
+    data: np.ndarray  # Floats of shape `(num, *event)`.
+    names: tuple[str, ...]  # Of the components, where they have any.
+    labels: np.ndarray | None  # Number of each datum's class.
+    classes: tuple[str, ...]  # Names of the classes, sorted: by size if they are numbers.
+    label: str = "class"  # Of the column that they come from, if it is not a file of its own.
 
 
 def read_arrays(file: Path, labels: str | None = None) -> Table:
-    """Reads data, and labels from a column, an array or a file of their own.
-
-    Raises:
-        UserError: If a file cannot be read, or holds anything but finite numbers.
-    """
+    """Reads data, and labels from a column, an array or a file of their own."""
     file = file.expanduser()
     columns = _read(file)
     found, label = None, "class"
-    if labels is not None and labels in columns:
+    if labels in columns:
         found, label = columns.pop(labels), labels
     elif labels is not None:
         path = Path(labels).expanduser()
@@ -68,31 +56,22 @@ def columns_of(file: Path) -> list[str]:
 
 
 def read_data(file: Path, names: Sequence[str]) -> np.ndarray:
-    """The numbers of columns with these names, in this order.
-
-    Raises:
-        UserError: If the file cannot be read, or they hold anything but finite numbers.
-    """
+    """The numbers of columns with these names, in this order."""
     columns = _read(file)
     return _numbers(file, {name: columns[name] for name in names})[0]
 
 
 def read_npy(file: Path) -> np.ndarray:
-    """A `.npy` file of numbers, whose size must be what it says.
-
-    Raises:
-        UserError: If it is none.
-    """
+    """A `.npy` file of numbers, whose size must be what it says."""
     if not file.is_file():
         raise UserError(f"there is no file {file}.")
-    try:
+    damages = (OSError, ValueError, EOFError, MemoryError, SyntaxError)
+    with user_errors(*damages, saying=f"{file} cannot be read as an array: ", ending="."):
         # Mapped, because a forged shape would otherwise be allocated.
         array = np.load(file, mmap_mode="r", allow_pickle=False)
         if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf" or not array.ndim:
             raise ValueError("it must hold one array of real numbers")
         return np.array(array)
-    except (OSError, ValueError, EOFError, MemoryError, SyntaxError) as error:
-        raise UserError(f"{file} cannot be read as an array: {one_line(error)}.") from error
 
 
 def _read(file: Path) -> dict[str, np.ndarray]:
@@ -150,17 +129,16 @@ def _numbers(file: Path, columns: dict[str, np.ndarray]) -> tuple[np.ndarray, tu
         if not len(np.atleast_1d(column)) or not column.ndim:
             raise UserError(f"{what} must not be empty, got shape {column.shape}.")
         try:
-            parts[name] = np.asarray(column, np.float64) if column.dtype.kind in "biufUO" else None
-        except (ValueError, TypeError):
-            parts[name] = None
-        if parts[name] is None:
+            if column.dtype.kind not in "biufUO":
+                raise TypeError
+            parts[name] = np.asarray(column, np.float64)
+        except (ValueError, TypeError) as error:
             advice = f"; if these are classes, name them by --labels {name!r}" * bool(name)
             got = f"{column[:1].tolist()!s:.60}"
-            raise UserError(f"{what} must hold numbers, got {got}{advice}.")
-        if not np.all(np.isfinite(parts[name])):
-            raise UserError(
-                f"{what} must be finite, got {np.sum(~np.isfinite(parts[name]))} others."
-            )
+            raise UserError(f"{what} must hold numbers, got {got}{advice}.") from error
+        others = np.sum(~np.isfinite(parts[name]))
+        if others:
+            raise UserError(f"{what} must be finite, got {others} others.")
     if len(parts) == 1:
         (data,) = parts.values()
         data = data[:, None] if data.ndim == 1 else data

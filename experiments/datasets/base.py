@@ -22,19 +22,12 @@ Trajectory = Callable[[int], Float[Array, "times paths dim"]]
 
 
 class Headline(NamedTuple):
-    """A figure of `Dataset.quality` that a comparison puts into its table.
-
-    Attributes:
-        key: Its name there.
-        title: A few words for the head of a column.
-        best: Which values are the better ones: low ones, high ones, or those near one.
-        log: Whether it is drawn on a logarithmic axis.
-    """
+    """A figure of `Dataset.quality` that a comparison puts into its table."""
 
     key: str
-    title: str
-    best: Literal["low", "high", "one"] = "low"
-    log: bool = True
+    title: str  # A few words for the head of a column.
+    best: Literal["low", "high", "one"] = "low"  # Which values are the better ones.
+    log: bool = True  # Whether it is drawn on a logarithmic axis.
 
     def badness(self, value: float) -> float:
         """A number that is lower for the better value."""
@@ -46,25 +39,15 @@ class Headline(NamedTuple):
 
 
 class Dataset(abc.ABC):
-    """Training data with a judge of samples.
-
-    Attributes:
-        name: Of the data set.
-        event: Shape of one datum, as the network sees it.
-        num: Number of training data.
-        classes: Names of the classes; empty without labels.
-        fingerprint: What tells these data from others, where they come from files.
-        headlines: What a comparison shows of `quality`.
-        field_points: Number of data at which a comparison measures velocities.
-    """
+    """Training data with a judge of samples."""
 
     name: str
-    event: tuple[int, ...]
-    num: int
-    classes: tuple[str, ...] = ()
-    fingerprint: str = ""
-    headlines: tuple[Headline, ...]
-    field_points: ClassVar[int] = 256
+    event: tuple[int, ...]  # Shape of one datum, as the network sees it.
+    num: int  # Number of training data.
+    classes: tuple[str, ...] = ()  # Their names; none without labels.
+    fingerprint: str = ""  # What tells these data from others, where they come from files.
+    headlines: tuple[Headline, ...]  # What a comparison shows of `quality`.
+    field_points: ClassVar[int] = 256  # Data at which a comparison measures velocities.
 
     @abc.abstractmethod
     def training(self, key: Key) -> tuple[Any, Any]:
@@ -84,12 +67,10 @@ class Dataset(abc.ABC):
 
     def trajectory_figure(self, trajectory: Trajectory) -> Figure | None:
         """The paths of generation, where they can be drawn."""
-        del trajectory
         return None
 
     def source(self, trainer: Trainer, key: Key, step: int, seed: int) -> Any:
         """What `Trainer.run` takes its batches from, the first of them that of `step`."""
-        del step, seed
         data, labels = self.training(key)
         return trainer.device_data(data, labels if trainer.classes else None)
 

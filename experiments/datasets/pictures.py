@@ -13,9 +13,9 @@ from jaxtyping import UInt8
 from matplotlib.figure import Figure
 
 from experiments.command import UserError, user_errors
-from experiments.config import FolderConfig, RunConfig
+from experiments.config import FolderConfig, RunConfig, TrainingConfig
 from experiments.datasets.base import Dataset, Headline
-from experiments.judging.classifier_file import load_classifier, mnist_classifier
+from experiments.judging.classifier import load_classifier, mnist_classifier
 from experiments.judging.judge import ImageJudge
 from experiments.report import fingerprint
 from kacjax import Trainer, data, metrics, plots
@@ -30,15 +30,7 @@ _PATCHES, _SIDE = 8, 7
 
 
 class Pictures(Dataset):
-    """Images as bytes, judged beside real ones by a classifier of theirs, or by pixels.
-
-    Args:
-        config: The run's configuration.
-        first: Whether this is the process that shows progress.
-
-    Raises:
-        UserError: If the images or the classifier are absent, damaged, or cannot be read.
-    """
+    """Images as bytes, judged beside real ones by a classifier of theirs, or by pixels."""
 
     field_points = 4
 
@@ -47,44 +39,43 @@ class Pictures(Dataset):
         bar = first and sys.stderr.isatty()
         self._flip, self._stream, self._config = source.flip, None, config
         with user_errors(ValueError, OSError, ImportError):
-            if isinstance(source, FolderConfig) and source.stream:
-                self._open_stream(source, config.training.batch_size, config.training.seed)
-                return
-            if isinstance(source, FolderConfig):
-                self._images = data.load_images(
-                    source.data,
-                    (source.image_size * 2)[:2],
-                    channels=1 if source.gray else 3,
-                    unreadable=source.unreadable,
-                    progress=bar,
-                )
-            else:
+            if not isinstance(source, FolderConfig):
                 self._images = LOADERS[config.data]("train", source.data_root, progress=bar)
+            else:
+                place = source.data, (source.image_size * 2)[:2]
+                channels = 1 if source.gray else 3
+                options = {"channels": channels, "unreadable": source.unreadable}
+                if source.stream:
+                    self._open_stream(place, options, config.training)
+                    return
+                self._images = data.load_images(*place, progress=bar, **options)
         images, labels, self.classes = self._images
-        _check_number(source, len(images))
+        self._set_number(len(images))
         rows = np.random.default_rng(0).permutation(len(images))[:_JUDGED]
-        self._some, self.event, self.num = images[rows], images.shape[1:], len(images)
+        self._some, self.event = images[rows], images.shape[1:]
         self.fingerprint = fingerprint(images, labels, self.classes)
 
-    def _open_stream(self, source: FolderConfig, batch_size: int, seed: int) -> None:
-        options = {"channels": 1 if source.gray else 3, "unreadable": source.unreadable}
-        arguments = source.data, (source.image_size * 2)[:2]
-        self._stream = data.stream_images(*arguments, batch_size, seed=seed, **options)
-        _check_number(source, self._stream.num)
+    def _open_stream(self, place: Any, options: Any, training: TrainingConfig) -> None:
+        seed = training.seed
+        self._stream = data.stream_images(*place, training.batch_size, seed=seed, **options)
+        self._set_number(self._stream.num)
         # Of one pass over them, so that none is there twice.
-        count = min(_SHOWN, self._stream.num)
-        some = data.stream_images(
-            *arguments, count, seed=seed, process=(0, 1), prefetch=1, **options
-        )
-        self._some = next(some).images[: self._stream.num]
+        count = min(_SHOWN, self.num)
+        options = {"seed": seed, "process": (0, 1), "prefetch": 1, **options}
+        some = data.stream_images(*place, count, **options)
+        self._some = next(some).images[:count]
         some.close()
-        self.classes, self.num = self._stream.classes, self._stream.num
-        self.event = self._stream.shape
+        self.classes, self.event = self._stream.classes, self._stream.shape
         self.fingerprint = str(self._stream.get_state()["images"])
+
+    def _set_number(self, num: int) -> None:
+        """Refuses a single image: there would be none to judge by."""
+        if num < 2:
+            raise UserError(f"{self._config.source.data} must hold two images at least, got {num}.")
+        self.num = num
 
     def training(self, key: Key) -> tuple[Any, Any]:
         """The images and labels, whatever the key; some of them where they are a stream."""
-        del key
         if self._stream is not None:
             return self._some, None
         return self._images.images, self._images.labels
@@ -162,9 +153,8 @@ class ClassifierJudge:
 
     def quality(self, samples: Images) -> dict[str, float]:
         """The figures of samples."""
-        found = self._judge.statistics(samples)
+        found, real = self._judge.statistics(samples), self._judge.real_features
         features, _ = self._judge.classify(samples)
-        real = self._judge.real_features
         # What these say depends on the numbers.
         equal = min(len(features), len(real))
         manifold = metrics.prdc(features[:equal], real[:equal])
@@ -219,12 +209,6 @@ class PixelJudge:
             # Copies among the data have no distance.
             "nearest_training_ratio": near[0] / max(near[1], 1e-6),
         }
-
-
-def _check_number(source: Any, num: int) -> None:
-    """Refuses a single image: there would be none to judge by."""
-    if num < 2:
-        raise UserError(f"{source.data} must hold two images at least, got {num}.")
 
 
 def _patches(images: np.ndarray, num: int = _JUDGED * _PATCHES) -> np.ndarray:

@@ -13,7 +13,7 @@ from experiments.command import UserError
 from experiments.config import ArraysConfig
 from experiments.datasets.arrays import read_arrays
 from experiments.datasets.base import Dataset, Headline, Samples, Trajectory, draw
-from experiments.judging.classes import ClassJudge
+from experiments.judging.judge import ClassJudge
 from experiments.report import fingerprint
 from kacjax import data, metrics, plots
 
@@ -141,7 +141,6 @@ class Digits(Dataset):
 
     def training(self, key: Key) -> tuple[Any, Any]:
         """The training digits, whatever the key."""
-        del key
         return self._digits.train, self._digits.train_labels
 
     def quality(self, samples: Samples) -> dict[str, float]:
@@ -158,14 +157,9 @@ class Digits(Dataset):
 
     def reference(self, num: int) -> dict[str, float]:
         """The held-out digits' confidence, and what the other figures are for equal laws."""
-        del num
         confidence = self._judge.statistics(self._digits.held_out).confidence
-        equal = {
-            "class_total_variation": 0.0,
-            "two_sample_accuracy": 0.5,
-            "memorization_ratio": 1.0,
-        }
-        return {**equal, "confidence": confidence}
+        equal = {"two_sample_accuracy": 0.5, "memorization_ratio": 1.0}
+        return {"class_total_variation": 0.0, **equal, "confidence": confidence}
 
     def figures(self, samples: Mapping[str, Samples]) -> dict[str, Figure]:
         """Generated digits beside digits that no model has seen."""
@@ -174,11 +168,7 @@ class Digits(Dataset):
 
 
 class Arrays(Dataset):
-    """Arrays from a file, standardized; a part of them is kept for the judgement.
-
-    Raises:
-        UserError: If the file cannot be read, or there are too few data.
-    """
+    """Arrays from a file, standardized; a part of them is kept for the judgement."""
 
     name = "arrays"
     headlines = (
@@ -196,8 +186,7 @@ class Arrays(Dataset):
                 f"{config.data} must hold enough data to train on and to judge by, five of each; "
                 f"got {len(found.data)}, of which --held-out {config.held_out:g} are {kept}."
             )
-        self._shape, self._names = found.data.shape[1:], found.names
-        self._label = found.label
+        self._shape, self._names, self._label = found.data.shape[1:], found.names, found.label
         rows = found.data.reshape(len(found.data), -1)
         order = np.random.default_rng(0).permutation(len(rows))
         self._all, self._held_out, chosen = rows, rows[order[:kept]], order[kept:]
@@ -226,18 +215,12 @@ class Arrays(Dataset):
 
     def training(self, key: Key) -> tuple[Any, Any]:
         """The training data, whatever the key."""
-        del key
         return self._train, self._labels
 
     def quality(self, samples: Samples) -> dict[str, float]:
         """Distances from held-out data in units of the deviation, and from training data."""
         own, real = self._standard(samples)[:_MOST], self._standard(self._held_out)[:_MOST]
-        equal = min(len(own), len(real))
-        figures = {
-            "energy_distance": float(metrics.energy_distance(own, real)),
-            "sliced_wasserstein": _sliced(own[:equal], real[:equal]),
-            "two_sample_accuracy": _two_sample_accuracy(own, real),
-        }
+        figures = {**_distances(own, real), "two_sample_accuracy": _two_sample_accuracy(own, real)}
         if self.headlines[-1].key == "memorization_ratio":
             ratio = metrics.memorization_ratio(own, self._train[:_MOST], real)
             figures["memorization_ratio"] = float(ratio)
@@ -246,13 +229,7 @@ class Arrays(Dataset):
     def reference(self, num: int) -> dict[str, float]:
         """The distances of training data from held-out data, and the others for equal laws."""
         own, real = self._train[: min(num, _MOST)], self._standard(self._held_out)[:_MOST]
-        equal = min(len(own), len(real))
-        return {
-            "energy_distance": float(metrics.energy_distance(own, real)),
-            "sliced_wasserstein": _sliced(own[:equal], real[:equal]),
-            "two_sample_accuracy": 0.5,
-            "memorization_ratio": 1.0,
-        }
+        return {**_distances(own, real), "two_sample_accuracy": 0.5, "memorization_ratio": 1.0}
 
     def figures(self, samples: Mapping[str, Samples]) -> dict[str, Figure]:
         """Histograms of the first components, and the two principal components of all."""
@@ -295,6 +272,13 @@ def marginals_figure(sets: Mapping[str, Samples], names: tuple[str, ...]) -> Fig
 
 def _sliced(one: Samples, other: Samples) -> float:
     return float(metrics.sliced_wasserstein(one, other, jax.random.key(0)))
+
+
+def _distances(one: Samples, other: Samples) -> dict[str, float]:
+    """Two distances of laws, the second of as many data on both sides."""
+    equal = min(len(one), len(other))
+    energy = float(metrics.energy_distance(one, other))
+    return {"energy_distance": energy, "sliced_wasserstein": _sliced(one[:equal], other[:equal])}
 
 
 def _two_sample_accuracy(samples: Samples, real: Samples) -> float:

@@ -1,18 +1,27 @@
-"""A small convolutional classifier of images, and a trained one as a function of images."""
+"""A small convolutional classifier of images: the network, a trained one, and its file.
+
+The file is one of safetensors, in float16. Its metadata's one entry, `kacjax`, is a digest of all
+else, a blank, and a description in JSON.
+"""
 
 import functools
+import hashlib
+import json
+import pathlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import safetensors
 from flax import nnx
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float
+from safetensors.numpy import save
 
 from kacjax.data import to_float
 
-_SHORTEST_SIDE = 4
+_FORMAT = "kacjax-classifier-1"
 
 
 class ConvolutionBlock(nnx.Module):
@@ -24,20 +33,13 @@ class ConvolutionBlock(nnx.Module):
         )
         self.norm = nnx.BatchNorm(outputs, momentum=0.95, rngs=rngs)
 
-    def __call__(
-        self, x: Float[Array, "batch height width inputs"]
-    ) -> Float[Array, "batch height width outputs"]:
+    def __call__(self, x: Float[Array, "batch height width inputs"]) -> Array:
         """Applies the block."""
         return jax.nn.relu(self.norm(self.convolution(x)))
 
 
 class ClassifierOutput(NamedTuple):
-    """What the classifier makes of images.
-
-    Attributes:
-        features: What the last layer sees: channels, averaged over the image.
-        logits: Log-probabilities of the classes, up to a constant.
-    """
+    """What the last layer sees, channels averaged over the image, and what it says of classes."""
 
     features: Float[Array, "batch dim"]
     logits: Float[Array, "batch classes"]
@@ -46,19 +48,9 @@ class ClassifierOutput(NamedTuple):
 class Classifier(nnx.Module):
     """Convolutional network from images to classes.
 
-    Two blocks at each resolution, which is halved between the widths in `channels`. `train()` and
-    `eval()` switch batch normalization, as in Flax.
-
-    Args:
-        shape: Height, width and channels of an image.
-        classes: Number of classes.
-        rngs: Random streams for initialization.
-        channels: Width at each resolution; the last is the dimension of the features.
-        stride: Of the first convolution: 2 halves the resolution at once, at a quarter of the cost.
-
-    Raises:
-        ValueError: If a size is not a positive integer, there are no channels, or the images are
-            too small to be halved so often.
+    Two blocks at each resolution, which is halved between the widths in `channels`, of which the
+    last is the dimension of the features. A first `stride` of 2 halves it at once, at a quarter of
+    the cost. `train()` and `eval()` switch batch normalization, as in Flax.
     """
 
     def __init__(
@@ -70,23 +62,7 @@ class Classifier(nnx.Module):
         channels: Sequence[int] = (16, 32, 64),
         stride: int = 1,
     ):
-        if not channels:
-            raise ValueError("channels must hold a width for each resolution, got ().")
-        sizes = {"shape": shape, "channels": channels, "stride": [stride], "classes": [classes]}
-        for name, values in sizes.items():
-            least = 2 if name == "classes" else 1
-            if any(not isinstance(value, int) or value < least for value in values):
-                raise ValueError(
-                    f"{name} must be an integer of at least {least}, got {tuple(values)}."
-                )
-        side = _SHORTEST_SIDE * stride * 2 ** (len(channels) - 1)
-        if len(shape) != 3 or min(shape[:2]) < side:
-            raise ValueError(
-                f"shape must be (height, width, channels), with sides of at least {side} pixels, "
-                f"got {tuple(shape)}."
-            )
-        self.shape, self.channels = tuple(shape), tuple(channels)
-        self.classes, self.stride = classes, stride
+        self._config = tuple(shape), classes, tuple(channels), stride
         inputs, blocks = shape[-1], []
         for width in channels:
             blocks.append(ConvolutionBlock(inputs, width, 1 if blocks else stride, rngs=rngs))
@@ -98,12 +74,9 @@ class Classifier(nnx.Module):
     @property
     def config(self) -> dict[str, Any]:
         """Constructor keywords without `rngs`, as JSON holds them."""
-        return {
-            "shape": list(self.shape),
-            "classes": self.classes,
-            "channels": list(self.channels),
-            "stride": self.stride,
-        }
+        shape, classes, channels, stride = self._config
+        sizes = {"shape": list(shape), "classes": classes}
+        return {**sizes, "channels": list(channels), "stride": stride}
 
     def __call__(self, x: Float[Array, "batch height width channels"]) -> ClassifierOutput:
         """Features and logits of images in `[-1, 1]`."""
@@ -117,38 +90,19 @@ class Classifier(nnx.Module):
 
 
 class ImageClassifier:
-    """A trained classifier: `images -> (features, probabilities)`, as `judge.ImageJudge` asks.
+    """A trained classifier, which is copied, with the names of its classes.
 
-    Args:
-        model: The network; it is copied.
-        classes: Names of the classes.
-
-    Raises:
-        ValueError: If there are not as many names as the network has classes.
+    It maps images to features and probabilities, as `judge.ImageJudge` asks.
     """
 
     def __init__(self, model: Classifier, classes: Sequence[str]):
-        if len(classes) != model.config["classes"]:
-            raise ValueError(
-                f"classes must be {model.config['classes']} names, got {len(classes)}."
-            )
-        self.config = model.config
-        self.classes = tuple(classes)
+        self.config, self.classes = model.config, tuple(classes)
         model = nnx.clone(model)
         model.eval()
         self.graphdef, self.state = nnx.split(model)
 
-    def __call__(
-        self,
-        images: Float[Array, "num height width channels"]
-        | Float[np.ndarray, "num height width channels"]
-        | UInt8[np.ndarray, "num height width channels"],
-    ) -> tuple[Float[Array, "num dim"], Float[Array, "num classes"]]:
-        """Features and probabilities of images, in bytes or floats in `[-1, 1]`.
-
-        Raises:
-            ValueError: If the images have another shape.
-        """
+    def __call__(self, images: Any) -> tuple[Float[Array, "num dim"], Float[Array, "num classes"]]:
+        """Features and probabilities of images, in bytes or floats in `[-1, 1]`."""
         if list(images.shape[1:]) != self.config["shape"]:
             raise ValueError(
                 f"images must have the shape (num, *{self.config['shape']}), got {images.shape}."
@@ -156,12 +110,49 @@ class ImageClassifier:
         floats = to_float(np.asarray(images)) if images.dtype == np.uint8 else images
         return _classify(self.graphdef, self.state, jnp.asarray(floats, jnp.float32))
 
-    def features(self, images: Any) -> Float[Array, "num dim"]:
-        """The features alone, a feature function for Fréchet and kernel distances."""
-        return self(images)[0]
-
 
 @functools.partial(jax.jit, static_argnums=0)
 def _classify(graphdef: Any, state: Any, images: Array) -> tuple[Array, Array]:
     output = nnx.merge(graphdef, state)(images)
     return output.features, jax.nn.softmax(output.logits)
+
+
+def save_classifier(file: Any, classifier: ImageClassifier, notes: dict | None = None) -> None:
+    """Writes a classifier, with notes that JSON can hold."""
+    leaves = nnx.to_flat_state(classifier.state)
+    arrays = {".".join(map(str, path)): np.asarray(leaf, np.float16) for path, leaf in leaves}
+    header = {"format": _FORMAT, "config": classifier.config, "classes": classifier.classes}
+    text = json.dumps(header | {"notes": notes or {}})
+    content = save(arrays, {"kacjax": f"{_digest(text, arrays)} {text}"})
+    pathlib.Path(file).write_bytes(content)
+
+
+def load_classifier(file: Any) -> ImageClassifier:
+    """Reads a classifier; raises a `ValueError` if the file is damaged or holds something else."""
+    try:
+        with safetensors.safe_open(file, framework="np") as stream:
+            digest, _, text = (stream.metadata() or {}).get("kacjax", "").partition(" ")
+            arrays = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{file} is damaged or no safetensors file: {error}") from error
+    if not text or f'"{_FORMAT}"' not in text:
+        raise ValueError(f"{file} is a safetensors file, but none of kacjax's classifiers.")
+    if digest != _digest(text, arrays):
+        raise ValueError(f"{file} is damaged: its content is not what was written.")
+    header = json.loads(text)
+    model = Classifier(**header["config"], rngs=nnx.Rngs(0))
+    for path, leaf in nnx.to_flat_state(nnx.state(model)):
+        leaf[...] = arrays[".".join(map(str, path))].astype(np.float32)
+    return ImageClassifier(model, header["classes"])
+
+
+def mnist_classifier() -> ImageClassifier:
+    """That of `python -m experiments.features mnist`; its Fréchet distances are not FIDs."""
+    return load_classifier(pathlib.Path(__file__).with_name("mnist_classifier.safetensors"))
+
+
+def _digest(text: str, arrays: dict[str, np.ndarray]) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name}:{array.dtype}{list(array.shape)}".encode() + array.tobytes())
+    return digest.hexdigest()

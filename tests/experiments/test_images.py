@@ -227,13 +227,14 @@ def test_a_checkpoint_has_the_sums_of_its_steps_alone():
     """It is written in the background, while the next steps are added."""
     saved, metrics = [], StepMetrics(*(np.ones((1, *rest)) for rest in ((), (), (8,), (8,), ())))
     config = DEFAULTS["moons"][1]
+    checkpoints = SimpleNamespace(save=lambda step, state, found: saved.append(found))
     session = SimpleNamespace(
-        **{"step": 1, "_saved": 0, "config": config, "_fingerprint": ""},
-        **{"_interval": Interval(), "loss": None, "state": None, "_wait": lambda checkpoints: None},
+        **{"step": 1, "_saved": 0, "config": config, "_fingerprint": "", "loss": None},
+        **{"_interval": Interval(), "state": None, "_wait": lambda: None},
+        **{"_checkpoints": checkpoints, "_log": None},
     )
     session._interval.add(metrics)
-    checkpoints = SimpleNamespace(save=lambda step, state, found: saved.append(found))
-    Session._save(session, checkpoints, None)
+    Session._save(session)
     session._interval.add(metrics)
     assert saved[0]["interval"]["steps"] == 1
     assert saved[0]["interval"]["bin_sums"] == [1.0] * 8

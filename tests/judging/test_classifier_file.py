@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from experiments.judging.classifier_file import (
+from experiments.judging.classifier import (
     load_classifier,
     mnist_classifier,
     save_classifier,
