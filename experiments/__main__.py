@@ -5,10 +5,9 @@ python -m experiments train digits
 """
 
 import importlib
-import sys
 from collections.abc import Sequence
 
-from experiments.command import check_choice, run
+from experiments.command import check_choice, run, start
 
 COMMANDS = {
     "train": "train a model on a data set, generate, and judge the samples",
@@ -42,4 +41,4 @@ def _list() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    start(main)

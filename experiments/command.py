@@ -16,7 +16,7 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import jax
 import tyro
@@ -138,6 +138,18 @@ def _keep_programs() -> None:
 
 def _shorten(text: str) -> str:
     return (text if len(text) < 160 else text[:157] + "...").rstrip(".") + "."
+
+
+def start(main: Callable[[Sequence[str]], int]) -> NoReturn:
+    """Runs the `main` of a command as the program: its arguments, and its exit status."""
+    sys.unraisablehook = _report_unraisable
+    sys.exit(main(sys.argv[1:]))
+
+
+def _report_unraisable(details: Any) -> None:
+    """Reports as Python does, but not of writes that end after a first one has failed."""
+    if str(details.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(details)
 
 
 def parse(

@@ -6,7 +6,6 @@ python -m experiments.distill --run runs/mnist-kac --steps 8 2 --guidance 3 --ou
 
 import dataclasses
 import itertools
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,6 +23,7 @@ from experiments.command import (
     optional,
     parse,
     run,
+    start,
 )
 from experiments.config import DeviceConfig, RecordConfig, RunConfig, SamplingConfig, StudentConfig
 from experiments.generate import load
@@ -116,4 +116,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    start(main)

@@ -5,7 +5,6 @@ python -m experiments.evaluate --run samples.npy --against table.csv --out figur
 """
 
 import dataclasses
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,7 +16,7 @@ import tyro
 
 from experiments import report, runs
 from experiments.checks import check_group
-from experiments.command import UserError, check_count, optional, parse, run, user_errors
+from experiments.command import UserError, check_count, optional, parse, run, start, user_errors
 from experiments.datasets import make_known
 from experiments.datasets.arrays import columns_of, read_data, read_npy
 from experiments.datasets.pictures import LOADERS
@@ -230,4 +229,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    start(main)

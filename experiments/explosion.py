@@ -9,7 +9,6 @@ python -m experiments.explosion --a 25 --c 2 --steps 2000 --out runs/explosion-2
 """
 
 import dataclasses
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,7 +23,7 @@ from matplotlib.figure import Figure
 import kacjax
 from experiments import report, runs
 from experiments.checks import check_group
-from experiments.command import parse, run, user_errors
+from experiments.command import parse, run, start, user_errors
 from experiments.compare.config import ModelsConfig, make_models
 from experiments.compare.figures import finish, style_of
 from experiments.compare.table import label
@@ -165,4 +164,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    start(main)

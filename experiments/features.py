@@ -10,7 +10,6 @@ test images against other test images, of noise, and of blurred test images.
 
 import dataclasses
 import functools
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,7 +26,7 @@ from scipy.ndimage import gaussian_filter
 
 from experiments import report, runs
 from experiments.checks import check_group
-from experiments.command import optional, parse, run, user_errors
+from experiments.command import optional, parse, run, start, user_errors
 from experiments.datasets.pictures import LOADERS
 from experiments.judging.classifier import (
     Classifier,
@@ -235,4 +234,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    start(main)

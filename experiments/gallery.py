@@ -5,7 +5,6 @@ python -m experiments.gallery --runs runs/digits-kac --out runs/digits
 """
 
 import dataclasses
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,7 +13,7 @@ import numpy as np
 import tyro
 
 from experiments import report, runs
-from experiments.command import UserError, parse, run, user_errors
+from experiments.command import UserError, parse, run, start, user_errors
 from experiments.datasets import make_dataset
 from experiments.datasets.arrays import read_npy
 from kacjax.plots import LABELS
@@ -69,4 +68,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    start(main)

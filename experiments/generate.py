@@ -9,7 +9,6 @@ python -m experiments.generate --run runs/mnist-kac --label 3 --out threes.npy
 
 import dataclasses
 import math
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ import tyro
 import kacjax
 from experiments import report, runs
 from experiments.checks import check_group
-from experiments.command import UserError, check_range, optional, parse, run, user_errors
+from experiments.command import UserError, check_range, optional, parse, run, start, user_errors
 from experiments.config import SamplingConfig
 from experiments.datasets import finish, make_known
 from experiments.sampling import as_drawn, draw, draw_trajectory, event_of, in_turn
@@ -164,4 +163,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    start(main)

@@ -5,7 +5,6 @@ python -m experiments.process --a 25 --c 2 --out runs/process-25
 """
 
 import dataclasses
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +15,7 @@ import tyro
 
 import kacjax
 from experiments.checks import check_group
-from experiments.command import UserError, parse, run
+from experiments.command import UserError, parse, run, start
 from experiments.runs import write
 from kacjax import plots
 
@@ -70,4 +69,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    start(main)

@@ -7,7 +7,6 @@ python -m experiments.train digits --path diffusion --seed 1
 import contextlib
 import dataclasses
 import json
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ import jax
 import numpy as np
 
 from experiments import hosts, report, runs
-from experiments.command import INTERRUPTED, STOPPED, continuing, parse, run, user_errors
+from experiments.command import INTERRUPTED, STOPPED, continuing, parse, run, start, user_errors
 from experiments.config import RunConfig, SamplingConfig, to_dict
 from experiments.datasets import make_dataset
 from experiments.defaults import DEFAULTS
@@ -201,12 +200,5 @@ def main(argv: Sequence[str]) -> int:
     return run(body, INTERRUPTED)
 
 
-def _report_unraisable(details: Any) -> None:
-    """Reports as Python does, but not of writes that end after a first one has failed."""
-    if str(details.exc_value) != "Event loop is closed":
-        sys.__unraisablehook__(details)
-
-
 if __name__ == "__main__":
-    sys.unraisablehook = _report_unraisable
-    sys.exit(main(sys.argv[1:]))
+    start(main)

@@ -4,11 +4,10 @@ python -m experiments.compare grid2d --quick
 python -m experiments.compare digits --a 9 25 --solver euler heun --out runs/a
 """
 
-import sys
 import time
 from collections.abc import Iterable, Sequence
 
-from experiments.command import STOPPED, parse, run, user_errors
+from experiments.command import STOPPED, parse, run, start, user_errors
 from experiments.compare import report
 from experiments.compare.config import CompareConfig, defaults
 from experiments.compare.table import label
@@ -83,4 +82,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    start(main)

@@ -6,7 +6,6 @@ python -m experiments.compare.redraw results.json --out again --against diffusio
 
 import dataclasses
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +13,7 @@ from typing import Annotated
 import tyro
 
 from experiments import runs
-from experiments.command import check_choice, optional, parse, run, user_errors
+from experiments.command import check_choice, optional, parse, run, start, user_errors
 from experiments.compare import report
 from experiments.datasets import headlines_of
 from experiments.report import files
@@ -70,4 +69,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    start(main)
