@@ -128,8 +128,7 @@ def _classes(config: GenerateConfig, velocity: Any, notes: dict[str, Any]) -> tu
     if config.guidance == 1:
         return velocity, labels
     with user_errors(ValueError):
-        times = (interval,) if interval is not None else ()
-        return kacjax.guided(velocity, config.guidance, count, *times), labels
+        return kacjax.guided(velocity, config.guidance, count, interval), labels
 
 
 def _table(notes: dict[str, Any], samples: np.ndarray, labels: Any) -> str:

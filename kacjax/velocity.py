@@ -210,30 +210,32 @@ class Guided(Changed):
     """A velocity with classifier-free guidance; made by `guided`, which says what the fields are."""
 
     scale: ArrayLike
-    interval: tuple[ArrayLike, ArrayLike]
+    interval: tuple[ArrayLike, ArrayLike] | None
     null_label: Any
 
     def __call__(self, t: Times, x: Points, label: Any) -> Points:
         """The guided velocity, of the shape and type of `x`."""
-        inside = (self.interval[0] <= t) & (t <= self.interval[1])
 
-        def both() -> Array:
+        def both() -> tuple[Array, Array]:
             one, other = (t, x, null_like(label, self.null_label)), (t, x, label)
             pairs = jax.tree.map(lambda *parts: jnp.concatenate(parts), one, other)
-            twice = self.velocity(*pairs).astype(x.dtype)
-            without, with_label = jnp.split(twice, 2)
+            without, with_label = jnp.split(self.velocity(*pairs).astype(x.dtype), 2)
             mixed = without + jnp.asarray(self.scale, x.dtype) * (with_label - without)
-            return jnp.where(inside.reshape(inside.shape + (1,) * (x.ndim - 1)), mixed, with_label)
+            return mixed, with_label
 
+        if self.interval is None:  # Then there is one network in the program, not two.
+            return both()[0]
+        inside = (self.interval[0] <= t) & (t <= self.interval[1])
+        rows = inside.reshape(inside.shape + (1,) * (x.ndim - 1))
         plain = lambda: self.velocity(t, x, label).astype(x.dtype)  # noqa: E731
-        return jax.lax.cond(jnp.any(inside), both, plain)
+        return jax.lax.cond(jnp.any(inside), lambda: jnp.where(rows, *both()), plain)
 
 
 def guided(
     velocity: Callable[..., Array],
     scale: ArrayLike,
     null_label: Any,
-    interval: tuple[ArrayLike, ArrayLike] = (0.0, math.inf),
+    interval: tuple[ArrayLike, ArrayLike] | None = None,
 ) -> Guided:
     r"""A velocity `(t, x, label)` with classifier-free guidance, for `generate(..., labels=...)`.
 
@@ -268,7 +270,7 @@ def guided(
         raise ValueError(f"scale must be finite, got {scale}.")
     if is_number(null_label) and not isinstance(null_label, float):
         check_count("null_label", null_label, 0)
-    low, high = interval
+    low, high = (0.0, math.inf) if interval is None else interval
     if is_concrete(low) and is_concrete(high) and not low <= high:
         raise ValueError(f"interval must run from a lower to a higher time, got {interval}.")
     classes = getattr(velocity, "classes", None)
@@ -277,7 +279,7 @@ def guided(
     # As arrays of floats, so that another number is no other program.
     numbers = (float(part) if isinstance(part, int) else part for part in (scale, low, high))
     scale, low, high = map(jnp.asarray, numbers)
-    return Guided(velocity, scale, (low, high), null_label)
+    return Guided(velocity, scale, None if interval is None else (low, high), null_label)
 
 
 def _call(

@@ -146,11 +146,14 @@ def test_refusals():
 def test_guidance_does_not_compile_anew_for_other_numbers():
     velocity = plain(Affine())
     evaluate = eqx.filter_jit(lambda field: field(T, X, LABEL))
-    evaluate(guided(velocity, 1.5, 3))
     before = Affine.traced
-    for scale, interval in ((2.0, (0.0, 1.0)), (3, (0.1, 0.7))):
+    evaluate(guided(velocity, 1.5, 3))
+    evaluate(guided(velocity, 2, 3))
+    # A program without an interval has one network, one with an interval also that of outside.
+    assert Affine.traced == before + 1
+    for scale, interval in ((1.5, (0.0, 0.5)), (2.0, (0.0, 1.0)), (3, (0.1, 0.7))):
         evaluate(guided(velocity, float(scale), 3, interval))
-    assert Affine.traced == before
+    assert Affine.traced == before + 3
 
 
 def test_guidance_of_a_velocity_of_another_type():
