@@ -1,8 +1,8 @@
 """Programs for TPUs, compiled without one: `python -m benchmarks.tpu_programs`.
 
-Compiles a step of training and a batch of generation of the U-Net ahead of time for topologies of
-TPUs, by the package `libtpu` (extra `tpu-check`) on a machine without any, and reads from the
-compiled programs: bytes of arguments and temporaries, operations and bytes accessed per chip,
+Compiles a step of training, one of distillation, and a batch of generation of the U-Net ahead of time
+for topologies of TPUs, by the package `libtpu` (extra `tpu-check`) on a machine without any, and reads
+from the compiled programs: bytes of arguments and temporaries, operations and bytes accessed per chip,
 collectives with their bytes, gathers and copies. A roofline of the vendor's peaks estimates the time:
 the longer of arithmetic and memory, and after it the collectives, as if nothing overlapped; nothing is
 measured. Writes `benchmarks/results/tpu_programs.json` after each program.
@@ -75,10 +75,13 @@ def make_mesh(topology: str, fsdp: bool) -> Mesh:
     return kacjax.sharding.make_mesh(fsdp=len(devices) if fsdp else 1, devices=devices)
 
 
-def lower_training(size: str, mesh: Mesh, images: int) -> tuple[jax.stages.Lowered, float]:
+def lower_training(
+    size: str, mesh: Mesh, images: int, objective: Any = None
+) -> tuple[jax.stages.Lowered, float]:
     """A step of training on `images` images a chip, and its matrix operations a chip by hand."""
     network, batch = make_network(size), images * mesh.size
-    trainer = kacjax.Trainer(network, kacjax.kac_path(), batch_size=batch, mesh=mesh)
+    options = {"batch_size": batch, "objective": objective, "mesh": mesh}
+    trainer = kacjax.Trainer(network, kacjax.kac_path(), **options)
     _, given, plan = trainer._parts
     whole = NamedSharding(mesh, PartitionSpec())
     struct = lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)  # noqa: E731
@@ -89,6 +92,14 @@ def lower_training(size: str, mesh: Mesh, images: int) -> tuple[jax.stages.Lower
     program = programs_of(plan, 1).step
     lowered = program.lower(trainer.abstract_state(), None, going, given, (x0, None))
     return lowered, 3 * images * forward_flops(network.config)
+
+
+def lower_distillation(size: str, mesh: Mesh, images: int) -> tuple[jax.stages.Lowered, float]:
+    """A step of training of a student of four steps, by one step of its teacher."""
+    teacher = kacjax.Velocity(make_network(size), kacjax.kac_path())
+    objective = kacjax.few_step.Distillation(teacher, steps=4, substeps=1)
+    lowered, flops = lower_training(size, mesh, images, objective)
+    return lowered, flops * 4 / 3
 
 
 def lower_generation(size: str, mesh: Mesh, images: int) -> tuple[jax.stages.Lowered, float]:
@@ -118,7 +129,11 @@ def make_network(size: str) -> UNet:
     return UNet(SHAPES[size], rngs=nnx.Rngs(0), **unet_size(size) | {"dtype": "bfloat16"})
 
 
-PROGRAMS = {"training": lower_training, "generation": lower_generation}
+PROGRAMS = {
+    "training": lower_training,
+    "generation": lower_generation,
+    "distillation": lower_distillation,
+}
 
 
 def read_program(program: Any) -> dict[str, Any]:

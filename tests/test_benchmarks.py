@@ -313,7 +313,7 @@ def test_what_a_program_for_tpus_sends():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["training", "generation"])
+@pytest.mark.parametrize("name", ["training", "generation", "distillation"])
 def test_programs_for_tpus(name):
     """The tiny network, compiled for eight chips in a process of its own."""
     pytest.importorskip("libtpu")
@@ -326,7 +326,7 @@ def test_programs_for_tpus(name):
     row = json.loads(done.stdout.splitlines()[-1])
     assert row["chips"] == 8
     assert 0 < row["argument bytes"] < 1e9
-    assert ("all-reduce" in row["collectives"]) == (name == "training")
+    assert ("all-reduce" in row["collectives"]) == (name != "generation")
     assert row["milliseconds"]["estimate"] > 0
 
 
