@@ -240,10 +240,16 @@ def pairs_to_markdown(rows: Sequence[Row], headlines: Headlines) -> str:
 
 
 def _cell(found: Pair) -> str:
-    times, sign = ("×", "") if found.kind == "ratio" else ("", "+")
-    value, low, high = (f"{each:{sign}.2g}" for each in found[1:4])
+    value, low, high = (_number(each, found.kind == "ratio") for each in found[1:4])
     mark = _MARKS[found.verdict][1]
-    return f"{mark}{times}{value} ({low} to {high}){mark}"
+    return f"{mark}{'×' * (found.kind == 'ratio')}{value} ({low} to {high}){mark}"
+
+
+def _number(value: float, ratio: bool) -> str:
+    """A ratio near 1 by two decimals, so that its side is seen; else two figures."""
+    if not ratio:
+        return f"{value:+.2g}"
+    return f"{value:.2f}" if 0.1 <= value < 10 else f"{value:.2g}"
 
 
 def pairs_to_terminal(rows: Sequence[Row], headline: Headline) -> str:
