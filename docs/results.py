@@ -441,7 +441,14 @@ def headlines(nfe, link=""):
 # Comparisons in which Kac's control, flow matching with noise of its deviation, is the one against
 # which the seeds are compared.
 _CONTROLLED = ("mnist-controls", "mnist-ot", "mnist", "cifar10-controls", "digits")
-_CONTROLLED += ("digits-few-steps", "spirals", "spirals-few-steps", "checkerboard", "grid2d", "grid2d-few-steps")
+_CONTROLLED += (
+    "digits-few-steps",
+    "spirals",
+    "spirals-few-steps",
+    "checkerboard",
+    "grid2d",
+    "grid2d-few-steps",
+)
 
 
 def ratio(own, other):
