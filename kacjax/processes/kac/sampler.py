@@ -74,13 +74,15 @@ def _unit_sample_jvp(refined, primals, tangents):
 
 def squash(lam: Array, n: Array) -> tuple[Array, Array, Array]:
     """Position and velocity in units of the cone, and whether it is an atom, for `n` up to `CUT`."""
-    table = jnp.asarray(law.TABLES["squash"], lam.dtype)
+    # One look-up of all that belongs to a panel, instead of one for each power.
+    table = jnp.asarray(law.TABLES["squash"].swapaxes(0, 1), lam.dtype)
     # 1 - K / (lam + K) would lose small lam; the limit at infinity needs its own value.
     zeta = jnp.where(jnp.isinf(lam), 1, lam / (lam + HALFWAY))
     panel = jnp.clip((zeta * PANELS).astype(jnp.int32), 0, PANELS - 1)
     local = (2 * (zeta * PANELS - panel.astype(lam.dtype)) - 1)[..., None]
-    rows = law.polynomial([jnp.take(level, panel, axis=0) for level in table], local)
-    # Without the barrier XLA recomputes the gathers for every component that shares them.
+    levels = table.at[panel].get(mode="promise_in_bounds")
+    rows = law.polynomial([levels[..., k, :] for k in range(PANEL_DEGREE + 1)], local)
+    # Without the barrier XLA recomputes the look-up for every component that shares it.
     rows, zeta = jax.lax.optimization_barrier((rows, zeta))
     position = [rows[..., k] for k in range(POSITION_DEGREE + 1)]
     velocity = [rows[..., k] for k in range(POSITION_DEGREE + 1, rows.shape[-1] - 1)]
