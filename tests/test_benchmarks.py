@@ -20,6 +20,7 @@ from benchmarks import (
     accelerator,
     bounded,
     common,
+    compile_time,
     couplings,
     exact_flow,
     few_step,
@@ -328,6 +329,14 @@ def test_programs_for_tpus(name):
     assert 0 < row["argument bytes"] < 1e9
     assert ("all-reduce" in row["collectives"]) == (name != "generation")
     assert row["milliseconds"]["estimate"] > 0
+
+
+@pytest.mark.long
+def test_compile_time():
+    network = kacjax.models.MLP(2, width=8, depth=1, classes=3, rngs=nnx.Rngs(0))
+    rows = compile_time.measure_pair(network, (2,), 4)
+    assert list(rows)[::2] == ["fit", "generate"]
+    assert all(min(row.values()) > 0 for row in rows.values())
 
 
 @pytest.mark.parametrize("steps_per_call", [1, pytest.param(3, marks=pytest.mark.slow)])
