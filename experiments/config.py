@@ -340,8 +340,6 @@ def from_dict(values: dict[str, Any], defaults: RunConfig) -> RunConfig:
                 found[key] = tuple(value)
             elif Path in (known.get(key), *get_args(known.get(key))) and isinstance(value, str):
                 found[key] = Path(value)
-            elif key == "image_size" and isinstance(value, int):  # Of earlier runs.
-                found[key] = (value,)
         groups[name] = dataclasses.replace(default, **found)
     student = values.get("student")
     if student is not None:
@@ -373,7 +371,5 @@ def _flat(values: dict[str, Any]) -> dict[str, Any]:
     for name in (*_GROUPS, "student"):
         found = (values.get(name) or {}).items()
         flags |= {flag(key): each for key, each in found}
-    if isinstance(side := flags.get("--image-size"), int):  # Of earlier runs.
-        flags["--image-size"] = [side]
     # Of a folder, a file or a teacher only the content counts, which is compared elsewhere.
     return {name: each for name, each in flags.items() if name not in ("--data", "--teacher")}

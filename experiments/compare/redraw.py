@@ -5,7 +5,6 @@ python -m experiments.compare.redraw results.json --out again --against diffusio
 """
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -17,14 +16,6 @@ from experiments.command import check_choice, optional, parse, run, start, user_
 from experiments.compare import report
 from experiments.datasets import headlines_of
 from experiments.report import files
-
-# What has another name now than in the files of older versions.
-_RENAMED = (
-    ('"parameterisation": "data"', '"prediction": "x0"'),
-    ('"parameterisation": ', '"prediction": '),
-    ('"power": ', '"grid_power": '),
-    ('"memorisation_ratio": ', '"memorization_ratio": '),
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,18 +32,14 @@ class RedrawConfig:
 
 def redraw(config: RedrawConfig) -> None:
     """Writes the tables and curves, and prints the tables."""
-    found, against = runs.read_json(config.results.expanduser()), config.against
+    results, against = runs.read_json(config.results.expanduser()), config.against
     # Its values may be anything.
     saying = f"{config.results} is not a results file of a comparison: "
     with user_errors(Exception, saying=saying):
-        text = json.dumps(found)
-        for old, new in _RENAMED:
-            text = text.replace(old, new)
-        results = json.loads(text)
         rows = [row for judgement in results["judgements"] for row in judgement["rows"]]
         known = set(results["real data"]).union(*(row["quality"] or () for row in rows))
         models = dict.fromkeys(judgement["model"] for judgement in results["judgements"])
-        results["against"] = against if against in models else results.get("against")
+        results["against"] = against if against in models else results["against"]
         # Older files know fewer figures.
         headlines = headlines_of(results["data"], known)
         written, terminal = report.render(results, headlines)

@@ -70,8 +70,8 @@ def render(results: Mapping[str, Any], headlines: table.Headlines) -> tuple[File
     entries, title = table.make_entries(judgements), _caption(results)
     shown, sampler = table.best_entries(entries, headlines[0]), shown_sampler(results["evaluation"])
     models = list(dict.fromkeys(entry.model for entry in entries))
-    against = results.get("against")
-    controls = {} if against else results.get("controls", {})
+    against = results["against"]
+    controls = {} if against else results["controls"]
     usual = [*controls.values(), *(n for n in ("flow-matching", "diffusion") if n in models)]
     baseline = against or next(iter(usual), models[-1])
     pairs = table.make_pairs(shown, headlines, baseline, controls)
@@ -110,8 +110,7 @@ def _caption(results: Mapping[str, Any]) -> str:
     seeds = len({judgement["seed"] for judgement in results["judgements"]})
     spread = f"s: mean ± half-width of {CONFIDENCE:.0%} t-interval"
     said = f"{results['data']}, {results['training']['steps']:,} steps, {seeds} seed"
-    # Before there was a choice, it was time.
-    in_time = results["evaluation"].get("coordinates", "time") == "time"
+    in_time = results["evaluation"]["coordinates"] == "time"
     return said + (spread if seeds > 1 else ": no interval") + "\nsolved in time" * in_time
 
 
