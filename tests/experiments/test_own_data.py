@@ -29,15 +29,6 @@ def test_sides_are_kept_in_the_configuration(sides, tmp_path):
     assert said == f"--image-size was {json.dumps(sides)}, is [8, 16]"
 
 
-def test_one_number_of_an_earlier_run_is_understood(tmp_path):
-    default = DEFAULTS["images"][1]
-    config = dataclasses.replace(default, source=FolderConfig(tmp_path, image_size=(8,)))
-    values = json.loads(json.dumps(to_dict(config)))
-    values["source"]["image_size"] = 8
-    assert from_dict(values, default) == config
-    assert differences(values, to_dict(config)) == []
-
-
 @pytest.mark.long
 def test_copies_among_images_do_not_count_as_near():
     images = np.random.default_rng(0).integers(0, 256, (6, 8, 12, 3), np.uint8)
