@@ -28,7 +28,8 @@ class EfficientNetFeatures:
     """The 1,280 features of EfficientNet-Lite0, whose weights come as a package.
 
     Distances in them are no FIDs, which are of Inception's features: they compare models with each
-    other. Images are resized to the 224 pixels that the network was trained on.
+    other. Images are resized to the 224 pixels that the network was trained on, by Pillow's bicubic
+    filter on floats, which knows no aliasing.
 
     Source: M. Tan, Q. V. Le, *EfficientNet: Rethinking Model Scaling for Convolutional Neural
     Networks*, ICML 2019; the variant without squeeze-and-excitation, with ReLU6. Weights under

@@ -6,6 +6,7 @@ import pickle
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from kacjax.metrics import EfficientNetFeatures, efficientnet
 from kacjax.metrics.efficientnet import read_weights
@@ -38,6 +39,23 @@ def test_images_of_any_size_gray_ones_too(network):
     found = network(gray)
     np.testing.assert_allclose(found, network(np.repeat(gray, 3, axis=-1)), atol=1e-5)
     np.testing.assert_allclose(found[2:], network(gray[2:]), atol=1e-5)
+
+
+@pytest.mark.parametrize("side", [28, 100])
+def test_images_are_resized_as_by_pillow(network, side):
+    """By its bicubic filter, without aliasing, on floats: no bytes in between."""
+    pictures = np.random.default_rng(2).integers(0, 256, (2, side, side, 3)).astype(np.uint8)
+    found = EfficientNetFeatures(batch_size=2, size=64)(pictures)
+
+    def resize(image):
+        bands = [Image.fromarray(band) for band in np.moveaxis(image.astype(np.float32), -1, 0)]
+        return np.stack([band.resize((64, 64), Image.Resampling.BICUBIC) for band in bands], -1)
+
+    resized = np.stack([resize(image) for image in pictures])
+    # A call of the same network that finds nothing to resize.
+    expected = network._call(network._layers, resized, 64)
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+    assert np.abs(found).max() > 1
 
 
 @pytest.mark.parametrize("bad", [IMAGES[0], IMAGES[:0], IMAGES / 255, IMAGES[..., :2]])
