@@ -189,7 +189,7 @@ def _pictures(array: np.ndarray) -> bool:
 def _flat(array: np.ndarray) -> np.ndarray:
     """Vectors; pixels of bytes go from -1 to 1, as everywhere in the library."""
     flat = array.reshape(len(array), -1)
-    return flat.astype(np.float32) / 127.5 - 1 if flat.dtype == np.uint8 else flat
+    return data.to_float(flat) if flat.dtype == np.uint8 else flat
 
 
 def _features(parts: list[np.ndarray], config: EvaluateConfig) -> list[np.ndarray]:

@@ -20,6 +20,7 @@ from jaxtyping import Array, Float
 from kacjax._typing import Key
 from kacjax._validation import check_labels, choose, null_like, refuse_gradient, widen
 from kacjax.couplings import couple, make_coupling
+from kacjax.data.images import to_float
 from kacjax.losses.times import sample_times
 from kacjax.paths import Atoms, Points, ProbabilityPath, Times
 from kacjax.predictions import make_prediction
@@ -225,8 +226,7 @@ def as_data(x0: Any) -> Float[Array, "batch *event"]:
     if x0.ndim < 1 or x0.size == 0:
         raise ValueError(f"x0 must hold at least one datum, got shape {x0.shape}.")
     if x0.dtype == jnp.uint8:
-        # The difference is exact, and only the product is rounded.
-        return (2 * x0.astype(jnp.float32) - 255) * jnp.float32(1 / 255)
+        return to_float(x0)
     if not jnp.issubdtype(x0.dtype, jnp.floating):
         raise ValueError(f"x0 must be floats, or bytes as uint8, got {x0.dtype}.")
     return widen(x0)
