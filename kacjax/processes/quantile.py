@@ -154,7 +154,7 @@ class QuantileProcess(Process):
             "mean": self._moments()[0],
         }
         s, y, power, bound, mean, _ = self._align(s=s, y=y, **numbers)
-        y = y / jnp.power(s, power)
+        y = y / jnp.maximum(jnp.power(s, power), jnp.finfo(y.dtype).tiny)
         if self.odd:
             sign = _sign(y)
             return sign * self._inverse(sign * y)

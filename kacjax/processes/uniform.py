@@ -57,12 +57,14 @@ class UniformProcess(Process):
     def log_density(self, s: ArrayLike, y: ArrayLike) -> Values:  # noqa: D102
         s, y, b = align(s=s, y=y, b=self.b)
         width = _width(s, b)
-        value = jnp.where(jnp.abs(y) <= width, -jnp.log(2 * width), -jnp.inf)
+        inside = (jnp.abs(y) <= width) & (width > 0)
+        value = jnp.where(inside, -jnp.log(2 * jnp.where(inside, width, 1)), -jnp.inf)
         return jnp.where(jnp.isnan(y), y, value)
 
     def cdf(self, s: ArrayLike, y: ArrayLike) -> Values:  # noqa: D102
         s, y, b = align(s=s, y=y, b=self.b)
-        return jnp.clip((1 + y / _width(s, b)) / 2, 0, 1)
+        least = jnp.finfo(y.dtype).tiny
+        return jnp.clip((1 + y / jnp.maximum(_width(s, b), least)) / 2, 0, 1)
 
     def variance(self, s: ArrayLike) -> Values:  # noqa: D102
         s, b = align(s=s, b=self.b)

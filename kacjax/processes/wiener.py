@@ -3,7 +3,7 @@ r"""Brownian motion, $Y_s = \sigma \sqrt{s} N$: the noise of diffusion models.""
 import jax.numpy as jnp
 from jax.scipy.stats import norm
 
-from kacjax._typing import ArrayLike, Key, Scalar, Shape
+from kacjax._typing import ArrayLike, Scalar
 from kacjax._validation import check_positive
 from kacjax.processes import base
 from kacjax.processes.base import Blur, Pair, Process, Values, align
@@ -41,16 +41,9 @@ class WienerProcess(Process):
         root = jnp.sqrt(s)
         return (sigma * root) * n, (sigma / (2 * root)) * n
 
-    def sample_with_velocity(self, key: Key, s: ArrayLike, shape: Shape) -> Pair:  # noqa: D102
-        shape = base.check_draw(key, shape)
-        s, sigma = align(s=s, sigma=self.sigma, shape=shape)
-        n = base.normal(key, shape, s.dtype)
-        root = jnp.sqrt(s)
-        return (sigma * root) * n, (sigma / (2 * root)) * n
-
     def to_normal(self, s: ArrayLike, y: ArrayLike) -> Values:  # noqa: D102
         s, y, sigma = align(s=s, y=y, sigma=self.sigma)
-        return y / (sigma * jnp.sqrt(s))
+        return y / jnp.maximum(sigma * jnp.sqrt(s), jnp.finfo(y.dtype).tiny)
 
     def velocity(self, s: ArrayLike, y: ArrayLike) -> Values:  # noqa: D102
         s, y, sigma = align(s=s, y=y, sigma=self.sigma)
@@ -58,7 +51,9 @@ class WienerProcess(Process):
 
     def log_density(self, s: ArrayLike, y: ArrayLike) -> Values:  # noqa: D102
         s, y, sigma = align(s=s, y=y, sigma=self.sigma)
-        return norm.logpdf(y, scale=sigma * jnp.sqrt(s))
+        scale = sigma * jnp.sqrt(s)
+        # At 0 there is nothing but an atom.
+        return jnp.where(s > 0, norm.logpdf(y, scale=jnp.where(s > 0, scale, 1)), -jnp.inf)
 
     def conditional_law(
         self, s: ArrayLike, y: ArrayLike, *, width: Scalar = 0.3, blur: Blur = None

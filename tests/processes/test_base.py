@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from jax.scipy.special import ndtr
 
+import kacjax
 from kacjax import KacProcess, Process, WienerProcess
 from tests.processes.compilations import count_compilations
 
@@ -56,7 +57,9 @@ def test_samples_and_their_velocities_share_shapes_and_normals():
     key = jax.random.key(0)
     for process in (KacProcess(jnp.full(3, 9.0)), WienerProcess(jnp.ones(3))):
         for draw in (process.sample, process.sample_with_velocity):
-            with pytest.raises(ValueError, match="do not broadcast"):
+            with pytest.raises(
+                ValueError, match="do not broadcast|must hold the process's parameters"
+            ):
                 draw(key, 0.5, (2, 1))
         y = process.sample(key, 0.5, (2, 3))
         np.testing.assert_allclose(y, process.sample_with_velocity(key, 0.5, (2, 3))[0], rtol=1e-6)
@@ -364,3 +367,32 @@ def test_second_derivative_of_the_quantile_in_the_tail(dtype):
 def test_processes_say_whether_they_have_atoms():
     assert KacProcess().has_atoms
     assert not WienerProcess().has_atoms
+
+
+class Sinh(Process):
+    """A map whose inverse is known: n = arsinh(y / sqrt(s))."""
+
+    def from_normal(self, s, n):
+        return jnp.sqrt(s) * jnp.sinh(n)
+
+    def variance(self, s):
+        return s * (np.exp(2) - 1) / 2
+
+
+def test_derivatives_of_all_orders_are_those_of_the_inverse(x64):
+    process, known = Sinh(), lambda s, y: jnp.arcsinh(y / jnp.sqrt(s))
+    mine, theirs = process.to_normal, known
+    for order in range(4):
+        for s, y in ((1.0, 0.7), (0.3, -1.9)):
+            np.testing.assert_allclose(mine(s, y), theirs(s, y), rtol=1e-9, err_msg=str(order))
+        mine, theirs = (jax.grad(f, order % 2) for f in (mine, theirs))
+    curvature = jax.grad(jax.grad(lambda y: process.log_density(1.0, y)))(0.7)
+    density = lambda y: -(jnp.arcsinh(y) ** 2 + jnp.log1p(y * y)) / 2  # noqa: E731
+    np.testing.assert_allclose(curvature, jax.grad(jax.grad(density))(0.7), rtol=1e-9)
+
+
+@pytest.mark.parametrize("process", [KacProcess(), WienerProcess(), kacjax.UniformProcess()])
+def test_at_time_zero_all_is_in_one_place(process):
+    y = jnp.array([-0.5, 0.0, 0.5])
+    np.testing.assert_array_equal(process.density(0.0, y), 0)
+    np.testing.assert_array_equal(process.cdf(0.0, y), [0, 0.5, 1])

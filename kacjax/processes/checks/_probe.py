@@ -9,6 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.special import ndtr
 
 from kacjax.processes.base import Process
 
@@ -20,11 +21,6 @@ TIMES = (1e-3, 0.05, 0.3, 1.0)
 _STEP = 0.01
 _NORMALS = np.arange(-360, 361) / 40
 TAILS = np.array([-38.0, -20.0, -12.0, -8.0, -6.0, 6.0, 8.0, 12.0, 20.0, 38.0])
-
-
-def ndtr(n: Any) -> np.ndarray:
-    """The normal distribution function in double precision, with small values."""
-    return np.vectorize(lambda n: math.erfc(-n / math.sqrt(2)) / 2, otypes=[float])(n)
 
 
 class Probe:

@@ -9,8 +9,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.special import ndtr
 
-from kacjax.processes.checks._probe import SAMPLES, TAILS, Probe, ndtr
+from kacjax.processes.checks._probe import SAMPLES, TAILS, Probe
 
 Messages = Iterator[str]
 

@@ -5,15 +5,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.special import ndtr
 
 from kacjax._typing import Array, ArrayLike, Float, Key, Scalar, Shape
-from kacjax._validation import check_choice, check_nonnegative, check_positive
+from kacjax._validation import check_choice, check_nonnegative, check_positive, is_concrete
 from kacjax.processes import base
 from kacjax.processes.base import Blur, Pair, Process, Values, align
 from kacjax.processes.kac import law, sampler, telegraph
 
 METHODS = ("squash", "poisson-beta", "path")
+# Of jump rates: squares of `a s` are to stay finite in float32.
+_LARGEST = 1e15
 
 
 class KacProcess(Process):
@@ -39,7 +42,7 @@ class KacProcess(Process):
         c: Speed, positive, in displacement / time; likewise.
 
     Raises:
-        ValueError: If a concrete `a` or `c` is not positive and finite.
+        ValueError: If a concrete `a` or `c` is not positive and finite, or `a` is above 1e15.
 
     Source: R. Duong, J. Chemseddine, P. K. Friz, G. Steidl, *Telegrapher's Generative Model via Kac
     Flows*, arXiv 2506.20641.
@@ -58,6 +61,9 @@ class KacProcess(Process):
         self.a, self.c = base.as_numbers("a", a), base.as_numbers("c", c)
         check_positive("a", self.a)
         check_positive("c", self.c)
+        if is_concrete(self.a) and np.any(np.asarray(self.a) > _LARGEST):
+            limit = "beyond which it is Brownian motion of sigma = c / sqrt(a)"
+            raise ValueError(f"a must be at most {_LARGEST:g}, {limit}, got {self.a}.")
 
     def from_normal(self, s: ArrayLike, n: ArrayLike) -> Values:  # noqa: D102
         s, n, a, c = align(s=s, n=n, a=self.a, c=self.c)
