@@ -451,3 +451,29 @@ def test_slope_of_the_map_in_the_far_tails(dtype):
             difference = process.from_normal(1.0, n + h) - process.from_normal(1.0, n - h)
             np.testing.assert_allclose(slope, difference / (2 * h), rtol=3e-3)
             assert np.all(slope > 0)
+
+
+@pytest.mark.parametrize("a", [1e-8, 0.1, 3.0, 20.0])
+def test_the_map_is_exact_up_to_the_cone(a, x64):
+    """In z, of which the cone's last millionth is told from the atom."""
+    process = KacProcess(a, 1.0)
+    z = 1 - jnp.logspace(-15, -1, 200)
+    np.testing.assert_allclose(process.from_normal(1.0, process.to_normal(1.0, z)), z, atol=1e-14)
+
+
+def test_the_mixed_derivative_is_continuous_at_the_center():
+    process = KacProcess(9.0, 3.0)
+
+    def along_time(n):
+        velocity = lambda s: process.from_normal_with_velocity(s, n)[1]  # noqa: E731
+        return jax.jvp(velocity, (0.3,), (1.0,))[1]
+
+    slopes = jax.vmap(jax.grad(along_time))(jnp.array([0.0, 1e-3, -1e-3]))
+    np.testing.assert_allclose(slopes, slopes[1], rtol=1e-4)
+
+
+def test_a_jump_rate_beyond_floats_is_refused():
+    with pytest.raises(
+        ValueError, match=r"a must be at most 1e\+15, .*sigma = c / sqrt\(a\), got 1e\+20"
+    ):
+        KacProcess(1e20, 1e10)

@@ -148,7 +148,8 @@ def acceleration(lam: Array, z: Array, w: Array, one_minus_z2: Array) -> Array:
 
     All but one term cancels, since $dq/d\lambda = 2\lambda(1 - zw)$.
     """
-    steepness = w / jnp.where(z == 0, 1, z)
+    middle = lam / (lam + 2 * bessel_quotient(lam * lam))
+    steepness = jnp.where(z == 0, middle, w / jnp.where(z == 0, 1, z))
     return -4 * steepness * w * (1 - z * w) * bessel_quotient_slope(lam * lam * one_minus_z2)
 
 
@@ -232,11 +233,22 @@ def atom_score(lam: Array) -> Array:
 
 @partial(jax.jit, static_argnames="steps")
 def refine(lam: Array, m: Array, n: Array, steps: int) -> Array:
-    """Newton steps from the coordinate `m` towards the one whose normal variable is `n`."""
+    """Newton steps from the coordinate `m` towards the one whose normal variable is `n`.
+
+    At the cone the slope in `m` vanishes like `rho`: near it they are steps in `rho**2`.
+    """
+    lam = jnp.maximum(lam, 1e-30)
+    end = jnp.sqrt(2 * lam)
+    last = end * (1 - jnp.finfo(m.dtype).eps ** 0.5)
 
     def step(_, m):
+        m = jnp.minimum(m, last)
         score, slope = _score(lam, m)
-        return jnp.clip(m - (score - n) / slope, 0, jnp.sqrt(2 * lam))
+        change = (score - n) / slope
+        rho = 1 - m * (m / lam) / 2
+        square = jnp.clip(rho * (rho + 2 * change * (m / lam)), 0, 1)
+        near = (rho < 0.5) & (lam * rho < 1)
+        return jnp.where(near, end * jnp.sqrt(1 - jnp.sqrt(square)), jnp.clip(m - change, 0, end))
 
     shape = jnp.broadcast_shapes(lam.shape, m.shape, n.shape)
     return jax.lax.fori_loop(0, steps, step, jnp.broadcast_to(m, shape))
