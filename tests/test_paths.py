@@ -1,10 +1,12 @@
 """Paths: their three settings, their targets, their prior."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import kacjax
 from kacjax import (
     KacProcess,
     ProbabilityPath,
@@ -258,3 +260,38 @@ def test_path_is_a_pytree_whose_parameters_are_traced():
     np.testing.assert_allclose(
         gradient.process.c, 2 * KacProcess(9.0, 3.0).variance(1.0) / 3, rtol=1e-5
     )
+
+
+class Power(eqx.Module):
+    """A signal that holds a number."""
+
+    exponent: float = 2.0
+
+    def __call__(self, u):
+        return (1 - u) ** self.exponent
+
+
+def test_a_signal_that_holds_a_number_generates_from_noise():
+    """Its number is traced where noise is drawn, and what it is at T known all the same."""
+    path, key = ProbabilityPath(KacProcess(), Power()), jax.random.key(0)
+    noise = kacjax.initial_noise(path, key, (3, 2))
+    np.testing.assert_array_equal(noise, kacjax.initial_noise(kac_path(), key, (3, 2)))
+    still = lambda t, x: jnp.zeros_like(x)  # noqa: E731
+    x = kacjax.generate(still, path, key, (3, 2), 2, coordinates="time")
+    np.testing.assert_allclose(x, noise, rtol=1e-6)
+    with pytest.raises(ValueError, match=r"numbers are traced.*approximate_prior=True"):
+        eqx.filter_jit(lambda path: path.sample_prior(key, (3, 2)))(
+            ProbabilityPath(KacProcess(), Power(jnp.asarray(2.0)))
+        )
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"signal": lambda u: 0.5 * (1 - u)}, "signal must be 1 at 0, .* with 0.5 there"),
+        ({"clock": lambda u: 0.5 + u}, "clock must be 0 at 0, .* with 0.5 there"),
+    ],
+)
+def test_schedules_begin_at_the_data(parts, message):
+    with pytest.raises(ValueError, match=message):
+        ProbabilityPath(KacProcess(), **parts)

@@ -5,6 +5,7 @@ else but its label reaches it: a run is the same, up to rounding, in one batch, 
 several devices.
 """
 
+import copy
 from typing import Any, Unpack
 
 import diffrax
@@ -23,6 +24,7 @@ from kacjax.generation.solve import Options, Velocity, integrate, point_slope, s
 from kacjax.generation.solvers import make_solver
 from kacjax.paths import ProbabilityPath
 from kacjax.processes.base import check_draw
+from kacjax.sharding import with_automatic_axes
 
 Samples = Array | np.ndarray
 
@@ -48,7 +50,16 @@ def initial_noise(
         (2, 3)
     """
     shape, x0 = _check_draw(key, shape, x0)
-    return _draw(as_arrays(path), key, jnp.arange(shape[0]), shape[1:], x0)
+    return _draw(_decided(path), key, jnp.arange(shape[0]), shape[1:], x0)
+
+
+def _decided(path: ProbabilityPath) -> ProbabilityPath:
+    """The path with traceable numbers, which says all the same whether its prior is noise alone."""
+    traceable = as_arrays(path)
+    if path.prior_is_noise and not path.approximate_prior:
+        traceable = copy.copy(traceable)
+        object.__setattr__(traceable, "approximate_prior", True)
+    return traceable
 
 
 @eqx.filter_jit
@@ -133,8 +144,7 @@ def generate(
     options |= {"rtol": rtol, "atol": atol, "per_sample_steps": per_sample_steps}
     options |= {} if adjoint is None else {"adjoint": adjoint}
     if mesh is not None:
-        # Of automatic axes: the compiler places what lies between.
-        mesh = Mesh(mesh.devices, mesh.axis_names)
+        mesh = with_automatic_axes(mesh)
         split, devices = NamedSharding(mesh, PartitionSpec(mesh.axis_names)), mesh.size
         velocity, path, key = _put((velocity, path, key), NamedSharding(mesh, PartitionSpec()))
 
@@ -145,7 +155,7 @@ def generate(
             rows = np.arange(first, first + -(-size // devices) * devices)
             known = jax.tree.map(lambda part: part[rows % num], known)
         index, data, label = _put((jnp.asarray(rows), *known), split)
-        noise = _put(_draw(as_arrays(path), key, index, shape[1:], data), split)
+        noise = _put(_draw(_decided(path), key, index, shape[1:], data), split)
         field, times = eqx.Partial(point_slope, velocity), (path.T, 0.0, steps)
         (x,), nfe = integrate(field, path, (noise,), label, times, options, None, return_nfe)
         kept = min(size, num - first)

@@ -21,6 +21,13 @@ Times: TypeAlias = Float[Array, " batch"]
 _EARLIEST, _LATEST = 1e-12, 1 + 1e-5
 
 
+def _value(schedule: Schedule, u: float) -> np.ndarray | None:
+    """The value of a schedule, also within `jit`; None where its numbers are traced."""
+    with jax.ensure_compile_time_eval():
+        value = schedule(jnp.asarray(u, jnp.result_type(float)))
+    return np.asarray(value) if is_concrete(value) else None
+
+
 class PathSample(NamedTuple):
     """Points `x_t` on a path, from the data `x0`, with their conditional velocities."""
 
@@ -60,7 +67,8 @@ class ProbabilityPath(eqx.Module):
             vanish at `T`: right where `f(T)` times the data is small beside the noise there.
 
     Raises:
-        ValueError: If `T` is not positive, a name is unknown, or a part cannot be called.
+        ValueError: If `T` is not positive, a name is unknown, a part cannot be called, or the signal
+            is not 1 at 0 or the clock not 0.
 
     Example:
         >>> path = kacjax.ProbabilityPath(kacjax.KacProcess(), signal=lambda u: 1 - u**2)
@@ -91,17 +99,20 @@ class ProbabilityPath(eqx.Module):
         for name, part in (("signal", self.signal), ("clock", self.clock)):
             if not callable(part):
                 raise ValueError(f"{name} must be a name or a callable of t / T, got {part!r}.")
+            start, first = float(name == "signal"), _value(part, 0.0)
+            if first is not None and not np.allclose(first, start, rtol=0, atol=1e-3):
+                raise ValueError(f"{name} must be {start:g} at 0, got {part!r} with {first} there.")
         if not callable(getattr(process, "sample_with_velocity", None)):
             raise ValueError(f"process must be a kacjax.Process, got {process!r}.")
 
     @property
     def prior_is_noise(self) -> bool:
-        """Whether the prior is noise alone: the signal vanishes at `T`, or almost, as is declared."""
-        if self.approximate_prior:
-            return True
-        with jax.ensure_compile_time_eval():
-            last = self.signal(jnp.ones(()))
-        return is_concrete(last) and bool(np.all(np.asarray(last) == 0))
+        """Whether the prior is noise alone: the signal vanishes at `T`, or almost, as is declared.
+
+        Within `jit` it is false for a signal whose own numbers are traced.
+        """
+        last = None if self.approximate_prior else _value(self.signal, 1.0)
+        return self.approximate_prior or (last is not None and bool(np.all(last == 0)))
 
     def coefficients(self, t: ArrayLike, ndim: int | None = None) -> Coefficients:
         r"""The coefficients $f, f', g, g', \sigma, \sigma'$ at times.
@@ -230,8 +241,9 @@ class ProbabilityPath(eqx.Module):
             return noise
         if x0 is None:
             raise ValueError(
-                f"the signal {self.signal!r} does not vanish at T, so that the prior depends on the "
-                "data: pass x0, or use the signal 'linear' or 'cosine' to generate from noise alone."
+                f"the signal {self.signal!r} does not vanish at T, or its numbers are traced, so that "
+                "the prior depends on the data: pass x0; or to generate from noise alone use the "
+                "signal 'linear' or 'cosine', or approximate_prior=True where it is small or 0 at T."
             )
         return c.f * widen(jnp.asarray(x0)) + noise
 
