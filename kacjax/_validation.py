@@ -1,5 +1,6 @@
 """Checks of concrete values where they enter; traced values pass through."""
 
+import operator
 from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
@@ -34,10 +35,15 @@ def check_nonnegative(name: str, value: Any) -> None:
         raise ValueError(f"{name} must not be negative or NaN, got {_show(array)}.")
 
 
-def check_count(name: str, value: Any, minimum: int = 1) -> None:
-    """Raises a `ValueError` unless `value` is an integer of at least `minimum`."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < minimum:
+def check_count(name: str, value: Any, minimum: int = 1) -> int:
+    """The integer, of whatever type; raises a `ValueError` unless it is one of at least `minimum`."""
+    try:
+        number = minimum - 1 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = minimum - 1
+    if number < minimum:
         raise ValueError(f"{name} must be an integer of at least {minimum}, got {value!r}.")
+    return number
 
 
 def choose(name: str, value: str, known: Mapping[str, T]) -> T:
@@ -64,7 +70,7 @@ def check_labels(labels: Any, num: int, classes: int | None = None, null: bool =
     if structure.num_nodes > 1 and any(np.ndim(leaf) for leaf in leaves) and classes is None:
         return jax.tree.map(lambda leaf: _check_condition(leaf, num), labels)
     array = labels if isinstance(labels, jax.Array) else np.asarray(labels)
-    if array.ndim > 1 and jnp.issubdtype(array.dtype, jnp.floating) and classes is None:
+    if array.ndim and jnp.issubdtype(array.dtype, jnp.floating) and classes is None:
         return _check_condition(array, num)
     if array.shape != (num,) or not jnp.issubdtype(array.dtype, jnp.integer):
         also = "" if classes is not None else f" Conditions are floats of shape ({num}, ...)."
@@ -161,8 +167,10 @@ def same_path(one: Any, other: Any) -> bool:
             functions = True
     if functions and is_concrete(one.T):
         times = np.linspace(0, 1, 9)[1:-1] * np.asarray(one.T)
-        a, b = one.coefficients(times), other.coefficients(times)
-        return np.allclose(a.f, b.f, 1e-5, 1e-6) and np.allclose(a.g, b.g, 1e-5, 1e-6)
+        with jax.ensure_compile_time_eval():
+            a, b = one.coefficients(times), other.coefficients(times)
+        pairs = [pair for pair in ((a.f, b.f), (a.g, b.g)) if all(map(is_concrete, pair))]
+        return all(np.allclose(*pair, 1e-5, 1e-6) for pair in pairs)
     return structure == expected
 
 

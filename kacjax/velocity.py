@@ -79,6 +79,8 @@ class Velocity(eqx.Module):
 
         With a second time `until` it is the average one that a flow map has.
         """
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            raise ValueError(f"x must hold floats, got {x.dtype}.")
         output = self.output(t, x, label, until=until, key=key)
         prediction = make_prediction(self.prediction)
         return prediction.velocity(self.path, t, x.astype(output.dtype), output).astype(x.dtype)
@@ -175,19 +177,26 @@ def wrap_network(network: Any, params: Any = nnx.Param) -> Any:
 def trainable(network: Any) -> Any:
     """Which leaves of a network are trained, as a pytree of bools: all floats, but of Flax `params`.
 
+    It may be a `Velocity`, of which the path stays as it is, or hold wrapped networks among others.
+
     Example:
         >>> network = kacjax.velocity.wrap_network(nnx.BatchNorm(2, rngs=nnx.Rngs(0)))
         >>> sum(jax.tree.leaves(kacjax.velocity.trainable(network)))  # scale and bias
         2
     """
-    floats = jax.tree.map(eqx.is_inexact_array, network)
-    frozen = jax.tree.map(lambda _: False, floats)
-    if isinstance(network, NNXNetwork):
-        return NNXNetwork(floats.params, frozen.rest, network.graphdef)
-    if isinstance(network, LinenNetwork):
-        params = {name: tree for name, tree in floats.variables.items() if name == "params"}
-        return LinenNetwork({**frozen.variables, **params}, network.module)
-    return floats
+    special = NNXNetwork, LinenNetwork, ProbabilityPath
+
+    def mark(part: Any) -> Any:
+        floats = jax.tree.map(eqx.is_inexact_array, part)
+        frozen = jax.tree.map(lambda _: False, floats)
+        if isinstance(part, NNXNetwork):
+            return NNXNetwork(floats.params, frozen.rest, part.graphdef)
+        if isinstance(part, LinenNetwork):
+            params = {name: tree for name, tree in floats.variables.items() if name == "params"}
+            return LinenNetwork({**frozen.variables, **params}, part.module)
+        return frozen if isinstance(part, ProbabilityPath) else floats
+
+    return jax.tree.map(mark, network, is_leaf=lambda part: isinstance(part, special))
 
 
 class Changed(eqx.Module):
@@ -204,6 +213,11 @@ class Changed(eqx.Module):
     def path(self) -> ProbabilityPath | None:
         """The path of the other velocity, if that is known."""
         return getattr(self.velocity, "path", None)
+
+    @property
+    def prediction(self) -> Any:
+        """What the other velocity's network predicts, if that is known."""
+        return getattr(self.velocity, "prediction", None)
 
 
 class Guided(Changed):
@@ -268,8 +282,8 @@ def guided(
         raise ValueError(f"scale must be a number, got shape {np.shape(scale)}.")
     if is_concrete(scale) and not np.isfinite(scale):
         raise ValueError(f"scale must be finite, got {scale}.")
-    if is_number(null_label) and not isinstance(null_label, float):
-        check_count("null_label", null_label, 0)
+    whole = is_number(null_label) and not isinstance(null_label, float)
+    null_label = check_count("null_label", null_label, 0) if whole else null_label
     low, high = (0.0, math.inf) if interval is None else interval
     if is_concrete(low) and is_concrete(high) and not low <= high:
         raise ValueError(f"interval must run from a lower to a higher time, got {interval}.")

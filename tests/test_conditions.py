@@ -160,7 +160,10 @@ def test_pairs_of_a_coupling_have_equal_conditions():
         ({"a": np.ones((4, 2)), "b": np.ones((3, 2))}, r"labels must hold arrays of shape \(4, "),
         ({"a": np.ones(4, complex)}, "labels must hold .* got complex128"),
         (np.ones((3, 2)), r"labels must hold arrays of shape \(4, \.\.\.\).* \(3, 2\)"),
-        (np.ones(4), r"labels must be integers of shape \(4,\).*Conditions are floats of shape"),
+        (
+            np.ones(4, bool),
+            r"labels must be integers of shape \(4,\).*Conditions are floats of shape",
+        ),
         (np.ones((4, 2), int), "labels must be integers"),
     ],
 )
@@ -177,3 +180,13 @@ def test_types_of_conditions():
     assert (found["a"].dtype, found["b"].dtype) == (jnp.float32, jnp.int32)
     assert check_labels([[1.0, 2.0]] * 4, 4).shape == (4, 2)
     assert check_labels(jnp.ones((4, 2), jnp.bfloat16), 4).dtype == jnp.float32
+
+
+def test_one_number_is_a_condition():
+    """Of shape (num,), as of shape (num, 1)."""
+    numbers = np.linspace(0, 1, 5)
+    found = check_labels(numbers, 5)
+    assert found.shape == (5,)
+    assert found.dtype == jnp.float32
+    with pytest.raises(ValueError, match=r"labels must be integers of shape \(5,\), got float"):
+        check_labels(numbers, 5, classes=3)

@@ -103,6 +103,29 @@ def test_what_is_trained():
     mask = trainable(eqx.nn.MLP(2, 2, 4, 1, key=jax.random.key(0)))
     assert sum(jax.tree.leaves(mask)) == 4
     assert trainable([jnp.ones(2), jnp.arange(2), 1.0, jax.nn.silu]) == [True, False, False, False]
+    path = kacjax.kac_path(a=jnp.asarray(25.0))
+    mask = trainable(Velocity(layer, path))
+    assert jax.tree.leaves((mask.network.params, mask.network.rest)) == [True, True, False, False]
+    assert not any(jax.tree.leaves(mask.path))
+    inner = eqx.nn.Sequential([eqx.nn.Lambda(wrap_network(layer))])
+    assert sum(jax.tree.leaves(trainable(inner))) == 2
+
+
+def test_points_must_be_floats(without_hook):
+    velocity = Velocity(
+        jax.tree_util.Partial(lambda p, t, x: p * x, jnp.ones(2)), kacjax.kac_path()
+    )
+    with pytest.raises(ValueError, match="x must hold floats, got int32"):
+        velocity(jnp.array([0.5]), jnp.array([[1, 0]]))
+
+
+def test_integers_of_every_kind_are_counts():
+    labeled = Velocity(lambda t, x, label: x, kacjax.kac_path(), classes=3)
+    for null in (np.int64(3), jnp.asarray(3)):
+        assert guided(labeled, 2.0, null).null_label == 3
+    with pytest.raises(ValueError, match=r"null_label must lie in 0\.\.3, got 4"):
+        guided(labeled, 2.0, np.int64(4))
+    assert guided(labeled, 2.0, 3).prediction == "x0"
 
 
 def test_a_call_leaves_the_variables_alone():

@@ -198,7 +198,7 @@ def distill(
         >>> student.steps, list(student.stages)
         (1, [2, 1])
     """
-    ladder = [steps] if isinstance(steps, int) else [int(step) for step in steps]
+    ladder = [int(step) for step in np.ravel(steps)]
     counts = [teacher_steps, *ladder]
     for name, count in (("teacher_steps", teacher_steps), *(("steps", step) for step in ladder)):
         check_count(name, count)
