@@ -54,9 +54,16 @@ def make_mesh(data: int | None = None, fsdp: int = 1, devices: Sequence[Any] | N
     return jax.make_mesh((data, fsdp), (DATA, FSDP), (AxisType.Auto,) * 2, devices=devices)
 
 
+def with_automatic_axes(mesh: Mesh) -> Mesh:
+    """The mesh, along whose axes the compiler places what is in between; a `ValueError` for no mesh."""
+    if not isinstance(mesh, Mesh):
+        raise ValueError(f"mesh must be a jax.sharding.Mesh, got {mesh!r:.80}.")
+    return Mesh(mesh.devices, mesh.axis_names)
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """How a batch lies: its first axis split over all devices."""
-    return NamedSharding(mesh, PartitionSpec((DATA, FSDP)))
+    return NamedSharding(mesh, PartitionSpec(mesh.axis_names))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -67,9 +74,10 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def state_sharding(state: Tree, mesh: Mesh) -> Tree:
     """How a state of arrays or `jax.ShapeDtypeStruct` lies: a tree of shardings.
 
-    Each is split over `fsdp` along the longest of its axes that divides, but for small ones.
+    Each is split over `fsdp`, if the mesh has such an axis, along the longest of its own axes that
+    divides, but for small ones.
     """
-    parts = mesh.shape[FSDP]
+    parts = mesh.shape.get(FSDP, 1)
 
     def sharding(leaf: Any) -> NamedSharding:
         axes = [i for i, length in enumerate(leaf.shape) if length % parts == 0]

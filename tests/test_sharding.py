@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+import kacjax
 from kacjax import sharding
 from tests import compilation, sharding_worker
 from tests.sharding_worker import BATCH, DIM
@@ -55,8 +56,9 @@ def agree(results, name, single):
 def test_eight_devices_train_as_one(tmp_path, single):
     """One test, for there is one worker: tests that share it may run in several processes."""
     eight = finish(*start(tmp_path, "eight", "perceptron", devices=8))
-    for name in ("8x1", "1x8", "stream"):
+    for name in ("8x1", "1x8", "stream", *sharding_worker.OWN_MESHES):
         agree(eight, name, single)
+    assert eight["own split/bytes"] == eight["1x8/bytes"]
     agree(eight, "ot", {key: eight[f"ot alone/{key}"] for key in single})
     assert np.all(eight["ot/losses"] != single["losses"])
     a_split_state_takes_its_share_of_memory(eight, single)
@@ -126,6 +128,15 @@ def test_a_mesh_uses_all_devices():
         sharding.make_mesh(fsdp=2)
     with pytest.raises(ValueError, match=r"data \* fsdp must be the number of devices, 1; got 3"):
         sharding.make_mesh(data=3)
+
+
+def test_what_is_no_mesh_is_refused(without_hook):
+    network = jax.tree_util.Partial(lambda p, t, x: p * x, np.ones(2, np.float32))
+    with pytest.raises(ValueError, match=r"mesh must be a jax\.sharding\.Mesh, got \["):
+        kacjax.Trainer(network, kacjax.kac_path(), mesh=jax.devices())
+    field, key = (lambda t, x: x), jax.random.key(0)
+    with pytest.raises(ValueError, match=r"mesh must be a jax\.sharding\.Mesh, got \["):
+        kacjax.generate(field, kacjax.kac_path(), key, (2, 1), 2, mesh=jax.devices())
 
 
 def test_what_jax_finds_decides(monkeypatch):

@@ -223,7 +223,9 @@ class Plan(Options):
         params = jax.tree.map(jnp.copy, params)
         trained = eqx.filter(params, self.trained.tree)
         zero = jnp.zeros((), jnp.int32)
-        opt_state = self.optimizer.init(trained)
+        # Some optimizers keep the parameters themselves.
+        copied = lambda leaf: jnp.copy(leaf) if _is_array(leaf) else leaf  # noqa: E731
+        opt_state = jax.tree.map(copied, self.optimizer.init(trained))
         return TrainState(params, _wide(trained), opt_state, zero, jnp.copy(key), jnp.copy(zero))
 
     def parts(self, given: Any) -> tuple[Any, Any]:

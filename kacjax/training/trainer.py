@@ -83,6 +83,8 @@ class Trainer(stepping.Options):
         if not (optimizer is None or callable(getattr(optimizer, "update", None))):
             got = f"got {optimizer!r:.80}"
             raise ValueError(f"optimizer must be an optax.GradientTransformation, {got}.")
+        if self.mesh is not None:
+            object.__setattr__(self, "mesh", sharding.with_automatic_axes(self.mesh))
         sharding.check_batch_size(self.batch_size, self.mesh, self.accumulate)
         classes = self._parts[2].classes  # Made now, for the errors of its making.
         if self.label_dropout and classes is None and self.null_label is None:
@@ -347,7 +349,8 @@ def fit(
         on_nonfinite: A loss or gradient that is not finite raises `NonFiniteError` (`stop`), or its
             update is not applied and counted in `state.skipped` (`skip`).
         steps_per_call: Most steps in one call of the device; chosen if missing.
-        mesh: Devices over which batch and state are spread, see `kacjax.sharding.make_mesh`.
+        mesh: Devices over which batches are spread, along all axes of the mesh, and the state along an
+            axis `fsdp`; see `kacjax.sharding.make_mesh`.
         trainable: What is trained, by default `kacjax.velocity.trainable(network)`: a pytree of
             bools or a function of a leaf, as in `equinox.partition`; for an NNX module a filter.
         state: A state to go on from, with fewer than `steps` steps; it is read, not used up.

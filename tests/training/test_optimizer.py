@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 
+import kacjax
 from kacjax.training import default_optimizer
 from kacjax.training.step import SCHEDULES
 
@@ -70,3 +71,13 @@ def test_bad_arguments(change, message, monkeypatch):
     options = {"learning_rate": 0.1, "steps": 10, "warmup": 1, "clip": 1.0, **change}
     with pytest.raises(ValueError, match=message):
         default_optimizer(**options)
+
+
+@pytest.mark.parametrize("name", ["prodigy", "dog", "dowg"])
+def test_optimizers_that_keep_the_parameters(name):
+    """Their state and the parameters are buffers of their own."""
+    network = jax.tree_util.Partial(lambda p, t, x: p * x, jnp.ones((1, 2)))
+    optimizer, data = getattr(optax.contrib, name)(), np.ones((8, 2), np.float32)
+    arguments = network, kacjax.flow_matching_path(), data, jax.random.key(0), 2, 8
+    run = kacjax.fit(*arguments, optimizer=optimizer, progress=False)
+    assert np.all(np.isfinite(run.losses))
