@@ -57,7 +57,7 @@ def encode(
     x = as_floats("x", x)
     start, f = earliest(velocity, path, t_min)
     result = solve(velocity, path, f.astype(x.dtype) * x, start, path.T, steps, **options)
-    _check_encoded(path, result[0] if options.get("return_nfe") else result)
+    _check_encoded(velocity, path, result[0] if options.get("return_nfe") else result)
     return result
 
 
@@ -75,16 +75,25 @@ def earliest(velocity: Velocity, path: ProbabilityPath, t_min: Any = None) -> tu
 def _check_signal(path: ProbabilityPath) -> None:
     """Raises a `ValueError` unless the prior is noise alone."""
     if not path.prior_is_noise:
-        raise ValueError(f"the path's signal must vanish at T, got {path.signal!r}.")
+        raise ValueError(
+            f"the path's signal must vanish at T, got {path.signal!r}; where its numbers are traced, "
+            "or it is small there, say so by approximate_prior=True."
+        )
 
 
-def _check_encoded(path: ProbabilityPath, noise: Array) -> None:
-    """Warns if noise that can be looked at is more than one and a half times what the prior has."""
+def _check_encoded(velocity: Velocity, path: ProbabilityPath, noise: Array) -> None:
+    """Warns if noise that can be looked at is far beyond what the prior has.
+
+    That is one and a half times its deviation, and more where there are few components.
+    """
     size = jnp.sqrt(jnp.mean(jnp.square(noise / path.coefficients(path.T).sigma)))
-    if path.prior_is_noise and is_concrete(size) and not size < 1.5:
+    largest = 1.5 * (1 + 3 / math.sqrt(noise.size))
+    if path.prior_is_noise and is_concrete(size) and not size < largest:
         found = f"the encoded data have {float(size):.3g} times the prior's deviation"
-        advice = "train with prediction='velocity', or take a larger t_min"
-        warnings.warn(f"{found}: {advice}.", RuntimeWarning, stacklevel=3)
+        reason = "they are far from the data of the training, or the velocity is wrong"
+        if getattr(velocity, "prediction", None) == "x0":
+            reason += ": train with prediction='velocity', or take a larger t_min"
+        warnings.warn(f"{found}: {reason}.", RuntimeWarning, stacklevel=3)
 
 
 def decode(
@@ -280,7 +289,7 @@ def log_density(
     field, times = eqx.Partial(_density_slope, velocity), (start, path.T, steps)
     options = {"solver": "rk4", **options}
     (noise, change), nfe = integrate(field, path, state, args, times, options, None, return_nfe)
-    _check_encoded(path, noise)
+    _check_encoded(velocity, path, noise)
     coordinates = make_coordinates(path, options.get("coordinates"))
     first, last = (coordinates.scale(coordinates.solver_time(t)) for t in (start, path.T))
     growth = math.prod(x.shape[1:]) * jnp.log(f * last / first).astype(x.dtype)

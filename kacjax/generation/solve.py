@@ -320,9 +320,11 @@ def check_times(
     if vector.ndim != 1 or not vector.size:
         raise ValueError(f"{name} must be a vector of times, got shape {vector.shape}.")
     if _validation.is_concrete(vector) and _validation.is_concrete(path.T):
-        moves = np.diff(np.asarray(vector)) * (1 if upwards else -1)
+        known = np.asarray(vector)
+        moves = np.diff(known) * (1 if upwards else -1)
         ordered = moves > 0 if strict else moves >= 0
-        inside = (vector >= 0) & (vector <= jnp.asarray(path.T, vector.dtype))
+        # In NumPy: within jit comparisons of JAX's arrays are traced.
+        inside = (known >= 0) & (known <= np.asarray(path.T).astype(known.dtype))
         if not (np.all(ordered) and np.all(inside)):
             order = "rise" if upwards else "fall"
             raise ValueError(f"{name} must {order} within [0, {path.T}], got {times}.")

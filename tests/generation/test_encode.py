@@ -201,8 +201,13 @@ def test_the_way_up_of_an_x0_prediction_begins_in_a_little_noise(name):
 def test_noise_that_is_too_large_is_said(call):
     x = jnp.ones((4, 2))
     grow = lambda t, x: 3 * x  # noqa: E731
-    with pytest.warns(RuntimeWarning, match="times the prior's deviation.*prediction='velocity'"):
+    with pytest.warns(
+        RuntimeWarning, match="times the prior's deviation.*or the velocity is wrong.$"
+    ):
         call(grow, PATH, x, 5)
+    wrong = kacjax.Velocity(lambda t, x: -100 * x, PATH)
+    with pytest.warns(RuntimeWarning, match="prediction='velocity', or take a larger t_min"):
+        call(wrong, PATH, x, 5)
     with pytest.warns(RuntimeWarning, match="nan times"):
         call(lambda t, x: x / 0, PATH, x, 5)
 
@@ -213,6 +218,10 @@ def test_noise_of_the_right_size_is_not():
     flow, x = GaussianFlow(PATH), 0.3 * jax.random.normal(KEY, (100, 2))
     encode(flow, PATH, x, 10, return_nfe=True)
     log_density(flow, PATH, x, 10)
+    # Nor is an outlier a fault.
+    normal = kacjax.exact_velocity(PATH, jnp.zeros((1, 1)), std=1.0)
+    found = log_density(normal, PATH, jnp.array([[3.0]]), 40)
+    np.testing.assert_allclose(found, -(9 + np.log(2 * np.pi)) / 2, atol=1e-3)
     # Nothing is said of what is traced.
     jax.jit(lambda x: encode(lambda t, x: 3 * x, PATH, x, 5))(x)
 

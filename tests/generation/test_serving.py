@@ -68,3 +68,17 @@ def test_an_exported_generator_needs_no_kacjax_and_gives_the_same_bits(
     np.testing.assert_array_equal(np.load(result), want)
     eager = kacjax.generate(velocity, PATH, key, (5, 2), STEPS, labels=LABELS)
     np.testing.assert_allclose(want, eager, atol=1e-5)
+
+
+def test_numbers_of_the_surroundings_are_known_within_jit():
+    """Times as an array of JAX, and functions of equal values as a signal."""
+    key, still, path = jax.random.key(0), lambda t, x: x, kacjax.kac_path()
+    times = jnp.array([1.0, 0.5, 0.0])
+    x = jax.jit(lambda key: kacjax.generate(still, path, key, (3, 2), times))(key)
+    np.testing.assert_allclose(x, kacjax.generate(still, path, key, (3, 2), times), rtol=1e-5)
+    make = lambda power: kacjax.ProbabilityPath(kacjax.KacProcess(), lambda u: 1 - u**power)  # noqa: E731
+    velocity = kacjax.Velocity(still, make(2), "velocity")
+    x = jax.jit(lambda key: kacjax.generate(velocity, make(2), key, (3, 2), 2))(key)
+    assert jnp.all(jnp.isfinite(x))
+    with pytest.raises(ValueError, match="path must be that of the velocity"):
+        jax.jit(lambda key: kacjax.generate(velocity, make(3), key, (3, 2), 2))(key)
