@@ -14,7 +14,7 @@ from kacjax import Velocity, few_step, losses
 
 
 def make_network(config: RunConfig, dataset: Dataset) -> nnx.Module:
-    """The untrained network of a run; a `ValueError` if it does not fit the data."""
+    """The untrained network of a run; a `UserError` if it does not fit the data."""
     options: dict[str, Any] = {"T": float(config.model.make().T)}
     options["classes"] = len(dataset.classes) if config.network.conditional else None
     if config.training.is_map:
@@ -23,7 +23,9 @@ def make_network(config: RunConfig, dataset: Dataset) -> nnx.Module:
         if config.model.path != "kac":
             raise UserError(f"--prediction bounded needs --path kac, got {config.model.path}.")
         options["outputs"] = 2
-    return config.network.make(dataset.event, config.training.seed, **options)
+    flags = "--image-size or --size and the flags after it: " * (len(dataset.event) > 1)
+    with user_errors(ValueError, saying=flags):
+        return config.network.make(dataset.event, config.training.seed, **options)
 
 
 def make_objective(config: RunConfig, dataset: Dataset) -> Any:

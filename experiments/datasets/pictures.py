@@ -54,6 +54,8 @@ class Pictures(Dataset):
         rows = np.random.default_rng(0).permutation(len(images))[:_JUDGED]
         self._some, self.event = images[rows], images.shape[1:]
         self.fingerprint = fingerprint(images, labels, self.classes)
+        if isinstance(source, FolderConfig):
+            self._check()
 
     def _open_stream(self, place: Any, options: Any, training: TrainingConfig) -> None:
         seed = training.seed
@@ -67,6 +69,12 @@ class Pictures(Dataset):
         some.close()
         self.classes, self.event = self._stream.classes, self._stream.shape
         self.fingerprint = str(self._stream.get_state()["images"])
+        self._check()
+
+    def _check(self) -> None:
+        """Says before the training if the user's images cannot be judged by."""
+        with user_errors(ValueError, saying=f"--data: {self._config.source.data}: "):
+            self._judge  # noqa: B018
 
     def _set_number(self, num: int) -> None:
         """Refuses a single image: there would be none to judge by."""
@@ -85,7 +93,7 @@ class Pictures(Dataset):
         if self._stream is None:
             return super().source(trainer, key, step, seed)
         self._stream.set_state({**self._stream.get_state(), "step": step})
-        return _batches(self._stream, bool(trainer.label_dropout), self._flip, seed, step)
+        return _batches(self._stream, trainer.classes is not None, self._flip, seed, step)
 
     def close(self) -> None:
         """Ends the threads of a stream."""
@@ -97,7 +105,7 @@ class Pictures(Dataset):
         """A classifier where there is one, beside test images where there are some."""
         config, train = self._config, self._some
         if config.data not in LOADERS:
-            return PixelJudge(train, train)
+            return PixelJudge(train, None if self._stream is not None else self._images.images)
         with user_errors(ValueError, OSError, ImportError):
             test = LOADERS[config.data]("test", config.source.data_root).images
             order = np.random.default_rng(0).permutation(len(test))
@@ -106,7 +114,7 @@ class Pictures(Dataset):
             elif config.data == "mnist":
                 classify = mnist_classifier()
             else:
-                return PixelJudge(train, test[order])
+                return PixelJudge(test[order], self._images.images, held_out=True)
         return ClassifierJudge(classify, self._images, test[order])
 
     @property
@@ -120,7 +128,7 @@ class Pictures(Dataset):
 
     def reference(self, num: int) -> dict[str, float]:
         """The figures of real images that samples are not compared with."""
-        return self._judge.quality(self._judge.other[:num])
+        return self._judge.quality(self._judge.other[:num], real=True)
 
     def figures(self, samples: Mapping[str, Images]) -> dict[str, Figure]:
         """Generated images beside real ones."""
@@ -151,15 +159,15 @@ class ClassifierJudge:
     def _training_features(self) -> np.ndarray:
         return self._judge.classify(self._train.images)[0]
 
-    def quality(self, samples: Images) -> dict[str, float]:
-        """The figures of samples."""
-        found, real = self._judge.statistics(samples), self._judge.real_features
+    def quality(self, samples: Images, real: bool = False) -> dict[str, float]:
+        """The figures of samples, and the distance that as many real images have."""
+        found, test = self._judge.statistics(samples), self._judge.real_features
         features, _ = self._judge.classify(samples)
         # What these say depends on the numbers.
-        equal = min(len(features), len(real))
-        manifold = metrics.prdc(features[:equal], real[:equal])
-        memorized = metrics.memorization_ratio(features, self._training_features, real[:equal])
-        return {
+        equal = min(len(features), len(test))
+        manifold = metrics.prdc(features[:equal], test[:equal])
+        memorized = metrics.memorization_ratio(features, self._training_features, test[:equal])
+        figures = {
             "classifier_frechet_distance": float(found.classifier_frechet_distance),
             "confidence": float(found.confidence),
             "class_total_variation": float(found.total_variation),
@@ -167,14 +175,18 @@ class ClassifierJudge:
             "precision": float(manifold.precision),
             "memorization_ratio": float(memorized),
         }
+        if not real:
+            same = self._judge.statistics(self.other[: len(samples)])
+            figures["classifier_frechet_distance_of_data"] = same.classifier_frechet_distance
+        return figures
 
 
 class PixelJudge:
     """Judges by pixels alone: patches, brightness and contrast, and the nearest training image.
 
     Patches are compared by the sliced Wasserstein distance, on a scale where a pixel goes from -1
-    to 1. The nearest training image is relative to how near other training images are to each
-    other: near 0 for copies.
+    to 1. The distance to the nearest of all training images is relative to that of real images, to
+    the nearest other one if they are of the training themselves: near 0 for copies.
     """
 
     headlines = (
@@ -184,31 +196,39 @@ class PixelJudge:
         Headline("nearest_training_ratio", "nearest ratio", "one", log=False),
     )
 
-    def __init__(self, train: Images, real: Images):
+    def __init__(self, real: Images, train: Images | None, held_out: bool = False):
         # A copy would be nearest to its original.
-        distinct = list({image.tobytes(): i for i, image in enumerate(train)}.values())
-        if len(distinct) < 4:
-            raise ValueError(
-                f"there must be four different images to judge by, got {len(distinct)}."
-            )
-        own, self._train = real is train, train[distinct]
-        if own:
-            self._train, real = np.array_split(self._train, 2)
-        self.real, self.other = np.array_split(real[:_JUDGED], 2)
+        distinct = [_distinct(images) for images in (real, *([] if train is None else [train]))]
+        if min(map(len, distinct)) < 4:
+            got = min(map(len, distinct))
+            raise ValueError(f"there must be four different images to judge by, got {got}.")
+        self.real, self.other = np.array_split(distinct[0][:_JUDGED], 2)
+        self._train, self._own = distinct[-1], not held_out
+        if train is None:  # They are not at hand.
+            self.headlines = self.headlines[:-1]
 
-    def quality(self, samples: Images) -> dict[str, float]:
-        """The figures of samples."""
-        own, real = (to_float(images[:_JUDGED]) for images in (samples, self.real))
-        train = to_float(self._train)
-        distance = metrics.sliced_wasserstein(_patches(own), _patches(real), jax.random.key(0))
-        near = [_nearest(images, train) for images in (own, real)]
-        return {
+    @cached_property
+    def _distance(self) -> float:
+        return _nearest(self.real, self._train, 1 + self._own)
+
+    def quality(self, samples: Images, real: bool = False) -> dict[str, float]:
+        """The figures of samples, or of real images."""
+        own, data = (to_float(images[:_JUDGED]) for images in (samples, self.real))
+        distance = metrics.sliced_wasserstein(_patches(own), _patches(data), jax.random.key(0))
+        figures = {
             "patch_sliced_wasserstein": float(distance),
-            "relative_brightness": float((1 + own.mean()) / (1 + real.mean())),
-            "relative_contrast": float(own.std(axis=0).mean() / real.std(axis=0).mean()),
-            # Copies among the data have no distance.
-            "nearest_training_ratio": near[0] / max(near[1], 1e-6),
+            "relative_brightness": float((1 + own.mean()) / (1 + data.mean())),
+            "relative_contrast": float(own.std(axis=0).mean() / data.std(axis=0).mean()),
         }
+        if self.headlines[-1].key == "nearest_training_ratio":
+            near = _nearest(samples[:_JUDGED], self._train, 1 + (real and self._own))
+            figures["nearest_training_ratio"] = near / max(self._distance, 1e-6)
+        return figures
+
+
+def _distinct(images: Images) -> Images:
+    """The images, each once."""
+    return images[list({image.tobytes(): i for i, image in enumerate(images)}.values())]
 
 
 def _patches(images: np.ndarray, num: int = _JUDGED * _PATCHES) -> np.ndarray:
@@ -219,10 +239,12 @@ def _patches(images: np.ndarray, num: int = _JUDGED * _PATCHES) -> np.ndarray:
     return np.stack([images[n, i : i + side, j : j + side].ravel() for n, i, j in places])
 
 
-def _nearest(images: np.ndarray, train: np.ndarray) -> float:
-    flat = (jnp.asarray(x.reshape(len(x), -1)) for x in (images, train))
-    distances, _ = metrics.nearest_neighbors(*flat, 1)
-    return float(np.median(distances))
+def _nearest(images: Images, train: Images, rank: int) -> float:
+    """The median distance to the nearest training image, or to the one of another rank."""
+    flat = lambda part: jnp.asarray(to_float(part).reshape(len(part), -1))  # noqa: E731
+    parts = np.array_split(train, -(-len(train) // _JUDGED))
+    found = [metrics.nearest_neighbors(flat(images), flat(part), rank)[0] for part in parts]
+    return float(np.median(np.sort(np.concatenate(found, axis=1))[:, rank - 1]))
 
 
 def _batches(

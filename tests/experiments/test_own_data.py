@@ -1,20 +1,26 @@
 """Data sets of one's own: sides of images, copies among them, and tables of few values."""
 
+import contextlib
 import csv
 import dataclasses
 import json
+import shutil
+from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 from flax import nnx
 
 import kacjax
 from experiments import generate
+from experiments.command import UserError
 from experiments.config import ArraysConfig, FolderConfig, differences, from_dict, to_dict
 from experiments.datasets.arrays import read_arrays, read_data
-from experiments.datasets.pictures import PixelJudge
+from experiments.datasets.pictures import Pictures, PixelJudge
 from experiments.datasets.vectors import Arrays
 from experiments.defaults import DEFAULTS
+from tests.experiments.small_runs import draw_pictures
 
 
 @pytest.mark.parametrize("sides", [(8,), (8, 12)])
@@ -140,3 +146,38 @@ def test_guidance_needs_a_network_that_knows_no_class(tmp_path, capsys):
     flags = ["--run", str(file), "--out", str(tmp_path / "x.npy"), "--guidance", "2"]
     assert generate.main(flags) == 2
     assert "--guidance needs a network trained with --label-dropout" in capsys.readouterr().err
+
+
+def test_copies_of_any_training_image_are_seen():
+    """Also of those beyond the ones that are judged by."""
+    images = np.random.default_rng(0).integers(0, 256, (60, 8, 8, 3), np.uint8)
+    judge = PixelJudge(images[:20], images)
+    ratio = "nearest_training_ratio"
+    assert judge.quality(images[30:40])[ratio] < 1e-3
+    # The ones that are judged by are of the training themselves.
+    assert 0.8 < judge.quality(judge.other, real=True)[ratio] < 1.25
+    assert ratio not in PixelJudge(images, None).quality(images[:10])
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_images_that_cannot_be_judged_are_refused_before_the_training(stream, tmp_path):
+    draw_pictures(tmp_path / "all")
+    for i in range(3):
+        (tmp_path / f"{i}.png").write_bytes((tmp_path / "all" / "dark" / "0.png").read_bytes())
+    shutil.rmtree(tmp_path / "all")
+    source = FolderConfig(tmp_path, image_size=(8,), stream=stream)
+    config = dataclasses.replace(DEFAULTS["images"][1], source=source)
+    with pytest.raises(UserError, match=r"--data: .*four different images to judge by, got 1"):
+        Pictures(config, False)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_a_stream_has_the_labels_of_a_network_with_classes(dropout, tmp_path):
+    source = FolderConfig(draw_pictures(tmp_path), image_size=(8,), stream=True)
+    training = dataclasses.replace(DEFAULTS["images"][1].training, batch_size=4)
+    config = dataclasses.replace(DEFAULTS["images"][1], source=source, training=training)
+    with contextlib.closing(Pictures(config, False)) as dataset:
+        for classes in (2, None):
+            trainer = SimpleNamespace(classes=classes, label_dropout=dropout)
+            batch = next(dataset.source(trainer, jax.random.key(0), 0, 0))
+            assert (batch.labels is None) == (classes is None)
