@@ -162,10 +162,14 @@ def plus_minus(figure: Interval) -> str:
         digits = min(4, max(0, 1 - math.floor(math.log10(half)))) if half > 0 else 4
         return f"{mean:.{digits}f} ± {half:.{digits}f}"
     exponent = math.floor(math.log10(abs(mean)))
-    scaled = mean / 10**exponent
     if math.isnan(half):
-        return f"{scaled:.2f}e{exponent}"
-    return f"({scaled:.1f} ± {half / 10**exponent:.1f})e{exponent}"
+        return f"{mean / 10**exponent:.2f}e{exponent}"
+    # The last digit is the half-width's first one; what is shown as 10 is 1 of the next exponent.
+    place = math.floor(math.log10(half)) if half > 0 else exponent
+    place = min(exponent - 1, max(exponent - 4, place))
+    exponent = math.floor(math.log10(round(abs(mean), -place)))
+    digits = exponent - place
+    return f"({mean / 10**exponent:.{digits}f} ± {half / 10**exponent:.{digits}f})e{exponent}"
 
 
 def number(value: float | int) -> str:

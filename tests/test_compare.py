@@ -560,6 +560,10 @@ def fails(capsys, flags, *words):
         (["--c", "nan"], ["--c must lie between"]),
         (["--nfe", "0"], ["--nfe must be an integer of at least 1, got 0"]),
         (["--nfe"], ["--nfe needs at least one value"]),
+        (
+            ["--nfe", "1", "3", "--solver", "heun"],
+            ["--nfe must hold a multiple of 2, the evaluations of a step of heun, got 1 3"],
+        ),
         (["--seeds", "0"], ["--seeds must be an integer of at least 1"]),
         (["--seed", "2147483647"], ["--seed plus --seeds must be at most"]),
         (["--checkpoints", "0.5"], ["--checkpoints must lie in (0, 1] and hold 1, got 0.5"]),
@@ -803,6 +807,9 @@ def test_pairs_are_with_the_control_of_each():
     [
         (0.98123, 0.0123, "0.981 ± 0.012"),
         (3.52e-4, 0.4e-4, "(3.5 ± 0.4)e-4"),
+        (1.4e-3, 3.1e-5, "(1.40 ± 0.03)e-3"),
+        (1e5, 3e3, "(1.00 ± 0.03)e5"),
+        (9.97e-3, 4e-4, "(1.00 ± 0.04)e-2"),
         (12.3, 4.56, "12.3 ± 4.6"),
         (1.0, 0.0, "1.0000 ± 0.0000"),
         (0.0, math.nan, "0"),
@@ -813,6 +820,14 @@ def test_pairs_are_with_the_control_of_each():
 )
 def test_numbers_are_short(mean, half, text):
     assert plus_minus(Interval(mean, half, 2)) == text
+
+
+def test_solvers_have_the_evaluations_that_their_steps_make_up():
+    config = EvaluationConfig(nfe=(1, 4, 6), solver=("heun", "rk4", "euler"), adaptive=())
+    found = {}
+    for sampler in config.samplers():
+        found.setdefault(sampler.solver, []).append(sampler.nfe)
+    assert found == {"heun": [4, 6], "rk4": [4], "euler": [1, 4, 6]}
 
 
 def test_every_axis_has_its_label():

@@ -38,7 +38,9 @@ from experiments.report import digest
 from kacjax.generation import ADAPTIVE
 
 # To be raised when judging or generating changes its meaning: older judgements are then not read.
-_VERSION = 5
+_VERSION = 6
+# Evaluations of the network for a step.
+EVALUATIONS = {"euler": 1, "ab2": 1, "heun": 2, "midpoint": 2, "rk4": 4}
 # Where data lie and who judges them does not decide a network; what they are has a fingerprint.
 _ELSEWHERE = ("data", "data_root", "classifier", "unreadable", "on_nonfinite")
 # The few images that training draws are not enough to be judged.
@@ -137,7 +139,7 @@ class EvaluationConfig:
     """Generation and judgement, the same for every model."""
 
     nfe: tuple[int, ...] = (5, 10, 20, 50, 100)
-    """Evaluations of the network for a sample."""
+    """Evaluations of the network for a sample; those that a solver's steps make up."""
     solver: tuple[Literal["euler", "ab2", "heun", "midpoint", "rk4"], ...] = ("ab2",)
     """Solvers with fixed steps."""
     grid_power: tuple[float, ...] = ()
@@ -154,16 +156,20 @@ class EvaluationConfig:
     """Samples to generate together."""
 
     def samplers(self) -> list[Sampler]:
-        """Every way to generate, the adaptive ones last."""
+        """Every way to generate, the adaptive ones last.
+
+        A solver has the numbers of evaluations that are a multiple of those of its step.
+        """
         fixed = itertools.product(self.solver, self.grid_power or (0.0,), sorted(set(self.nfe)))
-        return [Sampler(*each) for each in fixed] + [Sampler(each, 0, 0) for each in self.adaptive]
+        whole = [Sampler(*each) for each in fixed if each[2] % EVALUATIONS[each[0]] == 0]
+        return whole + [Sampler(each, 0, 0) for each in self.adaptive]
 
 
 def shown_sampler(evaluation: dict[str, Any]) -> Sampler:
     """The way to generate that is drawn: the first solver and the middle number of evaluations."""
-    ordered = sorted(set(evaluation["nfe"]))
-    power = (*evaluation["grid_power"], 0.0)[0]
-    return Sampler(evaluation["solver"][0], power, ordered[(len(ordered) - 1) // 2])
+    solver, power = evaluation["solver"][0], (*evaluation["grid_power"], 0.0)[0]
+    ordered = sorted(nfe for nfe in set(evaluation["nfe"]) if nfe % EVALUATIONS[solver] == 0)
+    return Sampler(solver, power, ordered[(len(ordered) - 1) // 2])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,6 +202,11 @@ class CompareConfig:
         for name in ("a", "c", "clock", "nfe", "solver"):
             if not lists[name]:
                 raise UserError(f"{flag(name)} needs at least one value.")
+        for solver in self.evaluation.solver:
+            if not any(nfe % EVALUATIONS[solver] == 0 for nfe in self.evaluation.nfe):
+                shown = " ".join(map(str, self.evaluation.nfe))
+                asked = f"--nfe must hold a multiple of {EVALUATIONS[solver]}"
+                raise UserError(f"{asked}, the evaluations of a step of {solver}, got {shown}.")
         check_count("--seed plus --seeds", self.training.seed + self.seeds - 1, 0)
         if 1 not in self.checkpoints or not all(0 < each <= 1 for each in self.checkpoints):
             shown = " ".join(f"{each:g}" for each in self.checkpoints)

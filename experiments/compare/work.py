@@ -12,7 +12,14 @@ from jaxtyping import PRNGKeyArray as Key
 import kacjax
 from experiments import runs
 from experiments.command import UserError, user_errors
-from experiments.compare.config import Cell, CompareConfig, Sampler, make_cells, shown_sampler
+from experiments.compare.config import (
+    EVALUATIONS,
+    Cell,
+    CompareConfig,
+    Sampler,
+    make_cells,
+    shown_sampler,
+)
 from experiments.compare.table import NFE, SECONDS
 from experiments.config import RunConfig, SamplingConfig
 from experiments.datasets import Dataset
@@ -24,8 +31,6 @@ from kacjax.data import to_float
 
 Row, Say = dict[str, Any], Callable[[str], None]
 
-# Evaluations of the network for a step.
-_EVALUATIONS = {"euler": 1, "ab2": 1, "heun": 2, "midpoint": 2, "rk4": 4}
 # Priors of generation; training draws its own keys from the same seed.
 _PRIOR = 1_000_003
 # The field is measured at so many times, from the first.
@@ -169,7 +174,7 @@ class Work:
             samplers, along = [Sampler("euler", 0.0, nfe) for nfe in counts], "straight"
         ways = []
         for sampler in samplers:
-            steps = max(1, sampler.nfe // _EVALUATIONS.get(sampler.solver, 1))
+            steps = max(1, sampler.nfe // EVALUATIONS.get(sampler.solver, 1))
             power = sampler.grid_power or run.model.grid_power(along)
             how = sampler.solver, steps, config.tolerance, along, power, config.chunk_size
             ways.append((sampler, SamplingConfig(config.num_samples, *how)))
