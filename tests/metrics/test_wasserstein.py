@@ -69,3 +69,9 @@ def test_mean_for_equal_laws():
 def test_wrong_input_is_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_gradients_are_finite_where_sets_are_equal():
+    x, key = np.ones((4, 2), np.float32), jax.random.key(0)
+    distance = lambda own: metrics.sliced_wasserstein(own, x, key)  # noqa: E731
+    np.testing.assert_array_equal(jax.grad(distance)(x), 0)

@@ -58,7 +58,7 @@ def test_samples_and_their_velocities_share_shapes_and_normals():
     for process in (KacProcess(jnp.full(3, 9.0)), WienerProcess(jnp.ones(3))):
         for draw in (process.sample, process.sample_with_velocity):
             with pytest.raises(
-                ValueError, match="do not broadcast|must hold the process's parameters"
+                ValueError, match=r"do not broadcast|must hold the process's parameters"
             ):
                 draw(key, 0.5, (2, 1))
         y = process.sample(key, 0.5, (2, 3))
