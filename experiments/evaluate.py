@@ -46,7 +46,7 @@ class EvaluateConfig:
     features: Literal["efficientnet", "inception", "pixels"] = "efficientnet"
     """What images are compared by."""
     size: int = 224
-    """Side to which efficientnet resizes them, 32 at least; of two folders, also to read them."""
+    """Side to which efficientnet resizes them, 32 at least; two folders are read at it."""
     data_root: Annotated[Path | None, optional("DIR", "$KACJAX_DATA or data")] = None
     """Folder of the files of a known data set."""
     out: Annotated[Path | None, optional("FILE.json", "none")] = None
@@ -132,9 +132,9 @@ def _tables(places: dict[str, Path], labels: str | None) -> dict[str, Columns]:
                 if names := list(map(str, notes.get("names", []))):
                     found[flag] = dict(zip(names, array.T, strict=True))
                     left_out |= {str(notes.get("label"))}.difference(names)
-    known = ", ".join(dict.fromkeys(name for columns in found.values() for name in columns))
-    if labels is not None and not any(labels in names for names in found.values()):
-        got = f"got {labels!r}" + f"; there are {known:.200}" * bool(known)
+    known = list(dict.fromkeys(name for columns in found.values() for name in columns))
+    if labels not in [None, *known]:
+        got = f"got {labels!r}" + f"; there are {', '.join(known):.200}" * bool(known)
         raise UserError(f"--labels must be a column of --run or of --against, {got}.")
     for flag, columns in found.items():
         found[flag] = {name: each for name, each in columns.items() if name not in left_out}
@@ -163,7 +163,8 @@ def _read(flag: str, place: Path, columns: Columns | None, event: Any) -> np.nda
             return data.load_images(place, event[:2], channels=event[2], progress=False).images
     named = ", ".join(_KNOWN) if flag == "--against" else "a run"
     asked = f"{named}, a folder, zip or tar of images, or one of {', '.join(('.npy', *_TABLES))}"
-    raise UserError(f"{flag} must be {asked}; got {str(place)!r}, which is none of these.")
+    why = "is none of these" if os.path.exists(place) else "does not exist"
+    raise UserError(f"{flag} must be {asked}; got {str(place)!r}, which {why}.")
 
 
 def _known(config: EvaluateConfig) -> np.ndarray:

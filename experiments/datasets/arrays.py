@@ -138,11 +138,10 @@ def numbers_of(file: Path, columns: Columns) -> tuple[np.ndarray, tuple[str, ...
     parts = {}
     for name, column in columns.items():
         what = f"{file}: column {name!r:.60}" if name else f"{file}"
-        if not len(np.atleast_1d(column)) or not column.ndim:
+        if not column.size or not column.ndim:
             raise UserError(f"{what} must not be empty, got shape {column.shape}.")
         parts[name] = _floats(what, name, column)
-        others = np.sum(~np.isfinite(parts[name]))
-        if others:
+        if others := np.sum(~np.isfinite(parts[name])):
             raise UserError(f"{what} must be finite, got {others} others.")
     if len(parts) == 1:
         (data,) = parts.values()
@@ -159,8 +158,6 @@ def numbers_of(file: Path, columns: Columns) -> tuple[np.ndarray, tuple[str, ...
             for name, part in wide.items()
             for i in range(part.shape[1])
         )
-    if not data.size:
-        raise UserError(f"{file} must not be empty, got shape {data.shape}.")
     if np.abs(data).max() > 1e30:
         raise UserError(f"{file} must hold numbers below 1e30, got {np.abs(data).max():.3g}.")
     return data, names

@@ -202,7 +202,12 @@ FILES = [
     of("generate", "--run notes.txt --out x.npy --num-samples 0", "--num-samples", "at least 1"),
     of("evaluate", "", "--run", "--against"),
     of("evaluate", "--run nothing.npy --against moons", "there is no file nothing.npy"),
-    of("evaluate", "--run nothing --against moons", "--run must be a run, a folder", "'nothing'"),
+    of(
+        "evaluate",
+        "--run nothing --against moons",
+        "--run must be a run, a folder",
+        "does not exist",
+    ),
     of("evaluate", "--run good.csv --against mons", "--against must be mnist", "'mons'"),
     of("evaluate", "--run good.csv --against grid2d --num-samples 2", "--num-samples", "least 6"),
     of("evaluate", "--run good.csv --against grid2d --out x.txt", "--out must name a .json file"),
