@@ -15,7 +15,6 @@ _COUNTS: dict[str, tuple[int, int]] = {
     **dict.fromkeys(("depth", "blocks", "multipliers"), (1, 100)),
     **dict.fromkeys(("image_size", "attention"), (1, 8192)),
     "seeds": (1, 1000),
-    "size": (32, 4096),
     "times": (2, 10_000),
     "trajectories": (1, 1_000_000),
     **dict.fromkeys(("epochs", "num_paths"), (1, 10_000)),

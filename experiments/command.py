@@ -6,6 +6,7 @@ with; with 130 if it was interrupted.
 """
 
 import contextlib
+import dataclasses
 import difflib
 import io
 import itertools
@@ -16,6 +17,7 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import jax
@@ -177,13 +179,14 @@ def parse(
     try:
         with contextlib.redirect_stderr(said):
             if not isinstance(kind, dict):
-                return tyro.cli(kind, prog=prog, args=argv, description=about + shown, **options)
+                options |= {"prog": prog, "args": argv, "description": about + shown}
+                return _at_home(tyro.cli(kind, **options))
             if argv and argv[0] in kind:
                 data, *rest = argv
                 about, default = kind[data]
                 named = shown.replace("digits", f"{data} {(needed or {}).get(data, '')}".strip())
-                options |= {"default": default, "description": about + named}
-                return tyro.cli(type(default), prog=f"{prog} {data}", args=rest, **options)
+                options |= {"prog": f"{prog} {data}", "args": rest, "description": about + named}
+                return _at_home(tyro.cli(type(default), default=default, **options))
             options |= {"prog": prog, "args": list(argv), "description": about + shown}
             return tyro.extras.overridable_config_cli(kind, **options)
     except SystemExit as stop:
@@ -192,6 +195,17 @@ def parse(
     if isinstance(kind, dict) and argv and argv[0] not in kind:
         check_choice("data", argv[0], kind)
     raise UserError(_flatten(said.getvalue()))
+
+
+def _at_home(value: Any) -> Any:
+    """The same, where `~` in any path is the home directory."""
+    if type(value) is tuple:
+        return tuple(map(_at_home, value))
+    if dataclasses.is_dataclass(value):
+        fields = {each.name: getattr(value, each.name) for each in dataclasses.fields(value)}
+        return type(value)(**{name: _at_home(each) for name, each in fields.items()})
+    # Unlike the method of `Path`, this leaves the name of an unknown user as it is.
+    return Path(os.path.expanduser(value)) if isinstance(value, Path) else value
 
 
 def continuing(name: str, argv: Sequence[str]) -> str:

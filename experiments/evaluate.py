@@ -4,7 +4,9 @@ python -m experiments.evaluate --run runs/mnist-kac --against mnist
 python -m experiments.evaluate --run samples.npy --against table.csv --out figures.json
 """
 
+import contextlib
 import dataclasses
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,9 +20,10 @@ from experiments import report, runs
 from experiments.checks import check_group
 from experiments.command import UserError, check_count, optional, parse, run, start, user_errors
 from experiments.datasets import make_known
-from experiments.datasets.arrays import columns_of, read_data, read_npy
+from experiments.datasets.arrays import Columns, numbers_of, read_columns, read_npy
 from experiments.datasets.pictures import LOADERS
 from kacjax import data, metrics
+from kacjax.export import load_notes
 
 _TABLES = (".npz", ".csv", ".parquet")
 _KNOWN = (*LOADERS, "digits", *data.TARGETS)
@@ -31,11 +34,11 @@ class EvaluateConfig:
     """Samples, and what they are compared with."""
 
     run: Annotated[Path, tyro.conf.arg(metavar="DIR|FILE")]
-    """Folder of a run, an array's file, or a folder or zip of images."""
+    """Folder of a run, an array's file, or a folder, zip or tar of images."""
     against: Annotated[str, tyro.conf.arg(metavar="DATA|DIR|FILE")]
     """Name of a data set, or real data in any of these forms."""
     labels: Annotated[str | None, optional("COLUMN", "none")] = None
-    """Column of a table that holds classes: left out."""
+    """Column of a table that holds classes: left out, as is that of a run."""
     split: Literal["train", "test"] = "test"
     """Which part of a known data set of images."""
     num_samples: int = 2000
@@ -43,7 +46,7 @@ class EvaluateConfig:
     features: Literal["efficientnet", "inception", "pixels"] = "efficientnet"
     """What images are compared by."""
     size: int = 224
-    """Side to which efficientnet resizes them."""
+    """Side to which efficientnet resizes them, 32 at least; two folders are read at it."""
     data_root: Annotated[Path | None, optional("DIR", "$KACJAX_DATA or data")] = None
     """Folder of the files of a known data set."""
     out: Annotated[Path | None, optional("FILE.json", "none")] = None
@@ -56,15 +59,18 @@ def evaluate(config: EvaluateConfig) -> None:
     """Prints the figures and writes them."""
     check_group(config)
     check_count("--num-samples", config.num_samples, 6, 1_000_000)
+    check_count("--size", config.size, 32 if config.features == "efficientnet" else 1, 4096)
     runs.check_writable("--out", config.out, (".json",))
-    columns = _columns(config)
-    # What is a folder of images takes the shape of the other; of two folders, that of --size.
-    if _is_folder(config.against):
-        samples = _read("--run", config, columns)
-        real = _read("--against", config, columns, samples.shape[1:])
-    else:
-        real = _read("--against", config, columns)
-        samples = _read("--run", config, columns, real.shape[1:])
+    given = {"--run": str(config.run), "--against": config.against}
+    found = {"--against": _known(config)} if config.against in _KNOWN else {}
+    places = {flag: _place(flag, name) for flag, name in given.items() if flag not in found}
+    tables = _tables(places, config.labels)
+    # A folder of images takes the shape of the other data; of two folders, that of --size.
+    event = next((x.shape[1:] for x in found.values()), (config.size, config.size, 3))
+    for flag in sorted(places, key=lambda flag: _is_folder(places[flag])):
+        found[flag] = _read(flag, places[flag], tables.get(flag), event)
+        event = found[flag].shape[1:]
+    samples, real = found["--run"], found["--against"]
     if samples.shape[1:] != real.shape[1:]:
         shapes = f"{samples.shape[1:]} and {real.shape[1:]}"
         if np.prod(samples.shape[1:]) != np.prod(real.shape[1:]):
@@ -96,63 +102,74 @@ def evaluate(config: EvaluateConfig) -> None:
         print(config.out)
 
 
-def _is_folder(name: str) -> bool:
+def _place(flag: str, name: str) -> Path:
+    """A file or folder; of a run, its samples."""
+    place = Path(os.path.expanduser(name))
+    if (place / runs.SAMPLES).is_file():
+        return place / runs.SAMPLES
+    if runs.is_run(place):
+        raise UserError(f"{flag}: {place} has no samples yet: go on with the run by --resume.")
+    return place
+
+
+def _is_folder(place: Path) -> bool:
     """Whether these are files of images, whose size is a choice."""
-    path = Path(name).expanduser()
-    if name in _KNOWN or (path / runs.SAMPLES).is_file():
-        return False
-    return path.is_dir() or path.suffix.lower() == ".zip"
+    with contextlib.suppress(data.DataError, RuntimeError):  # The second of an unknown user's home.
+        return bool(data.image_files(place))
+    return False
 
 
-def _columns(config: EvaluateConfig) -> dict[str, list[str]]:
-    """The columns of what are tables: of two tables the same ones in the same order."""
-    files = {"--run": config.run.expanduser(), "--against": Path(config.against).expanduser()}
-    found = {flag: columns_of(f) for flag, f in files.items() if f.suffix.lower() in _TABLES}
-    if config.labels is not None and not any(config.labels in names for names in found.values()):
-        known = ", ".join(dict.fromkeys(name for names in found.values() for name in names))
-        got = f"got {config.labels!r}" + f"; there are {known:.200}" * bool(known)
+def _tables(places: dict[str, Path], labels: str | None) -> dict[str, Columns]:
+    """Columns of tables and of runs, without classes: of two, the same ones in the same order."""
+    found, left_out = dict[str, Columns](), {labels}
+    for flag, place in places.items():
+        if place.suffix.lower() in _TABLES:
+            found[flag] = read_columns(place)
+        elif place.name == runs.SAMPLES and place.with_name(runs.VELOCITY).is_file():
+            array, damages = read_npy(place), (AttributeError, TypeError, ValueError, OSError)
+            with user_errors(*damages, saying=f"the notes in {place.parent} are damaged: "):
+                notes = load_notes(place.parent)
+                if names := list(map(str, notes.get("names", []))):
+                    found[flag] = dict(zip(names, array.T, strict=True))
+                    left_out |= {str(notes.get("label"))}.difference(names)
+    known = list(dict.fromkeys(name for columns in found.values() for name in columns))
+    if labels not in [None, *known]:
+        got = f"got {labels!r}" + f"; there are {', '.join(known):.200}" * bool(known)
         raise UserError(f"--labels must be a column of --run or of --against, {got}.")
-    found = {flag: [n for n in names if n != config.labels] for flag, names in found.items()}
+    for flag, columns in found.items():
+        found[flag] = {name: each for name, each in columns.items() if name not in left_out}
     # Those of a table without a header, and of the arrays of an archive, name no columns.
-    nameless = any("column 0" in names for names in found.values())
-    if len(found) < 2 or nameless or any(f.suffix.lower() == ".npz" for f in files.values()):
+    archive = any(place.suffix.lower() == ".npz" for place in places.values())
+    if len(found) < 2 or archive or any("column 0" in names for names in found.values()):
         return found
     own, real = found.values()
-    if set(own) != set(real):
-        differing = sorted(set(own) ^ set(real))
+    if differing := sorted(set(own) ^ set(real)):
         raise UserError(
             f"--run and --against must have the same columns, not {differing[0]!r} alone."
         )
-    return dict.fromkeys(found, real)
+    return {**found, "--run": {name: own[name] for name in real}}
 
 
-def _read(
-    flag: str, config: EvaluateConfig, columns: dict[str, list[str]], event: Any = None
-) -> Any:
+def _read(flag: str, place: Path, columns: Columns | None, event: Any) -> np.ndarray:
     """Data of any form: bytes if they are images, of this shape if they can be, else floats."""
-    name = str(config.run) if flag == "--run" else config.against
-    path = Path(name).expanduser()
-    if flag == "--against" and name in _KNOWN:
-        return _known(name, config)
-    if (path / runs.SAMPLES).is_file():
-        path = path / runs.SAMPLES
-    if path.suffix.lower() == ".npy":
-        return _checked(flag, read_npy(path))
-    if path.suffix.lower() in _TABLES:
-        return _checked(flag, read_data(path, columns[flag]))
-    if _is_folder(name):
-        event = event or (config.size, config.size, 3)
+    if columns is not None:
+        return _checked(flag, numbers_of(place, columns)[0])
+    if place.suffix.lower() == ".npy":
+        return _checked(flag, read_npy(place))
+    if _is_folder(place):
         if len(event) != 3 or event[2] not in (1, 3):
-            raise UserError(f"{flag}: {name} holds images, the other data of shape {event}.")
+            raise UserError(f"{flag}: {place} holds images, the other data of shape {event}.")
         with user_errors(ValueError, OSError, ImportError):
-            return data.load_images(path, event[:2], channels=event[2], progress=False).images
+            return data.load_images(place, event[:2], channels=event[2], progress=False).images
     named = ", ".join(_KNOWN) if flag == "--against" else "a run"
-    asked = f"{named}, a folder or zip of images, or one of {', '.join(('.npy', *_TABLES))}"
-    raise UserError(f"{flag} must be {asked}; got {name!r}, which is none of these.")
+    asked = f"{named}, a folder, zip or tar of images, or one of {', '.join(('.npy', *_TABLES))}"
+    why = "is none of these" if os.path.exists(place) else "does not exist"
+    raise UserError(f"{flag} must be {asked}; got {str(place)!r}, which {why}.")
 
 
-def _known(name: str, config: EvaluateConfig) -> np.ndarray:
+def _known(config: EvaluateConfig) -> np.ndarray:
     """A data set that has a name."""
+    name = config.against
     if name in LOADERS:
         with user_errors(ValueError, OSError, ImportError):
             return LOADERS[name](config.split, config.data_root).images

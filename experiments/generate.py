@@ -89,7 +89,6 @@ def generate(config: GenerateConfig) -> None:
 
 def load(source: Path) -> tuple[Velocity, dict[str, Any]]:
     """The velocity of a run or of a file, and what its file says beside it."""
-    source = source.expanduser()
     if source.is_dir() and not (source / runs.VELOCITY).exists():
         config = runs.load_config(source)
         raise UserError(f"{source} has no network yet: train {config.data} on with --resume.")

@@ -1,16 +1,19 @@
 """Numbers and labels from the files that people have: `.npy`, `.npz`, `.csv`, `.parquet`."""
 
+import contextlib
 import csv
 import importlib
-from collections.abc import Sequence
+import os
+import re
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from experiments.command import UserError, user_errors
 
 _SUFFIXES = (".npy", ".npz", ".csv", ".parquet")
+Columns = dict[str, np.ndarray]
 
 
 class Table(NamedTuple):
@@ -25,40 +28,26 @@ class Table(NamedTuple):
 
 def read_arrays(file: Path, labels: str | None = None) -> Table:
     """Reads data, and labels from a column, an array or a file of their own."""
-    file = file.expanduser()
-    columns = _read(file)
+    columns = read_columns(file)
     found, label = None, "class"
     if labels in columns:
         found, label = columns.pop(labels), labels
     elif labels is not None:
-        path = Path(labels).expanduser()
+        path = Path(os.path.expanduser(labels))
         if not path.is_file():
             names = ", ".join(list(columns)[:20])
             raise UserError(f"--labels must be a file or one of {names}; got {labels!r}.")
-        of_file = _read(path)
+        of_file = read_columns(path)
         if len(of_file) != 1:
             raise UserError(f"--labels: {path} must hold one column, got {len(of_file)}.")
         (found,) = of_file.values()
-    if not columns:
-        raise UserError(f"{file} holds no data beside the labels.")
-    data, names = _numbers(file, columns)
+    data, names = numbers_of(file, columns)
     if found is None:
         return Table(data, names, None, ())
     if found.shape != (len(data),):
         raise UserError(f"--labels must be one for each of {len(data)} data, got {found.shape}.")
     classes, numbers = np.unique(_plain(found), return_inverse=True)
     return Table(data, names, numbers.astype(np.int32), tuple(map(str, classes)), label)
-
-
-def columns_of(file: Path) -> list[str]:
-    """The names of the columns of a table, or of the arrays of an archive."""
-    return list(_read(file))
-
-
-def read_data(file: Path, names: Sequence[str]) -> np.ndarray:
-    """The numbers of columns with these names, in this order."""
-    columns = _read(file)
-    return _numbers(file, {name: columns[name] for name in names})[0]
 
 
 def read_npy(file: Path) -> np.ndarray:
@@ -74,7 +63,7 @@ def read_npy(file: Path) -> np.ndarray:
         return np.array(array)
 
 
-def _read(file: Path) -> dict[str, np.ndarray]:
+def read_columns(file: Path) -> Columns:
     """Columns by name; an array alone is one column of any shape."""
     if file.suffix.lower() not in _SUFFIXES:
         raise UserError(f"{file} must be one of {', '.join(_SUFFIXES)} by its name.")
@@ -91,26 +80,47 @@ def _read(file: Path) -> dict[str, np.ndarray]:
         return _read_parquet(file)
 
 
-def _read_csv(file: Path) -> dict[str, np.ndarray]:
+def _read_csv(file: Path) -> Columns:
     with file.open(newline="", encoding="utf-8-sig") as stream:
         first = stream.readline()
         stream.seek(0)
         separator = max(",;\t", key=first.count)
-        rows = [row for row in csv.reader(stream, delimiter=separator) if any(row)]
-    if not rows:
+        lines = [row for row in csv.reader(stream, delimiter=separator) if any(row)]
+    if not lines:
         raise ValueError("it is empty.")
-    header = rows.pop(0) if not any(map(_is_number, rows[0])) else None
-    width = len(header or rows[0])
-    for number, row in enumerate(rows, 1 + (header is not None)):
+    rows, width = [[cell.strip() for cell in row] for row in lines], len(lines[0])
+    for number, row in enumerate(rows, 1):
         if len(row) != width:
             raise ValueError(f"row {number} has {len(row)} columns and not {width}.")
-    names = [name.strip() for name in header] if header else [f"column {i}" for i in range(width)]
+    header = _has_header(rows[0], rows[1:])
+    names = rows.pop(0) if header else [f"column {i}" for i in range(width)]
     if len(set(names)) < width:
         raise ValueError("two columns have one name.")
-    return {name: np.array([row[i].strip() for row in rows]) for i, name in enumerate(names)}
+    # The index of pandas is no datum.
+    kept = range(_has_index(names, rows), width)
+    return {names[i]: np.array([row[i] for row in rows]) for i in kept}
 
 
-def _read_parquet(file: Path) -> dict[str, np.ndarray]:
+def _has_header(first: list[str], rows: list[list[str]]) -> bool:
+    """Whether a first row names columns: by a text that does not come again in its column.
+
+    Or by 0, 1, 2, ..., as pandas writes it where columns have no names.
+    """
+    named = first[not first[0] :]
+    if named == list(map(str, range(len(named)))):
+        return first not in rows
+    texts = [i for i, cell in enumerate(first) if cell and not _is_number(cell)]
+    new = any(all(row[i] != first[i] for row in rows) for i in texts)
+    return new or _has_index(first, rows)
+
+
+def _has_index(names: list[str], rows: list[list[str]]) -> bool:
+    """Whether the first column has no name and counts the rows, as the index of pandas does."""
+    counted = len(names) > 1 and not names[0]
+    return counted and [row[0] for row in rows] == list(map(str, range(len(rows))))
+
+
+def _read_parquet(file: Path) -> Columns:
     for module, reader in (("pandas", "read_parquet"), ("pyarrow.parquet", "read_table")):
         try:
             table = getattr(importlib.import_module(module), reader)(file)
@@ -121,23 +131,17 @@ def _read_parquet(file: Path) -> dict[str, np.ndarray]:
     raise ValueError("reading .parquet needs pandas or pyarrow.")
 
 
-def _numbers(file: Path, columns: dict[str, np.ndarray]) -> tuple[np.ndarray, tuple[str, ...]]:
+def numbers_of(file: Path, columns: Columns) -> tuple[np.ndarray, tuple[str, ...]]:
     """All columns side by side as float64; one array alone keeps its shape."""
+    if not columns:
+        raise UserError(f"{file} holds no data beside the labels.")
     parts = {}
     for name, column in columns.items():
-        what = f"{file}: column {name!r}" if name else f"{file}"
-        if not len(np.atleast_1d(column)) or not column.ndim:
+        what = f"{file}: column {name!r:.60}" if name else f"{file}"
+        if not column.size or not column.ndim:
             raise UserError(f"{what} must not be empty, got shape {column.shape}.")
-        try:
-            if column.dtype.kind not in "biufUO":
-                raise TypeError
-            parts[name] = np.asarray(column, np.float64)
-        except (ValueError, TypeError) as error:
-            advice = f"; if these are classes, name them by --labels {name!r}" * bool(name)
-            got = f"{column[:1].tolist()!s:.60}"
-            raise UserError(f"{what} must hold numbers, got {got}{advice}.") from error
-        others = np.sum(~np.isfinite(parts[name]))
-        if others:
+        parts[name] = _floats(what, name, column)
+        if others := np.sum(~np.isfinite(parts[name])):
             raise UserError(f"{what} must be finite, got {others} others.")
     if len(parts) == 1:
         (data,) = parts.values()
@@ -154,23 +158,36 @@ def _numbers(file: Path, columns: dict[str, np.ndarray]) -> tuple[np.ndarray, tu
             for name, part in wide.items()
             for i in range(part.shape[1])
         )
-    if not data.size:
-        raise UserError(f"{file} must not be empty, got shape {data.shape}.")
     if np.abs(data).max() > 1e30:
         raise UserError(f"{file} must hold numbers below 1e30, got {np.abs(data).max():.3g}.")
     return data, names
 
 
-def _plain(labels: Any) -> np.ndarray:
-    """Labels as integers if all of them are some, and as text if they are no numbers."""
-    text = np.array([str(label) for label in np.asarray(labels).tolist()])
-    values = [float(label) for label in text if _is_number(label)]
-    if len(values) < len(text):
-        return text
-    others = [value for value in values if not value.is_integer()]
-    if others:
+def _floats(what: str, name: str, column: np.ndarray) -> np.ndarray:
+    """A column as numbers; of what is none, the first cell is shown."""
+    with contextlib.suppress(ValueError, TypeError):
+        if column.dtype.kind in "biufUO":
+            return np.asarray(column, np.float64)
+    cells = list(map(str, column.ravel().tolist()))
+    bad = [i for i, cell in enumerate(cells) if not _is_number(cell)] or [0]
+    row, got, advice = bad[0] * len(column) // len(cells) + 1, cells[bad[0]], ""
+    if len(got.split()) > 1 and all(map(_is_number, got.split())):
+        advice = "; columns must be separated by , or ; or a tab"
+    elif name and len(bad) == len(cells):
+        advice = f"; if these are classes, name them by --labels {name!r}"
+    raise UserError(f"{what} must hold numbers, got {got[:50]!r} in row {row} of the data{advice}.")
+
+
+def _plain(labels: np.ndarray) -> np.ndarray:
+    """Labels as integers if all of them are plain ones of at most 18 digits, else as text."""
+    text = [str(int(v) if type(v) is float and v.is_integer() else v) for v in labels.tolist()]
+    if all(re.fullmatch("0|-?[1-9][0-9]{0,17}", label) for label in text):
+        return np.array(text).astype(np.int64)
+    numbers = [float(label) for label in text if _is_number(label)]
+    others = [number for number in numbers if not number.is_integer()]
+    if others and len(numbers) == len(text):
         raise UserError(f"--labels must be integers or text, got the number {others[0]:g}.")
-    return np.array(values).astype(np.int64)
+    return np.array(text)
 
 
 def _is_number(text: str) -> bool:

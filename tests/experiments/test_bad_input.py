@@ -1,5 +1,6 @@
 """Bad input to the commands: one line with the value and what is allowed, status 2, nothing written."""
 
+import dataclasses
 import importlib
 import os
 import zipfile
@@ -7,6 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+from experiments.command import parse
+from experiments.defaults import DEFAULTS
+from experiments.gallery import GalleryConfig
+from experiments.generate import GenerateConfig
 
 HUGE, LARGER = str(2**31), "10000000000000000000000"
 
@@ -196,7 +202,12 @@ FILES = [
     of("generate", "--run notes.txt --out x.npy --num-samples 0", "--num-samples", "at least 1"),
     of("evaluate", "", "--run", "--against"),
     of("evaluate", "--run nothing.npy --against moons", "there is no file nothing.npy"),
-    of("evaluate", "--run nothing --against moons", "--run must be a run, a folder", "'nothing'"),
+    of(
+        "evaluate",
+        "--run nothing --against moons",
+        "--run must be a run, a folder",
+        "does not exist",
+    ),
     of("evaluate", "--run good.csv --against mons", "--against must be mnist", "'mons'"),
     of("evaluate", "--run good.csv --against grid2d --num-samples 2", "--num-samples", "least 6"),
     of("evaluate", "--run good.csv --against grid2d --out x.txt", "--out must name a .json file"),
@@ -295,3 +306,19 @@ def test_bad_input_is_refused_in_a_line(command, argv, words, desk, capsys):
     for word in words:
         assert word in printed.err
     assert contents(desk) == before
+
+
+def test_paths_begin_at_home(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/anna")
+    flags = ["--run=~/r", "--out=~/x.npy", "--gif=~nobody-of-this-name/x.gif"]
+    config = parse(GenerateConfig, flags, "generate", "About.")
+    places = "/home/anna/r", "/home/anna/x.npy", "~nobody-of-this-name/x.gif"
+    assert (config.run, config.out, config.gif) == tuple(map(Path, places))
+    assert parse(GalleryConfig, ["--runs", "~/r", "b"], "gallery", "About.").runs == (
+        Path("/home/anna/r"),
+        Path("b"),
+    )
+    config = parse(DEFAULTS, ["images", "--data=~/x"], "train", "About.")
+    assert config.source == dataclasses.replace(
+        DEFAULTS["images"][1].source, data=Path("/home/anna/x")
+    )

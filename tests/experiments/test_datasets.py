@@ -73,6 +73,79 @@ def test_csv(separator, encoding, header, tmp_path):
     assert (table.labels.tolist(), table.classes) == ([0, 1, 0], ("no", "yes"))
 
 
+NUMBERS = values_of(30, 3).tolist()
+COUNTED = [[i, *row] for i, row in enumerate(NUMBERS)]
+SPECIES = [[*row, ["iris", "rose"][i % 2]] for i, row in enumerate(NUMBERS)]
+
+
+@pytest.mark.parametrize(
+    ("header", "rows", "names"),
+    [
+        # As pandas writes them: columns without names, and an index.
+        ("0,1,2", NUMBERS, ("0", "1", "2")),
+        (",0,1,2", COUNTED, ("0", "1", "2")),
+        (",0,1,2", COUNTED[7:], ("", "0", "1", "2")),
+        (",a,b,c", COUNTED, ("a", "b", "c")),
+        (",2019,2020,2021", COUNTED, ("2019", "2020", "2021")),
+        (",a,b", NUMBERS, ("", "a", "b")),
+        ("city,2019,2020", NUMBERS, ("city", "2019", "2020")),
+        ("1.5,2019,2020", NUMBERS, None),
+        ("0,1", [[0, 1], [1, 1]] * 9, None),
+    ],
+)
+def test_the_first_row_of_a_csv_is_a_header_or_a_datum(header, rows, names, tmp_path):
+    lines = [header, *(",".join(map(str, row)) for row in rows)]
+    (tmp_path / "x.csv").write_text("\n".join(lines))
+    table = read_arrays(tmp_path / "x.csv")
+    kept = rows if names else [list(map(float, header.split(","))), *rows]
+    width = len(rows[0]) if names is None else len(names)
+    assert table.names == (names or tuple(f"column {i}" for i in range(width)))
+    np.testing.assert_array_equal(table.data, np.array(kept)[:, -width:])
+
+
+def test_a_class_in_the_first_row_is_no_header(tmp_path):
+    (tmp_path / "x.csv").write_text("\n".join(",".join(map(str, row)) for row in SPECIES))
+    table = read_arrays(tmp_path / "x.csv", "column 3")
+    np.testing.assert_array_equal(table.data, NUMBERS)
+    assert table.classes == ("iris", "rose")
+
+
+def test_the_cell_that_is_no_number_is_shown(tmp_path):
+    cells = [str(row[0]) for row in NUMBERS]
+    cells[17] = ""
+    for text, words in (
+        ("a,b\n" + "".join(f"1,{cell}\n" for cell in cells), "got '' in row 18 of the data."),
+        (
+            "a,b\n" + "1,x y\n2,x\n",
+            "'x y' in row 1 of the data; if these are classes, name them by",
+        ),
+        ("1.0 2.0\n" * 9, "got '1.0 2.0' in row 1 of the data; columns must be separated by , or"),
+    ):
+        (tmp_path / "x.csv").write_text(text)
+        with pytest.raises(UserError) as error:
+            read_arrays(tmp_path / "x.csv")
+        assert words in str(error.value)
+        assert ("--labels 'b'" in str(error.value)) == ("classes" in words)
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes"),
+    [
+        (["12345678901234567890", "1"], ("1", "12345678901234567890")),
+        (["123456789012345678", "-9"], ("-9", "123456789012345678")),
+        (["007", "7"], ("007", "7")),
+        (["1_0", "10"], ("10", "1_0")),
+        ([1e19, 2.0], ("10000000000000000000", "2")),
+    ],
+)
+def test_different_labels_are_different_classes(labels, classes, tmp_path):
+    np.save(tmp_path / "x.npy", values_of(10, 2))
+    np.savez(tmp_path / "labels.npz", labels * 5)
+    table = read_arrays(tmp_path / "x.npy", str(tmp_path / "labels.npz"))
+    assert table.classes == classes
+    assert len(set(table.labels[:2])) == 2
+
+
 def test_labels_of_another_file(tmp_path):
     np.save(tmp_path / "x.npy", values_of(10, 2))
     numbers = [0, 11, 2, 10, 1, 0, 11, 2, 10, 1]

@@ -1,13 +1,17 @@
 """Samples from anywhere beside real data: vectors, images of floats and bytes, folders."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 from PIL import Image
 
+import kacjax
 from experiments import evaluate, runs
+from experiments.defaults import DEFAULTS
 from kacjax import data
 
 RANDOM = np.random.default_rng(0)
@@ -178,6 +182,69 @@ def test_a_column_without_a_name_is_one(tmp_path):
     np.save(tmp_path / "x.npy", np.stack(list(columns.values()), axis=1))
     found = figures(tmp_path, "--run", tmp_path / "x.npy", "--against", file)
     assert found["energy_distance"] == pytest.approx(0, abs=1e-6)
+
+
+def test_the_columns_of_a_run_are_matched_by_their_names(tmp_path, capsys):
+    """Its column of classes is left out without being named."""
+    x, y = RANDOM.normal(size=(2, 60))
+    run, kinds = tmp_path / "run", ["oak", "elm"] * 30
+    run.mkdir()
+    np.save(run / runs.SAMPLES, np.stack([10 * x, y], axis=1))
+    network = kacjax.models.MLP(2, rngs=nnx.Rngs(0), width=8, depth=1)
+    velocity = kacjax.Velocity(network, kacjax.kac_path())
+    notes = {"names": ["height", "width"], "label": "kind"}
+    kacjax.save_velocity(run / runs.VELOCITY, velocity, notes)
+    real = table_of(tmp_path / "real.csv", width=y, kind=kinds, height=10 * x)
+    found = figures(tmp_path, "--run", run, "--against", real)
+    assert found["energy_distance"] == pytest.approx(0, abs=1e-6)
+    assert figures(tmp_path, "--run", real, "--against", run / runs.SAMPLES) == pytest.approx(found)
+    other = table_of(tmp_path / "other.csv", width=y, depth=x)
+    assert evaluate.main(["--run", str(run), "--against", str(other)]) == 2
+    assert "must have the same columns, not 'depth' alone" in capsys.readouterr().err
+    kacjax.save_velocity(run / runs.VELOCITY, velocity, {"names": ["height"]})
+    assert evaluate.main(["--run", str(run), "--against", str(real)]) == 2
+    assert f"the notes in {run} are damaged: " in capsys.readouterr().err
+
+
+def test_a_table_of_classes_alone_is_said(tmp_path, capsys):
+    real = table_of(tmp_path / "real.csv", kind=["oak", "elm"] * 30)
+    assert evaluate.main(["--run", str(real), "--against", str(real), "--labels", "kind"]) == 2
+    assert "holds no data beside the labels" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["tar", "gztar", "zip", "tgz"])
+def test_archives_of_small_images(tmp_path, kind, monkeypatch):
+    monkeypatch.setenv("KACJAX_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for i, image in enumerate(RANDOM.integers(0, 256, (10, 8, 8, 3)).astype(np.uint8)):
+        Image.fromarray(image).save(folder / f"{i}.png")
+    archive = shutil.make_archive(str(tmp_path / "all"), kind.replace("tgz", "gztar"), folder)
+    if kind == "tgz":
+        archive = shutil.move(archive, tmp_path / "all.tgz")
+    flags = "--run", archive, "--against", folder, *PIXELS, "--size", 8
+    assert figures(tmp_path, *flags)["precision"] == 1
+
+
+def test_what_cannot_be_judged_is_said(tmp_path, capsys):
+    run = tmp_path / "run"
+    runs.write_config(run, DEFAULTS["moons"][1])
+    Image.new("RGB", (9, 9)).save(run / "samples.png")
+    (tmp_path / "images.rar").touch()
+    for flags, words in (
+        (["--run", run, "--against", "moons"], f"--run: {run} has no samples yet: "),
+        (["--run", "x.npy", "--against", run], f"--against: {run} has no samples yet: "),
+        (
+            ["--run", tmp_path / "images.rar", "--against", "moons"],
+            "a folder, zip or tar of images",
+        ),
+        (
+            ["--run", run, "--against", run, "--size", 31],
+            "--size must be an integer of at least 32",
+        ),
+    ):
+        assert evaluate.main([*map(str, flags)]) == 2
+        assert words in capsys.readouterr().err
 
 
 def test_a_place_that_cannot_be_written_is_found_first(tmp_path, capsys, monkeypatch):

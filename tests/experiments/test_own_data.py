@@ -16,7 +16,7 @@ import kacjax
 from experiments import generate
 from experiments.command import UserError
 from experiments.config import ArraysConfig, FolderConfig, differences, from_dict, to_dict
-from experiments.datasets.arrays import read_arrays, read_data
+from experiments.datasets.arrays import numbers_of, read_arrays, read_columns
 from experiments.datasets.pictures import Pictures, PixelJudge
 from experiments.datasets.vectors import Arrays
 from experiments.defaults import DEFAULTS
@@ -86,7 +86,8 @@ def test_samples_become_a_table_like_the_one_they_were_learned_from(labels, tmp_
     again = read_arrays(out, "species" if labels else None)
     assert again.names == tuple(rows[0][:2])
     assert again.classes == (("elm, old", "oak") if labels else ())
-    np.testing.assert_array_equal(read_data(out, rows[0][:2]), again.data)
+    columns = {name: read_columns(out)[name] for name in rows[0][:2]}
+    np.testing.assert_array_equal(numbers_of(out, columns)[0], again.data)
 
 
 def test_images_do_not_become_a_table(tmp_path, capsys):
