@@ -32,7 +32,9 @@ CHECKPOINTS, LOG, TENSORBOARD = "checkpoints", "metrics.jsonl", "tensorboard"
 # Says that there were checkpoints.
 SAVED = ".saved"
 _FIGURES = ("samples.png", "zoom.png", "trajectories.png", "marginals.png")
-_OURS = (CHECKPOINTS, SAVED, LOG, TENSORBOARD, METRICS, VELOCITY, SAMPLES, *_FIGURES)
+# The samples come last: while they are there, so may be the others.
+RESULTS = (METRICS, *_FIGURES, SAMPLES)
+_OURS = (CHECKPOINTS, SAVED, LOG, TENSORBOARD, VELOCITY, *RESULTS)
 _FORMAT, _LOCK = "kacjax-run-2", ".lock"
 # No file of a run that is read is larger.
 _LARGEST = 64 * 2**20
@@ -86,22 +88,17 @@ def open_run(
     with locked(folder, waiting):
         check_destination(folder, config)
         if not config.resume or not is_run(folder):
-            with user_errors(OSError, saying="cannot replace the run: "):
-                # First of all what a later --resume would go on from.
-                _remove(folder, _OURS)
+            # First of all what a later --resume would go on from.
+            forget(folder, _OURS)
             write_config(folder, config)
         yield
 
 
-def forget(folder: Path) -> None:
-    """Removes the checkpoints of a run whose results are written."""
-    with user_errors(OSError, saying="cannot remove checkpoints: "):
-        _remove(folder, (CHECKPOINTS, SAVED))
-
-
-def _remove(folder: Path, names: Iterable[str]) -> None:
-    for path in (folder / name for name in names):
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+def forget(folder: Path, names: Iterable[str] = (CHECKPOINTS, SAVED)) -> None:
+    """Removes what a run needs no more: its checkpoints, when its results are written."""
+    with user_errors(OSError, saying="cannot remove a part of the run: "):
+        for path in (folder / name for name in names):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def write_config(folder: Path, config: RunConfig) -> None:
