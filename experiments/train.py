@@ -46,7 +46,7 @@ def train(config: RunConfig, command: str = "") -> bool:
     config = prepared(config)
     folder = config.folder()
     hosts.on_first(lambda: config.dry_run or runs.check_destination(folder, config))
-    dataset = make_dataset(config, hosts.is_first())
+    dataset, config = make_dataset(config, hosts.is_first()), config.resolved()
     with contextlib.ExitStack() as stack:
         stack.callback(dataset.close)
         session = Session(config, dataset, folder)

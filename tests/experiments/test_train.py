@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -488,6 +489,22 @@ def test_paths_of_the_models():
     assert edm.prediction("x0") == kacjax.predictions.EDMPrediction(0.7)
     assert edm.times() == kacjax.losses.LogNormalTimes(-1.0, 1.2)
     assert edm.unused(PathConfig()) == []
+
+
+def test_labels_of_a_file_may_move_and_a_column_may_not(tmp_path, monkeypatch):
+    def values(labels):
+        source = dataclasses.replace(DEFAULTS["arrays"][1].source, data=Path("x"), labels=labels)
+        return to_dict(dataclasses.replace(DEFAULTS["arrays"][1], source=source).resolved())
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "y.npy").touch()
+    assert values("y.npy")["source"]["data"] == str(tmp_path / "x")
+    assert values("y.npy")["source"]["labels"] == str(tmp_path / "y.npy")
+    assert values("species")["source"]["labels"] == "species"
+    assert differences(values("old/y.npy"), values("y.npy")) == []
+    assert differences(values("species"), values("kind")) == ['--labels was "species", is "kind"']
+    changed = differences(values("species"), values("y.npy"))
+    assert changed == ['--labels was "species", is "a file"']
 
 
 @pytest.mark.long
