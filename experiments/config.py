@@ -286,6 +286,18 @@ class RunConfig:
     dry_run: bool = False
     """Say what the run would be and take, and touch nothing."""
 
+    def unused(self, usual: "RunConfig") -> list[str]:
+        """Flags that differ from the usual ones though nothing reads them."""
+        edm = self.model.path == "edm"
+        unread = {
+            "prediction": edm,
+            "time_power": edm and self.training.objective == "flow",
+            "label_dropout": not self.network.conditional,
+        }
+        own, default = (vars(each.network) | vars(each.training) for each in (self, usual))
+        others = [flag(n) for n, alone in unread.items() if alone and own[n] != default[n]]
+        return self.model.unused(usual.model) + others
+
     def resolved(self) -> "RunConfig":
         """With whole paths to the data, which are then found from any folder."""
         paths = ((n, p) for n, p in vars(self.source).items() if isinstance(p, Path))
