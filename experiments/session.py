@@ -91,7 +91,7 @@ class Session:
             self._log = None
             if hosts.is_first():
                 # What may have changed since it was begun.
-                runs.write_config(self.folder, self.config)
+                runs.write_config(self.folder, self.config, self.dataset.fingerprint)
                 self._log = Log(self.folder, self.step)
                 stack.callback(self._log.close)
             bar = Progress(steps, self.step, shown=said and hosts.is_first())

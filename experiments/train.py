@@ -51,6 +51,8 @@ def train(config: RunConfig, command: str = "") -> bool:
     dataset, config = make_dataset(config, hosts.is_first()), config.resolved()
     with contextlib.ExitStack() as stack:
         stack.callback(dataset.close)
+        if config.student is not None:
+            runs.check_data(config.student.teacher.parent, dataset.fingerprint)
         session = Session(config, dataset, folder)
         check_samples(config.sampling.num_samples, dataset.event)
         if config.dry_run:
