@@ -83,7 +83,7 @@ def make_stages(out: pathlib.Path, data: str) -> list[Stage]:
     workers = str(min(6, max(1, (os.cpu_count() or 1) // 2)))
     pytest = _module("pytest", "-n", workers, "-p", "no:cacheprovider", "-q")
     source = ["--data-root", data] if data else []
-    compare = ["--clock", "t2", "--seeds", "1", "--checkpoints", "1", "--adaptive"]
+    compare = ["--clock", "t2", "--seeds", "1", "--checkpoints", "1", "--adaptive", "--overwrite"]
     tiny = [*("--size", "tiny", "--steps", "2", "--batch-size", "8", "--num-samples", "8")]
     tiny += ["--nfe", "1", *compare, *source]
     mnist = [

@@ -286,6 +286,27 @@ class RunConfig:
     dry_run: bool = False
     """Say what the run would be and take, and touch nothing."""
 
+    def unused(self, usual: "RunConfig") -> list[str]:
+        """Flags that differ from the usual ones though nothing reads them."""
+        edm = self.model.path == "edm"
+        unread = {
+            "prediction": edm,
+            "time_power": edm and self.training.objective == "flow",
+            "label_dropout": not self.network.conditional,
+        }
+        own, default = (vars(each.network) | vars(each.training) for each in (self, usual))
+        others = [flag(n) for n, alone in unread.items() if alone and own[n] != default[n]]
+        return self.model.unused(usual.model) + others
+
+    def resolved(self) -> "RunConfig":
+        """With whole paths to the data, which are then found from any folder."""
+        paths = ((n, p) for n, p in vars(self.source).items() if isinstance(p, Path))
+        found: dict[str, Any] = {name: path.expanduser().resolve() for name, path in paths}
+        labels = Path(getattr(self.source, "labels", None) or "").expanduser()
+        if labels.suffix and labels.is_file():
+            found["labels"] = str(labels.resolve())
+        return dataclasses.replace(self, source=dataclasses.replace(self.source, **found))
+
     def check(self) -> None:
         """Checks every value; those of a file may have any type."""
         check_choice("data", self.data, DATA)
@@ -372,4 +393,6 @@ def _flat(values: dict[str, Any]) -> dict[str, Any]:
         found = (values.get(name) or {}).items()
         flags |= {flag(key): each for key, each in found}
     # Of a folder, a file or a teacher only the content counts, which is compared elsewhere.
+    if Path(str(flags.get("--labels"))).suffix:
+        flags["--labels"] = "a file"
     return {name: each for name, each in flags.items() if name not in ("--data", "--teacher")}

@@ -46,6 +46,7 @@ class DistillConfig:
     """Scale of classifier-free guidance of the teacher, which is learned."""
     num_samples: Annotated[int | None, optional("INT", "the run's")] = None
     """Samples to generate and judge."""
+    place: runs.PlaceConfig = dataclasses.field(default_factory=runs.PlaceConfig)
     record: RecordConfig = dataclasses.field(default_factory=RecordConfig)
     devices: DeviceConfig = dataclasses.field(default_factory=DeviceConfig)
     out: Annotated[Path | None, optional("DIR", "RUN-students")] = None
@@ -61,12 +62,19 @@ class DistillConfig:
 def stages(config: DistillConfig) -> list[RunConfig]:
     """The training runs of the students, in order."""
     check_group(config)
-    load(config.run)  # What is wrong with it is said here.
-    if not config.run.expanduser().is_dir():
+    run = config.run.expanduser()
+    _, notes = load(run)  # What is wrong with it is said here.
+    if not run.is_dir():
         raise UserError(f"--run must be the folder of a run, got the file {config.run}.")
-    teacher = runs.load_config(config.run.expanduser())
+    teacher = config.place.of(runs.load_config(run))
     if teacher.training.is_map:
         raise UserError(f"--run must be no flow map, got --objective {teacher.training.objective}.")
+    if not (run / runs.METRICS).is_file():
+        last, steps = notes.get("step", 0), teacher.training.steps
+        raise UserError(
+            f"--run must be a finished run; the network in {config.run} is of step {last:,} of "
+            f"{steps:,}: train it on with --resume."
+        )
     own = teacher.student
     usual = 32 if own is None else own.student_steps
     first = config.teacher_steps or usual
@@ -84,8 +92,8 @@ def stages(config: DistillConfig) -> list[RunConfig]:
     common["training"] = dataclasses.replace(teacher.training, steps=steps)
     # A student is right on the steps of its training only.
     common["sampling"] = SamplingConfig(num, chunk_size=teacher.sampling.chunk_size)
-    folder = (config.out or config.run.with_name(config.run.name + "-students")).expanduser()
-    file, guidance = config.run.expanduser().resolve() / runs.VELOCITY, config.guidance
+    folder = (config.out or run.with_name(run.name + "-students")).expanduser()
+    file, guidance = run.resolve() / runs.VELOCITY, config.guidance
     solver, found = ("ab2" if own is None else "euler"), []
     for above, below in itertools.pairwise((first, *config.steps)):
         out = folder / f"steps-{below}"
@@ -98,11 +106,8 @@ def stages(config: DistillConfig) -> list[RunConfig]:
 def distill(config: DistillConfig, command: str) -> int:
     """Trains and judges the students; 75 if a signal stopped it."""
     for stage in stages(config):
-        folder = stage.folder()
-        if stage.resume and (folder / runs.METRICS).exists():
-            runs.check_destination(folder, stage)
-            print(f"{stage.shown_folder()} is finished.")
-        elif not train(stage, command):
+        # One that is finished has its data and its teacher compared, and is judged again.
+        if not train(stage, command):
             return STOPPED
         if stage.dry_run:
             break

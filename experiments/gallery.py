@@ -16,6 +16,7 @@ from experiments import report, runs
 from experiments.command import UserError, parse, run, start, user_errors
 from experiments.datasets import make_dataset
 from experiments.datasets.arrays import read_npy
+from experiments.runs import PlaceConfig
 from kacjax.plots import LABELS
 
 
@@ -25,6 +26,7 @@ class GalleryConfig:
 
     runs: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="DIR [DIR ...]")]
     """Folders of runs on one data set."""
+    place: PlaceConfig = dataclasses.field(default_factory=PlaceConfig)
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("runs/gallery")
     """Folder of the figures."""
 
@@ -41,9 +43,13 @@ def show(config: GalleryConfig) -> None:
     samples, columns = {}, {}
     for folder, model in zip(config.runs, models, strict=True):
         samples[model], columns[LABELS[model]] = _load(folder)
+    places = {each.source: config.place.of(each) for each in configs}
+    datasets = {source: make_dataset(place) for source, place in places.items()}
+    for folder, each in zip(config.runs, configs, strict=True):
+        runs.check_data(folder, datasets[each.source].fingerprint)
     damages = (ValueError, TypeError, IndexError)
     with user_errors(*damages, saying="the samples of these runs cannot be drawn: "):
-        figures = make_dataset(configs[0]).figures(samples)
+        figures = datasets[configs[0].source].figures(samples)
     for name, figure in figures.items():
         runs.write(config.out / name, figure)
         print(config.out / name)

@@ -9,6 +9,7 @@
 """
 
 import contextlib
+import dataclasses
 import fcntl
 import json
 import os
@@ -17,12 +18,13 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Annotated, Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.command import UserError, user_errors
+from experiments.checks import flag
+from experiments.command import UserError, optional, user_errors
 from experiments.config import RunConfig, differences, from_dict, to_dict
 from experiments.defaults import DEFAULTS
 
@@ -32,12 +34,37 @@ CHECKPOINTS, LOG, TENSORBOARD = "checkpoints", "metrics.jsonl", "tensorboard"
 # Says that there were checkpoints.
 SAVED = ".saved"
 _FIGURES = ("samples.png", "zoom.png", "trajectories.png", "marginals.png")
-_OURS = (CHECKPOINTS, SAVED, LOG, TENSORBOARD, METRICS, VELOCITY, SAMPLES, *_FIGURES)
+# The samples come last: while they are there, so may be the others.
+RESULTS = (METRICS, *_FIGURES, SAMPLES)
+_OURS = (CHECKPOINTS, SAVED, LOG, TENSORBOARD, VELOCITY, *RESULTS)
 _FORMAT, _LOCK = "kacjax-run-2", ".lock"
 # No file of a run that is read is larger.
 _LARGEST = 64 * 2**20
 # Seconds between looks at what another process does.
 _WAIT = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class PlaceConfig:
+    """Where the data of a run are now, if not where they were."""
+
+    data: Annotated[Path | None, optional("PATH", "as of the run")] = None
+    """File or folder of your own data, which must be the same."""
+    labels: Annotated[str | None, optional("FILE", "as of the run")] = None
+    """File of their classes."""
+    data_root: Annotated[Path | None, optional("DIR", "as of the run")] = None
+    """Folder of the files of a known data set."""
+
+    def of(self, config: RunConfig) -> RunConfig:
+        """The configuration of a run with its data there."""
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        for name in given.keys() - vars(config.source).keys():
+            raise UserError(f"{flag(name)} does not say where {config.data} is.")
+        source = dataclasses.replace(config.source, **given)
+        file = getattr(source, "data", None)
+        if file is not None and not file.expanduser().exists():
+            raise UserError(f"--data must say where the data of the run are now: not at {file}.")
+        return dataclasses.replace(config, source=source)
 
 
 def is_run(folder: Path) -> bool:
@@ -86,27 +113,28 @@ def open_run(
     with locked(folder, waiting):
         check_destination(folder, config)
         if not config.resume or not is_run(folder):
-            with user_errors(OSError, saying="cannot replace the run: "):
-                # First of all what a later --resume would go on from.
-                _remove(folder, _OURS)
+            # First of all what a later --resume would go on from.
+            forget(folder, _OURS)
             write_config(folder, config)
         yield
 
 
-def forget(folder: Path) -> None:
-    """Removes the checkpoints of a run whose results are written."""
-    with user_errors(OSError, saying="cannot remove checkpoints: "):
-        _remove(folder, (CHECKPOINTS, SAVED))
+def forget(folder: Path, names: Iterable[str] = (CHECKPOINTS, SAVED)) -> None:
+    """Removes what a run needs no more: its checkpoints, when its results are written."""
+    with user_errors(OSError, saying="cannot remove a part of the run: "):
+        for path in (folder / name for name in names):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
-def _remove(folder: Path, names: Iterable[str]) -> None:
-    for path in (folder / name for name in names):
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+def write_config(folder: Path, config: RunConfig, fingerprint: str | None = None) -> None:
+    """Writes what decides the result of a run, and by what its data are known."""
+    write(folder / CONFIG, {"format": _FORMAT, "fingerprint": fingerprint, **to_dict(config)})
 
 
-def write_config(folder: Path, config: RunConfig) -> None:
-    """Writes what decides the result of a run."""
-    write(folder / CONFIG, {"format": _FORMAT, **to_dict(config)})
+def check_data(folder: Path, fingerprint: str) -> None:
+    """Refuses data that are not those of the run, if it says which they were."""
+    if read_json(folder / CONFIG).get("fingerprint") not in (None, fingerprint):
+        raise UserError(f"these are not the data of {folder}; by --data say where those are.")
 
 
 @contextlib.contextmanager

@@ -91,7 +91,7 @@ class Session:
             self._log = None
             if hosts.is_first():
                 # What may have changed since it was begun.
-                runs.write_config(self.folder, self.config)
+                runs.write_config(self.folder, self.config, self.dataset.fingerprint)
                 self._log = Log(self.folder, self.step)
                 stack.callback(self._log.close)
             bar = Progress(steps, self.step, shown=said and hosts.is_first())
@@ -198,19 +198,25 @@ class Session:
         try:
             # A source that comes to an end, or whose batches do not fit.
             with user_errors(ValueError):
-                self.state, metrics = self.trainer.run(self.state, source, until)
+                state, metrics = self.trainer.run(self.state, source, until)
         except NonFiniteError as error:
-            self.state, self.step = error.state, int(error.state.step)
-            self._interval.add(jax.tree.map(lambda rows: rows[:-1], error.metrics))
+            self._take(error.state, jax.tree.map(lambda rows: rows[:-1], error.metrics))
             self._save()
             self._wait()
             raise UserError(
                 f"{one_line(error)} The state before that step is saved: go on from there, with "
                 "--on-nonfinite skip past it."
             ) from error
-        self.step = int(self.state.step)
-        self._interval.add(metrics)
+        self._take(state, metrics)
         return self.step - before
+
+    def _take(self, state: TrainState, metrics: Any) -> None:
+        """What was done since the last call; results of earlier steps are the run's no more."""
+        done = int(state.step) > self.step
+        if hosts.is_first() and done and (self.folder / runs.SAMPLES).exists():
+            runs.forget(self.folder, runs.RESULTS)
+        self.state, self.step = state, int(state.step)
+        self._interval.add(metrics)
 
     def _at(self, every: int | None) -> bool:
         return bool(every) and self.step % every == 0

@@ -44,11 +44,15 @@ _FIGURE = "samples.png"
 def train(config: RunConfig, command: str = "") -> bool:
     """Trains, or goes on training, and judges; False if it was stopped, to go on by `command`."""
     config = prepared(config)
+    if unused := config.unused(DEFAULTS[config.data][1]):
+        tell(f"note: this run does not use {', '.join(unused)}.")
     folder = config.folder()
     hosts.on_first(lambda: config.dry_run or runs.check_destination(folder, config))
-    dataset = make_dataset(config, hosts.is_first())
+    dataset, config = make_dataset(config, hosts.is_first()), config.resolved()
     with contextlib.ExitStack() as stack:
         stack.callback(dataset.close)
+        if config.student is not None:
+            runs.check_data(config.student.teacher.parent, dataset.fingerprint)
         session = Session(config, dataset, folder)
         check_samples(config.sampling.num_samples, dataset.event)
         if config.dry_run:
@@ -192,9 +196,6 @@ def main(argv: Sequence[str]) -> int:
     def body() -> int:
         needed = {"arrays": "--data table.csv", "images": "--data pictures"}
         config = parse(DEFAULTS, argv, "train", __doc__, needed)
-        unused = config.model.unused(DEFAULTS[config.data][1].model)
-        if unused:
-            tell(f"note: {config.model.path} does not use {', '.join(unused)}.")
         return 0 if train(config, continuing("train", argv)) else STOPPED
 
     return run(body, INTERRUPTED)

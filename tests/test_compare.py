@@ -417,7 +417,7 @@ def test_networks_of_further_steps_are_trained_no_longer_than_that(finished, tmp
     shutil.copytree(finished[0], out)
     before = times(out / "cells")
     monkeypatch.setattr(Work, "judge", lambda *arguments: one_row(4))
-    assert command(out, "--checkpoints", "0.25", "1", "--seeds", "1") == 0
+    assert command(out, "--checkpoints", "0.25", "1", "--seeds", "1", "--overwrite") == 0
     (cell,) = (out / "cells").glob("kac-seed0-*")
     assert (cell / "step-000003" / "velocity.safetensors").is_file()
     rows = [json.loads(line) for line in (cell / "metrics.jsonl").read_text().splitlines()]
@@ -434,7 +434,7 @@ def test_a_changed_configuration_is_never_mixed(finished, tmp_path, capsys, monk
     # Another judgement: networks stay, and get a second judgement.
     with monkeypatch.context() as patch:
         patch.setattr(Work, "judge", lambda *arguments: one_row(4))
-        assert command(out, "--nfe", "4") == 0
+        assert command(out, "--nfe", "4", "--overwrite") == 0
     after = times(out / "cells")
     assert {path: after[path] for path in before} == before
     added = {path.name.split("-")[0] for path in after.keys() - before.keys()}
@@ -448,8 +448,55 @@ def test_a_changed_configuration_is_never_mixed(finished, tmp_path, capsys, monk
         raise work.Stopped
 
     monkeypatch.setattr(Work, "complete", stop)
-    assert command(out, "--width", "9") == 75
+    assert command(out, "--width", "9", "--overwrite") == 75
     assert "4 cells of other configurations" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("names", [True, False])
+@pytest.mark.parametrize(
+    ("flags", "lost"),
+    [
+        ("--steps 10", True),
+        ("--seeds 1", True),
+        ("--checkpoints 1", True),
+        ("--a 4", True),
+        ("--width 9", True),
+        ("--num-samples 50", True),
+        ("--seeds 3", False),
+        ("--clock t t2", False),
+        ("--checkpoints 0.25 0.5 1", False),
+    ],
+)
+def test_results_that_would_be_lost_are_refused(
+    flags, lost, names, finished, tmp_path, capsys, monkeypatch
+):
+    """With the names of cells that they hold, and as earlier versions wrote them."""
+    results = json.loads((finished[0] / report.RESULTS).read_text())
+    assert set(results["cells"]) == {cell.name for cell in (finished[0] / "cells").iterdir()}
+    if not names:
+        del results["cells"]
+    (tmp_path / report.RESULTS).write_text(json.dumps(results))
+
+    def stop(self):
+        raise work.Stopped
+
+    monkeypatch.setattr(Work, "complete", stop)
+    before = (tmp_path / report.RESULTS).read_bytes()
+    argv = ["--out", str(tmp_path), *flags.split()]
+    if not lost:
+        assert main([*QUICK, *argv]) == 75
+        return
+    fails(capsys, argv, f"{tmp_path / report.RESULTS} is of another comparison", "--overwrite")
+    assert [path.name for path in tmp_path.iterdir()] == [report.RESULTS]
+    assert (tmp_path / report.RESULTS).read_bytes() == before
+    assert main([*QUICK, *argv, "--overwrite"]) == 75
+
+
+def test_damaged_results_are_not_replaced_unasked(tmp_path, capsys):
+    for text, words in (("{", "cannot be read"), ("{}", "is damaged: 'judgements'")):
+        (tmp_path / report.RESULTS).write_text(text)
+        fails(capsys, ["--out", str(tmp_path)], f"{tmp_path / report.RESULTS}", words)
+        assert (tmp_path / report.RESULTS).read_text() == text
 
 
 def test_comparisons_may_share_their_cells(finished, tmp_path, monkeypatch):
@@ -688,8 +735,10 @@ def test_quick_shrinks_what_was_left_at_its_default(monkeypatch):
     monkeypatch.setattr(compare, "compare", lambda config: found.append(config) or 0)
     assert main(["grid2d", "--quick", "--seeds", "3", "--nfe", "7"]) == 0
     assert (found[0].seeds, found[0].training.steps) == (3, quick.training.steps)
+    assert found[0].folder() == Path("runs/compare-grid2d-quick")
     assert main(["grid2d", "--seeds", "3"]) == 0
     assert found[1] == default
+    assert found[1].folder() == Path("runs/compare-grid2d")
 
 
 def test_interval_is_students():

@@ -4,14 +4,18 @@ python -m experiments.compare grid2d --quick
 python -m experiments.compare digits --a 9 25 --solver euler heun --out runs/a
 """
 
+import dataclasses
 import time
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
-from experiments.command import STOPPED, parse, run, start, user_errors
+from experiments import runs
+from experiments.command import STOPPED, UserError, parse, run, start, user_errors
 from experiments.compare import report
-from experiments.compare.config import CompareConfig, defaults
+from experiments.compare.config import Cell, CompareConfig, defaults
 from experiments.compare.table import label
 from experiments.compare.work import Stopped, Work
+from experiments.config import to_dict
 from experiments.datasets import make_dataset
 from experiments.hosts import StopSignals
 from experiments.report import files
@@ -44,6 +48,7 @@ def compare(config: CompareConfig) -> int:
     terminal = ""
     with StopSignals() as stop:
         work = Work(config, dataset, say, stop)
+        check_results(folder / report.RESULTS, config, work.cells)
         found = set(work.cells[0].folder.parent.glob("*-seed*-*"))
         others = found - {cell.folder for cell in work.cells}
         # In a folder that is shared, they are as it should be.
@@ -52,7 +57,8 @@ def compare(config: CompareConfig) -> int:
         try:
             for seed in work.complete():
                 say(f"seed {seed} is complete")
-                results = report.results_of(config, work.cells, dataset)
+                names = [cell.folder.name for cell in work.cells if cell.is_finished]
+                results = {"cells": names, **report.results_of(config, work.cells, dataset)}
                 written, terminal = report.render(results, headlines)
                 report.write(folder, written)
         except Stopped:
@@ -65,6 +71,27 @@ def compare(config: CompareConfig) -> int:
     report.write(folder, dataset.figures(samples))
     print("", terminal, files(folder), sep="\n")
     return 0
+
+
+def check_results(file: Path, config: CompareConfig, cells: list[Cell]) -> None:
+    """Refuses to replace results of which these would not hold every line."""
+    if config.overwrite or not file.exists():
+        return
+    before, run = runs.read_json(file), to_dict(cells[0].run)
+    models = {cell.model: dataclasses.asdict(cell.run.model) for cell in cells}
+    said = {"saying": f"{file} is damaged: ", "ending": "; --overwrite replaces it."}
+    with user_errors(KeyError, TypeError, AttributeError, **said):
+        lines = {(each["model"], each["seed"], each["step"]) for each in before["judgements"]}
+        same = lines <= {(each.model, each.seed, step) for each in cells for step in each.steps}
+        same &= before["evaluation"] == config.judgement()
+        if "cells" in before:
+            same &= set(before["cells"]) <= {cell.folder.name for cell in cells}
+        else:  # Earlier versions did not say of which cells they are.
+            same &= before["models"].items() <= models.items()
+            same &= all(before[name] == run[name] for name in ("network", "training"))
+    if not same:
+        saying = "choose another --out, or replace its tables with --overwrite."
+        raise UserError(f"{file} is of another comparison: {saying}")
 
 
 def shown_models(config: CompareConfig, models: Iterable[str]) -> list[str]:

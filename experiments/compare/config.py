@@ -190,8 +190,10 @@ class CompareConfig:
     """Model to which the others are compared seed by seed."""
     quick: bool = False
     """One seed, a fifth of the steps, fewer samples and checkpoints."""
-    out: Annotated[Path | None, optional("DIR", "runs/compare-DATA")] = None
+    out: Annotated[Path | None, optional("DIR", "runs/compare-DATA, -quick if it is")] = None
     """Folder of the results; one that was interrupted continues, and processes may share it."""
+    overwrite: bool = False
+    """Replace tables and figures of another comparison there; its networks stay."""
     cells: Annotated[Path | None, optional("DIR", "OUT/cells")] = None
     """Folder of networks and judgements, which comparisons may share."""
 
@@ -229,7 +231,8 @@ class CompareConfig:
 
     def folder(self) -> Path:
         """Where the results go."""
-        return (self.out or Path("runs", f"compare-{self.data}")).expanduser()
+        usual = Path("runs", f"compare-{self.data}" + "-quick" * self.quick)
+        return (self.out or usual).expanduser()
 
     def steps(self) -> list[int]:
         """The numbers of optimizer steps after which to judge, rising."""

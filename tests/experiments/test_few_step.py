@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from pathlib import Path
 
 import equinox as eqx
 import jax
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 import kacjax
-from experiments import distill, generate, train
+from experiments import distill, gallery, generate, train
 from experiments.compare.config import (
     CompareConfig,
     EvaluationConfig,
@@ -66,7 +67,7 @@ def test_students_are_runs_that_know_their_steps(students, arrays, tmp_path):
 
 
 @pytest.mark.parametrize(("stage", "step"), [(1, 3), (2, 4)])
-def test_a_killed_distillation_goes_on_bit_for_bit(stage, step, students, arrays, tmp_path, capsys):
+def test_a_killed_distillation_goes_on_bit_for_bit(stage, step, students, arrays, tmp_path):
     out = tmp_path / "students"
     if stage == 2:
         # The first one is through.
@@ -74,7 +75,6 @@ def test_a_killed_distillation_goes_on_bit_for_bit(stage, step, students, arrays
     with at_step(step, kill), pytest.raises(Ended):
         distill.main(distilled(arrays.out, out, "--resume"))
     assert distill.main(distilled(arrays.out, out, "--resume")) == 0
-    assert ("steps-2 is finished" in capsys.readouterr().out) == (stage == 2)
     for name in ("steps-2", "steps-1"):
         assert outcome(out / name) == outcome(students / name)
 
@@ -94,6 +94,61 @@ def test_another_teacher_is_refused(arrays, tmp_path, capsys):
     fails(
         capsys, distill, distilled(run, out, "--resume"), "not the data and the teacher with which"
     )
+
+
+def test_a_finished_student_is_asked_whether_it_is_the_same(students, arrays, tmp_path, capsys):
+    """Also one that is finished: its flags, and its teacher, which is trained on here."""
+    out = shutil.copytree(students, tmp_path / "students")
+    first = [*distilled(arrays.out, out, "--resume"), "--steps", "2"]
+    fails(capsys, distill, [*first, "--training-steps", "4"], "--steps was 6, is 4")
+    assert distill.main([*first, "--training-steps", "8", "--num-samples", "30"]) == 0
+    assert load_notes(out / "steps-2" / "velocity.safetensors")["step"] == 8
+    assert np.load(out / "steps-2" / "samples.npy").shape == (30, 3)
+    more = [*distilled(arrays.out, out, "--resume"), "--training-steps", "8"]
+    fails(capsys, distill, more, "not the data and the teacher with which")
+
+
+def test_a_teacher_that_is_not_finished_is_refused(arrays, tmp_path, capsys):
+    run = shutil.copytree(arrays.out, tmp_path / "run")
+    # One that goes on loses its results with its first new step.
+    assert (run / "metrics.json").exists()
+    with at_step(12, kill), pytest.raises(Ended):
+        train.main(arguments(arrays.source, run, "--resume", "--steps", "40"))
+    said = "must be a finished run", f"the network in {run} is of step 10 of 40"
+    fails(capsys, distill, distilled(run, tmp_path / "students"), *said, "--resume")
+    assert not (tmp_path / "students").exists()
+
+
+def test_students_learn_from_the_data_of_their_teacher(arrays, tmp_path, monkeypatch, capsys):
+    """Wherever those are now: neither another table of that name nor none is taken for them."""
+    run, new, out = tmp_path / "run", tmp_path / "new", tmp_path / "students"
+    table, other = (tmp_path / name / "t.csv" for name in ("old", "elsewhere"))
+    for file in (table, other, new / "t.csv"):
+        file.parent.mkdir()
+    shutil.copy(arrays.source, table)
+    other.write_text(table.read_text().replace("rose", "tulip"))
+    monkeypatch.chdir(table.parent)
+    flags = arguments(Path("t.csv"), run, "--steps", 2, "--checkpoint-every", 2)
+    assert train.main(flags) == 0
+    assert json.loads((run / "config.json").read_text())["source"]["data"] == str(table)
+    monkeypatch.chdir(other.parent)
+    argv = [*distilled(run, out), "--steps", "2", "--dry-run"]
+    assert distill.main(argv) == 0
+    shutil.move(table, new)
+    fails(
+        capsys, distill, argv, f"--data must say where the data of the run are now: not at {table}"
+    )
+    fails(capsys, distill, [*argv, "--data", "t.csv"], f"not the data of {run}", "--data")
+    assert distill.main([*argv, "--data", str(new / "t.csv")]) == 0
+    fails(capsys, distill, [*argv, "--data-root", "."], "--data-root does not say where arrays is")
+    place = ["--runs", run, "--out", tmp_path / "gallery", "--data"]
+    fails(capsys, gallery, [*place, "t.csv"], f"not the data of {run}")
+    assert gallery.main([str(each) for each in (*place, new / "t.csv")]) == 0
+    # Earlier versions did not say by what their data are known.
+    values = json.loads((run / "config.json").read_text())
+    del values["fingerprint"]
+    (run / "config.json").write_text(json.dumps(values))
+    assert distill.main([*argv, "--data", str(new / "t.csv")]) == 0
 
 
 @pytest.mark.parametrize(

@@ -28,11 +28,13 @@ from experiments.defaults import DEFAULTS
 from kacjax.checkpoints import Checkpoints, manager
 from kacjax.export import load_notes
 from tests.experiments.small_runs import (
+    Killed,
     arguments,
     at_step,
     environment,
     fails,
     interrupted,
+    kill,
     outcome,
     state_of,
 )
@@ -357,6 +359,20 @@ def test_a_refused_resume_leaves_the_run_as_it_is(arrays, tmp_path, capsys):
         fails(capsys, train, arguments(source, out, "--resume", *flags), said)
         assert contents(out) == before
         assert checkpoints_of(out) == ["10", "9"]
+
+
+def test_results_of_earlier_steps_go_with_the_first_new_one(arrays, tmp_path, capsys):
+    out, more = copy_of(arrays, tmp_path), ["--resume", "--steps", 30]
+    results = {path.name for path in out.glob("*.png")} | {"metrics.json", "samples.npy"}
+    # Nothing is lost before that.
+    with at_step(10, kill), pytest.raises(Killed):
+        train.main(arguments(arrays.source, out, *more))
+    assert results <= {path.name for path in out.iterdir()}
+    with at_step(11, kill), pytest.raises(Killed):
+        train.main(arguments(arrays.source, out, *more))
+    assert not results & {path.name for path in out.iterdir()}
+    fails(capsys, train, arguments(arrays.source, out), "a run that is not finished")
+    fails(capsys, gallery, ["--runs", out], "metrics.json")
 
 
 def test_a_byte_order_mark_is_no_damage(arrays, tmp_path, capsys):

@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -435,7 +436,7 @@ def test_unused_flags_are_noted(capsys, tmp_path):
     out.write_text("mine")
     fails(capsys, train, ["moons", "--sigma", "2", "--out", out], "is a file")
     train.main(["moons", "--sigma", "2", "--out", str(out)])
-    assert "kac does not use --sigma" in capsys.readouterr().err
+    assert "note: this run does not use --sigma." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", DATA)
@@ -488,6 +489,48 @@ def test_paths_of_the_models():
     assert edm.prediction("x0") == kacjax.predictions.EDMPrediction(0.7)
     assert edm.times() == kacjax.losses.LogNormalTimes(-1.0, 1.2)
     assert edm.unused(PathConfig()) == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "unused"),
+    [
+        ({"network": {"label_dropout": 0.5}}, ["--label-dropout"]),
+        ({"network": {"label_dropout": 0.5, "conditional": True}}, []),
+        ({"network": {"prediction": "bounded"}, "training": {"time_power": 1.0}}, []),
+        (
+            {
+                "model": {"path": "edm", "a": 4.0},
+                "network": {"prediction": "bounded"},
+                "training": {"time_power": 1.0},
+            },
+            ["--a", "--prediction", "--time-power"],
+        ),
+        # The times of a flow map are drawn with that power.
+        ({"model": {"path": "edm"}, "training": {"time_power": 1.0, "objective": "lsd"}}, []),
+    ],
+)
+def test_flags_that_nothing_reads(flags, unused):
+    usual = DEFAULTS["moons"][1]
+    groups = {
+        name: dataclasses.replace(getattr(usual, name), **each) for name, each in flags.items()
+    }
+    assert dataclasses.replace(usual, **groups).unused(usual) == unused
+
+
+def test_labels_of_a_file_may_move_and_a_column_may_not(tmp_path, monkeypatch):
+    def values(labels):
+        source = dataclasses.replace(DEFAULTS["arrays"][1].source, data=Path("x"), labels=labels)
+        return to_dict(dataclasses.replace(DEFAULTS["arrays"][1], source=source).resolved())
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "y.npy").touch()
+    assert values("y.npy")["source"]["data"] == str(tmp_path / "x")
+    assert values("y.npy")["source"]["labels"] == str(tmp_path / "y.npy")
+    assert values("species")["source"]["labels"] == "species"
+    assert differences(values("old/y.npy"), values("y.npy")) == []
+    assert differences(values("species"), values("kind")) == ['--labels was "species", is "kind"']
+    changed = differences(values("species"), values("y.npy"))
+    assert changed == ['--labels was "species", is "a file"']
 
 
 @pytest.mark.long
