@@ -26,6 +26,7 @@ import tyro
 T = TypeVar("T")
 
 STOPPED = 75
+_NOTHING = "interrupted: nothing was written."
 INTERRUPTED = "interrupted: --resume goes on from the newest checkpoint."
 # What XLA says where memory or a device is missing.
 _NO_MEMORY = ("RESOURCE_EXHAUSTED", "Out of memory", "out of memory", "Unable to allocate")
@@ -83,9 +84,7 @@ class _Steady(io.TextIOBase):
         return self._stream.fileno()
 
 
-def run(
-    body: Callable[[], int | None], interrupted: str = "interrupted: nothing was written."
-) -> int:
+def run(body: Callable[[], int | None], interrupted: str = _NOTHING) -> int:
     """Runs a command, says in one line what the user can set right, and returns the exit status."""
     # Orbax reports through them at length what an error says in a line.
     for name in ("absl", "asyncio"):
@@ -206,6 +205,13 @@ def _at_home(value: Any) -> Any:
         return type(value)(**{name: _at_home(each) for name, each in fields.items()})
     # Unlike the method of `Path`, this leaves the name of an unknown user as it is.
     return Path(os.path.expanduser(value)) if isinstance(value, Path) else value
+
+
+def command(
+    kind: type, body: Callable[[Any], None], name: str, doc: str | None, interrupted: str = _NOTHING
+) -> Callable[[Sequence[str]], int]:
+    """The `main` of a command: it reads its flags, does its work and returns its exit status."""
+    return lambda argv: run(lambda: body(parse(kind, argv, name, doc)), interrupted)
 
 
 def continuing(name: str, argv: Sequence[str]) -> str:

@@ -43,7 +43,7 @@ class FolderConfig:
     """Images of a folder."""
 
     data: Annotated[Path, tyro.conf.arg(metavar="FOLDER")] = tyro.MISSING
-    """Folder or zip of images, perhaps in one folder a class."""
+    """Folder, zip or tar of images, perhaps in one folder a class."""
     image_size: Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT [INT]")] = (32,)
     """Height and width to which images are brought, in pixels; one number if they are equal."""
     gray: bool = False

@@ -58,6 +58,6 @@ DEFAULTS: dict[str, tuple[str, RunConfig]] = {
     "arrays": ("Vectors or arrays of your own, from a file.", _ARRAYS),
     "mnist": ("60,000 handwritten digits of 28 by 28 pixels.", _MNIST),
     "cifar10": ("50,000 small color images of ten classes, as in the paper.", _CIFAR10),
-    "images": ("A folder or zip of images.", _IMAGES),
+    "images": ("A folder, zip or tar of images.", _IMAGES),
 }
 """A line about each data set, and what `train` does with it unless flags say otherwise."""

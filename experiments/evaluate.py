@@ -7,7 +7,6 @@ python -m experiments.evaluate --run samples.npy --against table.csv --out figur
 import contextlib
 import dataclasses
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,7 +17,7 @@ import tyro
 
 from experiments import report, runs
 from experiments.checks import check_group
-from experiments.command import UserError, check_count, optional, parse, run, start, user_errors
+from experiments.command import UserError, check_count, command, optional, start, user_errors
 from experiments.datasets import make_known
 from experiments.datasets.arrays import Columns, numbers_of, read_columns, read_npy
 from experiments.datasets.pictures import LOADERS
@@ -240,10 +239,7 @@ def _distances(a: np.ndarray, b: np.ndarray, key: Any, pictures: bool) -> dict[s
     }
 
 
-def main(argv: Sequence[str]) -> int:
-    """The command; returns its exit status."""
-    return run(lambda: evaluate(parse(EvaluateConfig, argv, "evaluate", __doc__)))
-
+main = command(EvaluateConfig, evaluate, "evaluate", __doc__)
 
 if __name__ == "__main__":
     start(main)

@@ -9,7 +9,6 @@ python -m experiments.explosion --a 25 --c 2 --steps 2000 --out runs/explosion-2
 """
 
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,7 +22,7 @@ from matplotlib.figure import Figure
 import kacjax
 from experiments import report, runs
 from experiments.checks import check_group
-from experiments.command import parse, run, start, user_errors
+from experiments.command import command, start, user_errors
 from experiments.compare.config import ModelsConfig, make_models
 from experiments.compare.figures import finish, style_of
 from experiments.compare.table import label
@@ -157,11 +156,13 @@ def explosion_figure(found: dict[str, Any]) -> Figure:
     return finish(figure, axes, note)
 
 
-def main(argv: Sequence[str]) -> int:
-    """The command; returns its exit status."""
-    interrupted = "interrupted: models that were measured stay measured."
-    return run(lambda: explode(parse(ExplosionConfig, argv, "explosion", __doc__)), interrupted)
-
+main = command(
+    ExplosionConfig,
+    explode,
+    "explosion",
+    __doc__,
+    "interrupted: models that were measured stay measured.",
+)
 
 if __name__ == "__main__":
     start(main)

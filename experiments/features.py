@@ -11,7 +11,6 @@ test images against other test images, of noise, and of blurred test images.
 import dataclasses
 import functools
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -26,7 +25,7 @@ from scipy.ndimage import gaussian_filter
 
 from experiments import report, runs
 from experiments.checks import check_group
-from experiments.command import optional, parse, run, start, user_errors
+from experiments.command import command, optional, start, user_errors
 from experiments.datasets.pictures import LOADERS
 from experiments.judging.classifier import (
     Classifier,
@@ -228,10 +227,7 @@ def _shift(key: Array, x: Array, most: int) -> Array:
     return jax.vmap(crop)(padded, offsets)
 
 
-def main(argv: Sequence[str]) -> int:
-    """The command; returns its exit status."""
-    return run(lambda: train(parse(FeaturesConfig, argv, "features", __doc__)))
-
+main = command(FeaturesConfig, train, "features", __doc__)
 
 if __name__ == "__main__":
     start(main)

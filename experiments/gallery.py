@@ -5,7 +5,6 @@ python -m experiments.gallery --runs runs/digits-kac --out runs/digits
 """
 
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +12,7 @@ import numpy as np
 import tyro
 
 from experiments import report, runs
-from experiments.command import UserError, parse, run, start, user_errors
+from experiments.command import UserError, command, start, user_errors
 from experiments.datasets import make_dataset
 from experiments.datasets.arrays import read_npy
 from experiments.runs import PlaceConfig
@@ -68,10 +67,7 @@ def _load(folder: Path) -> tuple[np.ndarray, dict[str, Any]]:
     return read_npy(folder / runs.SAMPLES), rows
 
 
-def main(argv: Sequence[str]) -> int:
-    """The command; returns its exit status."""
-    return run(lambda: show(parse(GalleryConfig, argv, "gallery", __doc__)))
-
+main = command(GalleryConfig, show, "gallery", __doc__)
 
 if __name__ == "__main__":
     start(main)

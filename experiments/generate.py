@@ -10,7 +10,6 @@ python -m experiments.generate --run runs/mnist-kac --label 3 --out threes.npy
 import dataclasses
 import math
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,7 +20,7 @@ import tyro
 import kacjax
 from experiments import report, runs
 from experiments.checks import check_group
-from experiments.command import UserError, check_range, optional, parse, run, start, user_errors
+from experiments.command import UserError, check_range, command, optional, start, user_errors
 from experiments.config import SamplingConfig
 from experiments.datasets import finish, make_known
 from experiments.sampling import as_drawn, draw, draw_trajectory, event_of, in_turn
@@ -155,10 +154,7 @@ def _number(name: str, names: list[str]) -> int:
     raise UserError(f"--label must be one of the classes {shown}; got {name!r}.")
 
 
-def main(argv: Sequence[str]) -> int:
-    """The command; returns its exit status."""
-    return run(lambda: generate(parse(GenerateConfig, argv, "generate", __doc__)))
-
+main = command(GenerateConfig, generate, "generate", __doc__)
 
 if __name__ == "__main__":
     start(main)

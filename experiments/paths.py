@@ -57,7 +57,7 @@ class PathConfig:
                 path = kacjax.diffusion_path(self.sigma, self.T, self.signal, self.clock)
         if not path.prior_is_noise:
             raise UserError(
-                f"signal {self.signal!r} does not vanish at T, so that generation from noise alone "
+                f"--signal {self.signal!r} does not vanish at T, so that generation from noise alone "
                 "is not possible; use 'linear' or 'cosine'."
             )
         return path

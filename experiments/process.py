@@ -5,7 +5,6 @@ python -m experiments.process --a 25 --c 2 --out runs/process-25
 """
 
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +14,7 @@ import tyro
 
 import kacjax
 from experiments.checks import check_group
-from experiments.command import UserError, parse, run, start
+from experiments.command import UserError, command, start
 from experiments.runs import write
 from kacjax import plots
 
@@ -63,10 +62,7 @@ def draw(config: ProcessConfig) -> None:
         print(config.out / name)
 
 
-def main(argv: Sequence[str]) -> int:
-    """The command; returns its exit status."""
-    return run(lambda: draw(parse(ProcessConfig, argv, "process", __doc__)))
-
+main = command(ProcessConfig, draw, "process", __doc__)
 
 if __name__ == "__main__":
     start(main)

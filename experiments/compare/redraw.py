@@ -5,14 +5,13 @@ python -m experiments.compare.redraw results.json --out again --against diffusio
 """
 
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from experiments import runs
-from experiments.command import check_choice, optional, parse, run, start, user_errors
+from experiments.command import check_choice, command, optional, start, user_errors
 from experiments.compare import report
 from experiments.datasets import headlines_of
 from experiments.report import files
@@ -32,7 +31,7 @@ class RedrawConfig:
 
 def redraw(config: RedrawConfig) -> None:
     """Writes the tables and curves, and prints the tables."""
-    results, against = runs.read_json(config.results.expanduser()), config.against
+    results, against = runs.read_json(config.results), config.against
     # Its values may be anything.
     saying = f"{config.results} is not a results file of a comparison: "
     with user_errors(Exception, saying=saying):
@@ -46,14 +45,11 @@ def redraw(config: RedrawConfig) -> None:
     if against is not None:
         check_choice("--against", against, models)
     with user_errors(ValueError, ArithmeticError, LookupError, TypeError, saying=saying):
-        report.write(config.out.expanduser(), written)
-    print(terminal, files(config.out.expanduser()), sep="\n")
+        report.write(config.out, written)
+    print(terminal, files(config.out), sep="\n")
 
 
-def main(argv: Sequence[str]) -> int:
-    """The command; returns its exit status."""
-    return run(lambda: redraw(parse(RedrawConfig, argv, "compare.redraw", __doc__)))
-
+main = command(RedrawConfig, redraw, "compare.redraw", __doc__)
 
 if __name__ == "__main__":
     start(main)
