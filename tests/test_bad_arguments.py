@@ -74,7 +74,7 @@ CASES = {
     "generate: chunk": (lambda: generate(chunk_size=0), "chunk_size", "0"),
     "generate: key": (lambda: generate(key=0), "key", "0"),
     "generate: labels": (lambda: generate(labels=jnp.zeros(2, jnp.int32)), "labels", "(2,)"),
-    "generate: float labels": (lambda: generate(labels=jnp.zeros(3)), "labels", "float32"),
+    "generate: bool labels": (lambda: generate(labels=jnp.zeros(3, bool)), "labels", "bool"),
     "generate: prior": (
         lambda: generate(path=kacjax.kac_path(signal="constant")),
         "x0",

@@ -65,8 +65,9 @@ def test_derivatives_are_those_of_the_values(name, clock, x64):
 
 def test_callables_stay_what_they_are():
     own = lambda u: 1 - u**3  # noqa: E731
-    path = ProbabilityPath(kac_path().process, own, own)
-    assert path.signal is path.clock is own
+    clock = lambda u: u**3  # noqa: E731
+    path = ProbabilityPath(kac_path().process, own, clock)
+    assert (path.signal, path.clock) == (own, clock)
     assert path.prior_is_noise
     assert kac_path(signal=LinearSignal()) == kac_path(signal="linear")
     assert make_clock(LinearClock()) == make_clock("t")

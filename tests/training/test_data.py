@@ -140,7 +140,7 @@ def test_batches_without_labels(batch):
         ((DATA + 1e300,), r"range of float32, got values up to 1e\+300"),
         ((DATA, np.zeros(3, int)), r"labels must be integers of shape \(4,\), got .* \(3,\)"),
         ((DATA, 1), r"labels must be integers of shape \(4,\), got .* \(\)"),
-        ((DATA, np.zeros(4)), "labels must be integers of shape .* got float64"),
+        ((DATA, np.zeros(4), 3), "labels must be integers of shape .* got float64"),
         ((DATA, np.arange(4), 3), r"labels must lie in 0\.\.2, got values from 0 to 3"),
         ((DATA, np.arange(4) - 1), "labels must not be negative, got values from -1 to 2"),
         ((DATA, None, None, True), "flip needs images"),
