@@ -187,7 +187,7 @@ def test_label_dropout_drops_its_share_and_nothing_else():
         ({"time_power": 0.0}, "time_power must be positive"),
         ({"label_dropout": 0.1}, "label_dropout=0.1 needs labels; got None"),
         ({"label_dropout": 0.1, "labels": jnp.zeros(4, int)}, "needs null_label"),
-        ({"labels": jnp.zeros(4)}, "labels must be integers of shape .* got float32"),
+        ({"labels": jnp.zeros(4, bool)}, "labels must be integers of shape .* got bool"),
         ({"labels": jnp.zeros((4, 1), int)}, r"labels must be integers .* of shape \(4, 1\)"),
     ],
 )

@@ -104,7 +104,8 @@ def test_other_images_are_refused(images, tmp_path, capsys):
     flags = ["--resume"], ["--overwrite", "--stream"]
     for each in flags:
         fails(capsys, train, arguments(other, out, *each), "two images at least, got 1")
-    black.save(other / "dark.png")
+    for level in (60, 120, 180, 240):
+        Image.fromarray(np.full((8, 8, 3), level, np.uint8)).save(other / f"{level}.png")
     fails(capsys, train, arguments(other, out, "--resume"), "not the data with which")
 
 
