@@ -22,12 +22,13 @@ from kacjax._validation import (
     is_concrete,
     refuse_gradient,
 )
-from kacjax.processes.inversion import MAX_NORMAL, inverse
 
 Values = Float[Array, "..."]
 Pair = tuple[Values, Values]
 Blur = tuple[ArrayLike, ArrayLike] | None
 
+# |N| beyond this has probability below the smallest positive float64 normal.
+_MAX_NORMAL = 38.0
 # Outside its support a law's log-density falls by 1 over this part of the layer's width.
 EDGE = 1e-3
 
@@ -196,7 +197,14 @@ class Process(eqx.Module):
 
     def to_normal(self, s: ArrayLike, y: ArrayLike) -> Values:
         """The inverse of `from_normal` in `n`, found by bisection unless a subclass knows it."""
-        return inverse(self, *align(s=s, y=y))
+        s, y = align(s=s, y=y)
+        n = lax.stop_gradient(_bisect(self, s, y))
+        # Newton steps from the bisection's end give its derivatives: one the first, two up to the third.
+        for _ in range(2):
+            value, slope = jax.jvp(lambda n: self.from_normal(s, n), (n,), (jnp.ones_like(n),))
+            # Outside the support, and on an atom, the map is flat and the bisection's end stands.
+            n = n + jnp.where(slope > 0, (y - value) / jnp.where(slope > 0, slope, 1), 0)
+        return n
 
     def velocity(self, s: ArrayLike, y: ArrayLike) -> Values:
         r"""The velocity field of the law, $v(s, y) = \partial_s X(s, n)$ where $X(s, n) = y$."""
@@ -343,8 +351,23 @@ def refuse_blur(process: Process, blur: Blur) -> None:
 
 def _edges(process: Process, s: Array, like: Array) -> Pair:
     """The ends of the support, or of what floats can express of it, of the shape of `like`."""
-    high, end = process.from_normal(s, jnp.full_like(like, MAX_NORMAL)), -MAX_NORMAL
+    high, end = process.from_normal(s, jnp.full_like(like, _MAX_NORMAL)), -_MAX_NORMAL
     return -high if process.symmetric else process.from_normal(s, jnp.full_like(like, end)), high
+
+
+@eqx.filter_jit
+def _bisect(process: Process, s: Array, y: Array) -> Array:
+    """The `n` with `X(s, n) = y`, to the precision of its type."""
+    low = jnp.full_like(process.from_normal(s, jnp.zeros_like(s + y)), -_MAX_NORMAL)
+
+    def halve(_, interval):
+        low, high = interval
+        middle = (low + high) / 2
+        below = process.from_normal(s, middle) < y
+        return jnp.where(below, middle, low), jnp.where(below, high, middle)
+
+    low, high = lax.fori_loop(0, 6 + jnp.finfo(y.dtype).nmant, halve, (low, -low))
+    return (low + high) / 2
 
 
 @eqx.filter_jit
