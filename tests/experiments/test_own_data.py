@@ -149,6 +149,7 @@ def test_guidance_needs_a_network_that_knows_no_class(tmp_path, capsys):
     assert "--guidance needs a network trained with --label-dropout" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_copies_of_any_training_image_are_seen():
     """Also of those beyond the ones that are judged by."""
     images = np.random.default_rng(0).integers(0, 256, (60, 8, 8, 3), np.uint8)

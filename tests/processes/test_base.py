@@ -379,6 +379,7 @@ class Sinh(Process):
         return s * (np.exp(2) - 1) / 2
 
 
+@pytest.mark.long
 def test_derivatives_up_to_the_third_are_those_of_the_inverse(x64):
     process, known = Sinh(), lambda s, y: jnp.arcsinh(y / jnp.sqrt(s))
     mine, theirs = process.to_normal, known
@@ -395,6 +396,7 @@ def test_derivatives_up_to_the_third_are_those_of_the_inverse(x64):
     np.testing.assert_allclose(curvature, jax.grad(jax.grad(density))(0.7), rtol=1e-9)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("process", [KacProcess(), WienerProcess(), kacjax.UniformProcess()])
 def test_at_time_zero_all_is_in_one_place(process):
     y = jnp.array([-0.5, 0.0, 0.5])

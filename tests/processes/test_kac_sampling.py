@@ -453,6 +453,7 @@ def test_slope_of_the_map_in_the_far_tails(dtype):
             assert np.all(slope > 0)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("a", [1e-8, 0.1, 3.0, 20.0])
 def test_the_map_is_exact_up_to_the_cone(a, x64):
     """In z, of which the cone's last millionth is told from the atom."""
@@ -461,6 +462,7 @@ def test_the_map_is_exact_up_to_the_cone(a, x64):
     np.testing.assert_allclose(process.from_normal(1.0, process.to_normal(1.0, z)), z, atol=1e-14)
 
 
+@pytest.mark.long
 def test_the_mixed_derivative_is_continuous_at_the_center():
     process = KacProcess(9.0, 3.0)
 
