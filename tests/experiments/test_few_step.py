@@ -96,6 +96,7 @@ def test_another_teacher_is_refused(arrays, tmp_path, capsys):
     )
 
 
+@pytest.mark.slow
 def test_a_finished_student_is_asked_whether_it_is_the_same(students, arrays, tmp_path, capsys):
     """Also one that is finished: its flags, and its teacher, which is trained on here."""
     out = shutil.copytree(students, tmp_path / "students")
