@@ -201,8 +201,7 @@ def _at_home(value: Any) -> Any:
     if type(value) is tuple:
         return tuple(map(_at_home, value))
     if dataclasses.is_dataclass(value):
-        fields = {each.name: getattr(value, each.name) for each in dataclasses.fields(value)}
-        return type(value)(**{name: _at_home(each) for name, each in fields.items()})
+        return dataclasses.replace(value, **{n: _at_home(each) for n, each in vars(value).items()})
     # Unlike the method of `Path`, this leaves the name of an unknown user as it is.
     return Path(os.path.expanduser(value)) if isinstance(value, Path) else value
 

@@ -62,7 +62,7 @@ class DistillConfig:
 def stages(config: DistillConfig) -> list[RunConfig]:
     """The training runs of the students, in order."""
     check_group(config)
-    run = config.run.expanduser()
+    run = config.run
     _, notes = load(run)  # What is wrong with it is said here.
     if not run.is_dir():
         raise UserError(f"--run must be the folder of a run, got the file {config.run}.")
@@ -92,7 +92,7 @@ def stages(config: DistillConfig) -> list[RunConfig]:
     common["training"] = dataclasses.replace(teacher.training, steps=steps)
     # A student is right on the steps of its training only.
     common["sampling"] = SamplingConfig(num, chunk_size=teacher.sampling.chunk_size)
-    folder = (config.out or run.with_name(run.name + "-students")).expanduser()
+    folder = config.out or run.with_name(run.name + "-students")
     file, guidance = run.resolve() / runs.VELOCITY, config.guidance
     solver, found = ("ab2" if own is None else "euler"), []
     for above, below in itertools.pairwise((first, *config.steps)):

@@ -198,10 +198,8 @@ def distill(
         >>> student.steps, list(student.stages)
         (1, [2, 1])
     """
-    ladder = [int(step) for step in np.ravel(steps)]
-    counts = [teacher_steps, *ladder]
-    for name, count in (("teacher_steps", teacher_steps), *(("steps", step) for step in ladder)):
-        check_count(name, count)
+    ladder = [check_count("steps", step) for step in np.ravel(steps).tolist()]
+    counts = [check_count("teacher_steps", teacher_steps), *ladder]
     if not ladder or any(a % b or a == b for a, b in itertools.pairwise(counts)):
         raise ValueError(
             f"steps must fall from teacher_steps={teacher_steps}, each dividing the one before; "

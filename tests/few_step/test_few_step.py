@@ -307,6 +307,8 @@ def test_labels_and_guidance_are_distilled():
         ({"steps": 16}, "steps must fall"),
         ({"steps": ()}, "steps must fall"),
         ({"steps": 0}, "steps must be an integer of at least 1, got 0"),
+        ({"steps": 2.5}, "steps must be an integer of at least 1, got 2.5"),
+        ({"steps": (4.7, 1)}, "steps must be an integer of at least 1, got 4.7"),
         ({"teacher_steps": 0}, "teacher_steps must be an integer of at least 1, got 0"),
         ({"student": lambda t, x: x}, "student must be a kacjax.Velocity"),
         ({"grid_power": 0.0}, "grid_power must be positive"),
